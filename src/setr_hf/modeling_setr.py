@@ -1,0 +1,677 @@
+"""PyTorch SETR model: a plain ViT encoder, the naive, PUP and MLA decoders, and the segmentation model."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import stochastic_depth
+from transformers import AutoBackbone, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_setr import SetrConfig
+
+
+# The segmentation pipeline checks class names against this table, which `AutoModel….register` leaves as it is.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
+
+
+@dataclass
+class SetrModelOutput(BaseModelOutput):
+    """
+    Output of [`SetrModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+            Z^L, the output of the last layer. No LayerNorm follows it: each decoder head has its own.
+        feature_maps (`tuple` of tensors of shape `(batch_size, hidden_size, height, width)`, *optional*):
+            Outputs of the layers named in `out_indices`, on the patch grid, without the class token.
+        hidden_states, attentions: as in [`~transformers.modeling_outputs.BaseModelOutput`].
+    """
+
+    feature_maps: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SetrSemanticSegmenterOutput(ModelOutput):
+    """
+    Output of [`SetrForSemanticSegmentation`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+            Cross-entropy of the decoder plus the weighted cross-entropies of the auxiliary heads.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, height, width)`):
+            Class scores at the decoder's own resolution. Called with `pixel_windows`, they have the shape
+            `(batch_size, num_windows, num_labels, height, width)`.
+        auxiliary_logits (`tuple` of tensors shaped like `logits`, *optional*): One for each auxiliary head, the
+            shallowest layer first; returned when `labels` is given or `output_auxiliary_logits=True`.
+        patch_offsets (`torch.LongTensor` of shape `(batch_size, num_windows, 6)`, *optional*): The input of that
+            name, for the image processor's post-processing.
+        hidden_states, attentions: as in [`~transformers.modeling_outputs.BaseModelOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    auxiliary_logits: tuple[torch.FloatTensor, ...] | None = None
+    patch_offsets: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def pad_to_grid(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Pads images of shape `(batch_size, channels, height, width)` with zeros at the right and bottom to whole patches."""
+    height, width = pixel_values.shape[-2:]
+    return F.pad(pixel_values, (0, -width % patch_size, 0, -height % patch_size))
+
+
+def upsample(maps: torch.Tensor, scale_factor: int, align_corners: bool = False) -> torch.Tensor:
+    """Bilinear upsampling of `(batch_size, channels, height, width)` by a whole factor."""
+    if scale_factor == 1:
+        return maps
+    size = (maps.shape[-2] * scale_factor, maps.shape[-1] * scale_factor)
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resizing of `(batch_size, channels, height, width)`, corners not aligned."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Multi-head self-attention (paper eq. 1 and 2) on `(batch_size, num_heads, sequence_length, head_dim)`."""
+    attn_weights = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+    attn_weights = attn_weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    attn_weights = F.dropout(attn_weights, p=dropout, training=module.training)
+    return (attn_weights @ value).transpose(1, 2).contiguous(), attn_weights
+
+
+class SetrEmbeddings(nn.Module):
+    """Image to sequence (paper section 3.1): projected patches plus learned position embeddings."""
+
+    def __init__(self, config: SetrConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+        self.grid_size = (math.ceil(height / self.patch_size), math.ceil(width / self.patch_size))
+        self.patch_embeddings = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None
+        num_positions = math.prod(self.grid_size) + int(config.use_class_token)
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def interpolate_position_embeddings(self, height: int, width: int) -> torch.Tensor:
+        """
+        Position embeddings of shape `(1, height * width (+ 1), hidden_size)` for a grid of `height` × `width` patches.
+
+        The interpolation runs at the native size too, where it changes no bit: a shortcut there would bake the size
+        into exported graphs.
+        """
+        positions = self.position_embeddings
+        class_position, patch_positions = positions[:, : -math.prod(self.grid_size)], positions[:, -math.prod(self.grid_size) :]
+        patch_positions = patch_positions.transpose(1, 2).unflatten(2, self.grid_size)
+        patch_positions = resize(patch_positions, (height, width)).flatten(2).transpose(1, 2)
+        return torch.cat([class_position, patch_positions], dim=1)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Returns the sequence `(batch_size, sequence_length, hidden_size)` and the patch grid `(height, width)`."""
+        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
+        embeddings = self.patch_embeddings(pad_to_grid(pixel_values, self.patch_size))
+        batch_size, _, height, width = embeddings.shape
+        embeddings = embeddings.flatten(2).transpose(1, 2)
+        if self.cls_token is not None:
+            embeddings = torch.cat([self.cls_token.expand(batch_size, -1, -1), embeddings], dim=1)
+        return self.dropout(embeddings + self.interpolate_position_embeddings(height, width)), (height, width)
+
+
+class SetrAttention(nn.Module):
+    """Multi-head self-attention, paper eq. 1 and 2."""
+
+    def __init__(self, config: SetrConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        heads_shape = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads_shape).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads_shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads_shape).transpose(1, 2)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            None,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attn_output.reshape(*input_shape, -1).contiguous()), attn_weights
+
+
+class SetrMLP(nn.Module):
+    def __init__(self, config: SetrConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
+
+
+class SetrLayer(GradientCheckpointingLayer):
+    """One pre-norm transformer layer, paper eq. 2."""
+
+    def __init__(self, config: SetrConfig, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = SetrAttention(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = SetrMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path_rate = drop_path_rate
+
+    def drop_path(self, residual: torch.Tensor) -> torch.Tensor:
+        return stochastic_depth(residual, self.drop_path_rate, mode="row", training=self.training)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        attn_output, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+        hidden_states = hidden_states + self.drop_path(self.dropout(attn_output))
+        mlp_output = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + self.drop_path(self.dropout(mlp_output))
+
+
+class SetrConvLayer(nn.Module):
+    """Convolution, BatchNorm, ReLU. The convolution has no bias: BatchNorm would cancel it."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.normalization = nn.BatchNorm2d(out_channels)
+        self.activation = nn.ReLU()
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.normalization(self.convolution(maps)))
+
+
+class SetrChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of `(batch_size, channels, height, width)`."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SetrUpsampleHead(nn.Module):
+    """
+    The naive and PUP decoders (paper section 3.3, (1) and (2)) and their auxiliary heads: LayerNorm, then `num_convs`
+    times [convolution, BatchNorm, ReLU, ×`scale_factor`], then a 1×1 classifier.
+
+    The classifier runs before the last upsampling, with which it commutes: bilinear weights sum to 1. Where the
+    upsamplings together lead to the image size, the last one is left to whoever resizes the logits to that size.
+    """
+
+    def __init__(self, config: SetrConfig, num_convs: int, scale_factor: int):
+        super().__init__()
+        channels = config.decoder_hidden_size
+        self.scale_factor = scale_factor
+        self.skipped_scale_factor = scale_factor if scale_factor**num_convs == config.patch_size else 1
+        self.layernorm = SetrChannelNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(
+            SetrConvLayer(config.hidden_size if i == 0 else channels, channels, config.decoder_kernel_size)
+            for i in range(num_convs)
+        )
+        self.classifier = nn.Conv2d(channels, config.num_labels, kernel_size=1)
+
+    def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """From `(batch_size, hidden_size, h, w)` to logits `(batch_size, num_labels, h', w')`."""
+        maps = self.layernorm(feature_map)
+        for layer in self.layers[:-1]:
+            maps = upsample(layer(maps), self.scale_factor)
+        return upsample(self.classifier(self.layers[-1](maps)), self.scale_factor // self.skipped_scale_factor)
+
+
+class SetrMlaHead(nn.Module):
+    """
+    The MLA decoder (paper section 3.3, (3)): one stream for each layer, shallowest first. Each is normalized and
+    projected; the streams are summed from the deepest up, convolved and refined; all are upsampled ×4, concatenated
+    and classified. The auxiliary classifiers read the summed and convolved maps.
+    """
+
+    skipped_scale_factor = 1
+
+    def __init__(self, config: SetrConfig):
+        super().__init__()
+        num_streams, channels, branch_channels = len(config.out_indices), config.decoder_hidden_size, config.mla_hidden_size
+        self.align_corners = config.mla_align_corners
+        self.layernorms = nn.ModuleList(
+            SetrChannelNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(num_streams)
+        )
+        self.projections = nn.ModuleList(SetrConvLayer(config.hidden_size, channels, 1) for _ in range(num_streams))
+        self.aggregations = nn.ModuleList(SetrConvLayer(channels, channels, 3) for _ in range(num_streams))
+        self.branches = nn.ModuleList(
+            nn.Sequential(SetrConvLayer(channels, branch_channels, 3), SetrConvLayer(branch_channels, branch_channels, 3))
+            for _ in range(num_streams)
+        )
+        kernel_size = config.mla_classifier_kernel_size
+        self.classifier = nn.Conv2d(
+            num_streams * branch_channels, config.num_labels, kernel_size, padding=kernel_size // 2
+        )
+        self.auxiliary_classifiers = nn.ModuleList(
+            nn.Conv2d(channels, config.num_labels, kernel_size=1, bias=config.mla_auxiliary_bias)
+            for _ in config.auxiliary_out_indices
+        )
+
+    def aggregate(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The top-down sums, convolved: `(batch_size, decoder_hidden_size, h, w)` for each stream, shallowest first."""
+        aggregated, total = [], 0
+        for index in reversed(range(len(feature_maps))):
+            total = self.projections[index](self.layernorms[index](feature_maps[index])) + total
+            aggregated.insert(0, self.aggregations[index](total))
+        return aggregated
+
+    def classify(self, branches: list[torch.Tensor]) -> torch.Tensor:
+        """Concatenation, ×4 and classifier. A 1×1 classifier commutes with the upsampling, and goes first."""
+        if self.classifier.kernel_size == (1, 1):
+            return upsample(self.classifier(torch.cat(branches, dim=1)), 4, self.align_corners)
+        return self.classifier(torch.cat([upsample(branch, 4, self.align_corners) for branch in branches], dim=1))
+
+    def forward(
+        self, feature_maps: list[torch.Tensor], output_auxiliary_logits: bool
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """From one `(batch_size, hidden_size, h, w)` for each stream to logits at 4h × 4w and auxiliary logits at h × w."""
+        aggregated = self.aggregate(feature_maps)
+        logits = self.classify([branch(maps) for branch, maps in zip(self.branches, aggregated)])
+        if not output_auxiliary_logits:
+            return logits, ()
+        return logits, tuple(classifier(maps) for classifier, maps in zip(self.auxiliary_classifiers, aggregated))
+
+
+class SetrAuxiliaryHeads(nn.Module):
+    """The auxiliary heads of the naive and PUP decoders, shallowest first. (A class, as PEFT takes no bare ModuleList.)"""
+
+    def __init__(self, config: SetrConfig):
+        super().__init__()
+        self.heads = nn.ModuleList(
+            SetrUpsampleHead(config, num_convs=1, scale_factor=config.auxiliary_scale_factor)
+            for _ in config.auxiliary_out_indices
+        )
+
+    def forward(self, feature_maps: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(head(feature_map) for head, feature_map in zip(self.heads, feature_maps))
+
+
+class SetrPreTrainedModel(PreTrainedModel):
+    config: SetrConfig
+    config_class = SetrConfig
+    base_model_prefix = "setr"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    # Trainer would otherwise take the loss as a sum over accumulation steps and leave it undivided.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["SetrEmbeddings", "SetrLayer", "SetrUpsampleHead", "SetrMlaHead"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": SetrLayer, "attentions": SetrAttention}
+    _input_embed_layer = "patch_embeddings"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """As the paper's code: truncated normal for linear layers and embeddings, torch's default for convolutions."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1 / math.sqrt(math.prod(module.weight.shape[1:]))
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, SetrEmbeddings):
+            init.trunc_normal_(module.position_embeddings, std=std)
+            if module.cls_token is not None:
+                init.trunc_normal_(module.cls_token, std=std)
+        else:
+            super()._init_weights(module)
+
+
+class SetrModel(SetrPreTrainedModel):
+    """
+    The encoder: a plain pre-norm ViT without a final LayerNorm (paper sections 3.1 and 3.2).
+
+    Raises:
+        `ValueError`: `pixel_values` is not of shape `(batch_size, num_channels, height, width)`.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^decode_head\.", r"^auxiliary_heads\."]
+
+    def __init__(self, config: SetrConfig):
+        super().__init__(config)
+        config.validate_architecture()
+        self.embeddings = SetrEmbeddings(config)
+        last = max(config.num_hidden_layers - 1, 1)
+        self.layers = nn.ModuleList(
+            SetrLayer(config, config.drop_path_rate * index / last) for index in range(config.num_hidden_layers)
+        )
+        self.post_init()
+
+    def _check_pixel_values(self, pixel_values: torch.Tensor):
+        if pixel_values is None:
+            raise ValueError("SETR needs pixel_values")
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values must have the shape (batch_size, {self.config.num_channels}, height, width), "
+                f"got {tuple(pixel_values.shape)}"
+            )
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        out_indices: list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SetrModelOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalized images
+                of any height and width; they are padded with zeros at the right and bottom to whole patches.
+            out_indices (`list[int]`, *optional*): Layers to return as `feature_maps`, counted from 1; 0 is the
+                embedding.
+        """
+        self._check_pixel_values(pixel_values)
+        hidden_states, grid_size = self.embeddings(pixel_values)
+        out_indices = set(out_indices or ())
+        num_patches = math.prod(grid_size)
+
+        def to_map(tokens):
+            return tokens[:, -num_patches:].transpose(1, 2).unflatten(2, grid_size)
+
+        feature_maps = [to_map(hidden_states)] if 0 in out_indices else []
+        for index, layer in enumerate(self.layers, start=1):
+            hidden_states = layer(hidden_states, **kwargs)
+            if index in out_indices:
+                feature_maps.append(to_map(hidden_states))
+        return SetrModelOutput(last_hidden_state=hidden_states, feature_maps=tuple(feature_maps) or None)
+
+
+class SetrBackbone(BackboneMixin, SetrModel):
+    """The encoder as a backbone: feature maps of the layers in `config.out_indices`, for other models to build on."""
+
+    def __init__(self, config: SetrConfig):
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalized images.
+        """
+        outputs = SetrModel.forward(self, pixel_values, out_indices=self.out_indices, **kwargs)
+        return BackboneOutput(
+            feature_maps=outputs.feature_maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def summed_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int
+) -> torch.Tensor:
+    """Cross-entropy of one image, summed over its valid pixels; `logits` `(num_labels, h, w)` are resized to `size`."""
+    resized = resize(logits[None].float(), size)[..., : labels.shape[0], : labels.shape[1]]
+    return F.cross_entropy(resized, labels[None], ignore_index=ignore_index, reduction="sum")
+
+
+def segmentation_loss(
+    logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int
+) -> torch.Tensor:
+    """
+    Mean cross-entropy over the valid pixels of a batch, 0 where there are none.
+
+    The logits are resized to `size` (the image padded to whole patches) and cut to the labels, one image at a time,
+    and again in the backward pass, so that class scores at image size are held for one image only.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, h, w)`): At any resolution.
+        labels (`torch.LongTensor` of shape `(batch_size, height, width)`): Class ids, or `ignore_index`.
+    """
+    total = 0.0
+    for image_logits, image_labels in zip(logits, labels):
+        total = total + checkpoint(
+            summed_cross_entropy, image_logits, image_labels, size, ignore_index, use_reentrant=False
+        )
+    return total / (labels != ignore_index).sum().clamp(min=1)
+
+
+class SetrForSemanticSegmentation(SetrPreTrainedModel):
+    """
+    SETR: the encoder, one of the three decoders and its auxiliary heads (paper section 3.3).
+
+    Raises:
+        `ValueError`: on construction, if the configuration contradicts itself or names a backbone that is no plain
+            ViT; in `forward`, if inputs have wrong shapes or labels hold ids that are no class.
+    """
+
+    def __init__(self, config: SetrConfig):
+        super().__init__(config)
+        config.validate_architecture()
+        self.num_labels = config.num_labels
+        self.feature_indices = sorted({*config.out_indices, *config.auxiliary_out_indices})
+        if config.backbone_config is None:
+            self.setr = SetrModel(config)
+        else:
+            backbone_config = copy.deepcopy(config.backbone_config)
+            backbone_config.out_indices = self.feature_indices
+            self.backbone = AutoBackbone.from_config(backbone_config)
+        if config.decoder_type == "mla":
+            self.decode_head = SetrMlaHead(config)
+        else:
+            self.decode_head = SetrUpsampleHead(config, config.decoder_num_convs, config.decoder_scale_factor)
+            self.auxiliary_heads = SetrAuxiliaryHeads(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        encoder = self.setr if self.config.backbone_config is None else self.backbone
+        return encoder.get_input_embeddings()
+
+    def _encode(self, pixel_values: torch.Tensor, with_auxiliary: bool, **kwargs) -> tuple[dict[int, torch.Tensor], ModelOutput]:
+        """Feature maps by layer, and the encoder's output for its hidden states and attentions."""
+        if self.config.backbone_config is None:
+            indices = self.feature_indices if with_auxiliary else self.config.out_indices
+            outputs = self.setr(pixel_values, out_indices=indices, **kwargs)
+        else:
+            indices = self.feature_indices
+            outputs = self.backbone(pad_to_grid(pixel_values, self.config.patch_size), **kwargs)
+        return dict(zip(indices, outputs.feature_maps)), outputs
+
+    def _decode(
+        self, feature_maps: dict[int, torch.Tensor], with_auxiliary: bool
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        decoder_maps = [feature_maps[index] for index in self.config.out_indices]
+        if self.config.decoder_type == "mla":
+            return self.decode_head(decoder_maps, with_auxiliary)
+        logits = self.decode_head(decoder_maps[0])
+        if not with_auxiliary:
+            return logits, ()
+        return logits, self.auxiliary_heads([feature_maps[index] for index in self.config.auxiliary_out_indices])
+
+    def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor):
+        expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
+        if tuple(labels.shape) != expected:
+            raise ValueError(
+                f"labels must have the images' batch size, height and width {expected}, got {tuple(labels.shape)}"
+            )
+        if torch.compiler.is_compiling():
+            return
+        ignore_index = self.config.semantic_loss_ignore_index
+        invalid = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.num_labels))]
+        if len(invalid):
+            raise ValueError(
+                f"labels hold the ids {invalid.unique().tolist()}, but the model has the classes 0 to "
+                f"{self.num_labels - 1} and ignores {ignore_index}. Where 0 stands for «other» and classes count from "
+                "1, set do_reduce_labels=True on the image processor; else set num_labels to the number of classes"
+            )
+
+    def _loss(
+        self,
+        logits: torch.Tensor,
+        auxiliary_logits: tuple[torch.Tensor, ...],
+        labels: torch.Tensor,
+        padded_size: tuple[int, int],
+    ) -> torch.Tensor:
+        labels, ignore_index = labels.long(), self.config.semantic_loss_ignore_index
+        loss = segmentation_loss(logits, labels, padded_size, ignore_index)
+        for head_logits in auxiliary_logits:
+            head_loss = segmentation_loss(head_logits, labels, padded_size, ignore_index)
+            loss = loss + self.config.auxiliary_loss_weight * head_loss
+        return loss
+
+    def _forward_windows(self, pixel_windows: torch.Tensor, patch_offsets: torch.Tensor) -> torch.Tensor:
+        """
+        Logits `(batch_size, num_windows, num_labels, h, w)` of the windows that `patch_offsets` calls valid, zeros for
+        the others. Windows that an image did not fill are encoded at the size it did fill, as the reference protocol
+        does. If there are any, all logits come at the windows' full resolution.
+        """
+        sizes = patch_offsets[..., 2:4]
+        full_height, full_width = pixel_windows.shape[-2:]
+        patch_size = self.config.patch_size
+        valid = (sizes > 0).all(-1)
+        window_sizes = sizes[valid].unique(dim=0).tolist()
+        whole_patches = full_height % patch_size == full_width % patch_size == 0
+        at_full_resolution = not whole_patches or window_sizes != [[full_height, full_width]]
+        logits = None
+        for height, width in window_sizes:
+            chosen = valid & (sizes[..., 0] == height) & (sizes[..., 1] == width)
+            feature_maps, _ = self._encode(pixel_windows[chosen][..., :height, :width], with_auxiliary=False)
+            window_logits, _ = self._decode(feature_maps, with_auxiliary=False)
+            if at_full_resolution:
+                window_logits = resize(upsample(window_logits, self.decode_head.skipped_scale_factor), (height, width))
+                window_logits = F.pad(window_logits, (0, full_width - width, 0, full_height - height))
+            if logits is None:
+                logits = window_logits.new_zeros(*valid.shape, *window_logits.shape[1:])
+            logits[chosen] = window_logits
+        return logits
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        pixel_windows: torch.Tensor | None = None,
+        patch_offsets: torch.Tensor | None = None,
+        output_auxiliary_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SetrSemanticSegmenterOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalized images
+                of any height and width.
+            labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): Class ids from 0 to
+                `num_labels - 1`, or `semantic_loss_ignore_index`.
+            pixel_windows (`torch.FloatTensor` of shape `(batch_size, num_windows, num_channels, height, width)`):
+                Sliding windows of each image, in place of `pixel_values`; images with fewer windows are filled up.
+            patch_offsets (`torch.LongTensor` of shape `(batch_size, num_windows, 6)`): Place of each window, as the
+                image processor returns it: top, left, height and width of the window and height and width of the
+                image, in pixels. Zeros for windows that fill up.
+            output_auxiliary_logits (`bool`, *optional*): Whether to run the auxiliary heads. By default they run when
+                there are labels.
+
+        Example:
+
+        ```python
+        >>> from PIL import Image
+        >>> from transformers import AutoImageProcessor
+        >>> from setr_hf import SetrForSemanticSegmentation
+
+        >>> processor = AutoImageProcessor.from_pretrained("org/setr-mla-ade20k")
+        >>> model = SetrForSemanticSegmentation.from_pretrained("org/setr-mla-ade20k")
+        >>> photo = Image.open("photo.jpg")
+        >>> outputs = model(**processor(photo, return_tensors="pt"))
+        >>> label_map = processor.post_process_semantic_segmentation(outputs, [(photo.height, photo.width)])[0]
+        ```
+        """
+        if pixel_windows is not None:
+            if pixel_values is not None or patch_offsets is None:
+                raise ValueError("pixel_windows come with patch_offsets and without pixel_values")
+            if labels is not None or output_auxiliary_logits:
+                raise ValueError("labels and auxiliary logits need pixel_values: windows are for inference")
+            logits = self._forward_windows(pixel_windows, patch_offsets)
+            return SetrSemanticSegmenterOutput(logits=logits, patch_offsets=patch_offsets)
+
+        if labels is not None:
+            self._check_labels(labels, pixel_values)
+        with_auxiliary = labels is not None if output_auxiliary_logits is None else output_auxiliary_logits
+        feature_maps, outputs = self._encode(pixel_values, with_auxiliary, **kwargs)
+        logits, auxiliary_logits = self._decode(feature_maps, with_auxiliary)
+
+        height, width = pixel_values.shape[-2:]
+        padded_size = tuple(side + -side % self.config.patch_size for side in (height, width))
+        loss = None
+        if labels is not None:
+            loss = self._loss(logits, auxiliary_logits, labels, padded_size)
+
+        def cut(maps):
+            rows = -(-maps.shape[-2] * height // padded_size[0])
+            columns = -(-maps.shape[-1] * width // padded_size[1])
+            return maps[..., :rows, :columns]
+
+        return SetrSemanticSegmenterOutput(
+            loss=loss,
+            logits=cut(logits),
+            auxiliary_logits=tuple(cut(maps) for maps in auxiliary_logits) or None,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = ["SetrBackbone", "SetrForSemanticSegmentation", "SetrModel", "SetrPreTrainedModel"]
