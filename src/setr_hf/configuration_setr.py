@@ -77,6 +77,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         mla_classifier_kernel_size (`int`, defaults to 3): Kernel of the classifier of "mla".
         mla_auxiliary_bias (`bool`, defaults to `False`): Bias of the auxiliary classifiers of "mla".
         semantic_loss_ignore_index (`int`, defaults to 255): Label that the loss leaves out.
+        palette (`list[list[int]]`, *optional*): RGB colour of each class, 0 to 255, for pictures of label maps.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*): A plain-ViT backbone of Transformers (DINOv2,
             DINOv3, …) in place of the own encoder. Width, depth, heads and patch size are then taken from it.
 
@@ -131,6 +132,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     mla_classifier_kernel_size: int = 3
     mla_auxiliary_bias: bool = False
     semantic_loss_ignore_index: int = 255
+    palette: list[list[int]] | None = None
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -172,8 +174,6 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"out_indices {list(out_indices)} lie outside the encoder: its layers are 1 to {self.num_hidden_layers}"
             )
-        if out_indices is not None:
-            out_indices = [index % len(self.stage_names) for index in out_indices]
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         if self.auxiliary_out_indices is None:
             self.auxiliary_out_indices = self._default_auxiliary_indices()
@@ -181,7 +181,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _default_auxiliary_indices(self):
         if self.decoder_type == "mla":
-            return list(self.out_indices)
+            return self.decoder_indices
         default = quarter_depths(self.num_hidden_layers)[:-1]
         return PUBLISHED_AUXILIARY_INDICES.get((self.decoder_type, self.num_hidden_layers), default)
 
@@ -193,26 +193,35 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.decoder_type not in DECODER_TYPES:
             raise ValueError(f"decoder_type must be one of {', '.join(DECODER_TYPES)}, got {self.decoder_type!r}")
-        if self.decoder_type != "mla" and len(self.out_indices) != 1:
-            raise ValueError(f"the {self.decoder_type} decoder reads one layer, got out_indices {self.out_indices}")
-        outside = [i for i in self.auxiliary_out_indices if not 1 <= i <= self.num_hidden_layers]
+        outside = [i for i in self.auxiliary_out_indices if not 0 <= i <= self.num_hidden_layers]
         if outside:
             raise ValueError(
                 f"auxiliary_out_indices {outside} lie outside the encoder: its layers are 1 to {self.num_hidden_layers}"
             )
         if self.auxiliary_out_indices != sorted(set(self.auxiliary_out_indices)):
             raise ValueError(f"auxiliary_out_indices must ascend without repetition, got {self.auxiliary_out_indices}")
-        if self.decoder_type == "mla" and self.auxiliary_out_indices not in ([], list(self.out_indices)):
-            raise ValueError(
-                "the mla decoder has an auxiliary classifier on every stream or none: auxiliary_out_indices must be "
-                f"[] or {list(self.out_indices)}, got {self.auxiliary_out_indices}"
-            )
         for name in ("decoder_kernel_size", "mla_classifier_kernel_size"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd, got {getattr(self, name)}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def decoder_indices(self) -> list[int]:
+        """`out_indices` with negative ones counted out."""
+        return [self.stage_names.index(name) for name in self.out_features]
+
+    def check_decoder(self):
+        """Checks that the layers suit the decoder. Apart from `validate_architecture`, as backbones have no decoder."""
+        if self.decoder_type != "mla":
+            if len(self.decoder_indices) != 1:
+                raise ValueError(f"the {self.decoder_type} decoder reads one layer, got out_indices {self.out_indices}")
+        elif self.auxiliary_out_indices not in ([], self.decoder_indices):
+            raise ValueError(
+                "the mla decoder has an auxiliary classifier on every stream or none: auxiliary_out_indices must be "
+                f"[] or {self.decoder_indices}, got {self.auxiliary_out_indices}"
+            )
 
 
 __all__ = ["SetrConfig"]

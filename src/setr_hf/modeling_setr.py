@@ -17,7 +17,11 @@ from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_BACKBONE_MAPPING_NAMES,
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -26,7 +30,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_setr import SetrConfig
 
 
-# The segmentation pipeline checks class names against this table, which `AutoModel….register` leaves as it is.
+# The segmentation pipeline checks class names against these tables, which `AutoModel….register` leaves as they are.
+MODEL_MAPPING_NAMES.setdefault("setr", "SetrModel")
+MODEL_FOR_BACKBONE_MAPPING_NAMES.setdefault("setr", "SetrBackbone")
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
 
 
@@ -284,7 +290,7 @@ class SetrMlaHead(nn.Module):
 
     def __init__(self, config: SetrConfig):
         super().__init__()
-        num_streams, channels, branch_channels = len(config.out_indices), config.decoder_hidden_size, config.mla_hidden_size
+        num_streams, channels, branch_channels = len(config.decoder_indices), config.decoder_hidden_size, config.mla_hidden_size
         self.align_corners = config.mla_align_corners
         self.layernorms = nn.ModuleList(
             SetrChannelNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(num_streams)
@@ -458,7 +464,7 @@ class SetrBackbone(BackboneMixin, SetrModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalized images.
         """
-        outputs = SetrModel.forward(self, pixel_values, out_indices=self.out_indices, **kwargs)
+        outputs = SetrModel.forward(self, pixel_values, out_indices=self.config.decoder_indices, **kwargs)
         return BackboneOutput(
             feature_maps=outputs.feature_maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -505,8 +511,9 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
     def __init__(self, config: SetrConfig):
         super().__init__(config)
         config.validate_architecture()
+        config.check_decoder()
         self.num_labels = config.num_labels
-        self.feature_indices = sorted({*config.out_indices, *config.auxiliary_out_indices})
+        self.feature_indices = sorted({*config.decoder_indices, *config.auxiliary_out_indices})
         if config.backbone_config is None:
             self.setr = SetrModel(config)
         else:
@@ -527,7 +534,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
     def _encode(self, pixel_values: torch.Tensor, with_auxiliary: bool, **kwargs) -> tuple[dict[int, torch.Tensor], ModelOutput]:
         """Feature maps by layer, and the encoder's output for its hidden states and attentions."""
         if self.config.backbone_config is None:
-            indices = self.feature_indices if with_auxiliary else self.config.out_indices
+            indices = self.feature_indices if with_auxiliary else self.config.decoder_indices
             outputs = self.setr(pixel_values, out_indices=indices, **kwargs)
         else:
             indices = self.feature_indices
@@ -537,7 +544,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
     def _decode(
         self, feature_maps: dict[int, torch.Tensor], with_auxiliary: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        decoder_maps = [feature_maps[index] for index in self.config.out_indices]
+        decoder_maps = [feature_maps[index] for index in self.config.decoder_indices]
         if self.config.decoder_type == "mla":
             return self.decode_head(decoder_maps, with_auxiliary)
         logits = self.decode_head(decoder_maps[0])
