@@ -172,7 +172,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             out_indices = quarter_depths(self.num_hidden_layers) if is_mla else [self.num_hidden_layers]
         if out_indices is not None and any(abs(index) > self.num_hidden_layers for index in out_indices):
             raise ValueError(
-                f"out_indices {list(out_indices)} lie outside the encoder: its layers are 1 to {self.num_hidden_layers}"
+                f"out_indices {list(out_indices)} lie outside the encoder of {self.num_hidden_layers} layers"
             )
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         if self.auxiliary_out_indices is None:
@@ -196,7 +196,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         outside = [i for i in self.auxiliary_out_indices if not 0 <= i <= self.num_hidden_layers]
         if outside:
             raise ValueError(
-                f"auxiliary_out_indices {outside} lie outside the encoder: its layers are 1 to {self.num_hidden_layers}"
+                f"auxiliary_out_indices {outside} lie outside the encoder of {self.num_hidden_layers} layers"
             )
         if self.auxiliary_out_indices != sorted(set(self.auxiliary_out_indices)):
             raise ValueError(f"auxiliary_out_indices must ascend without repetition, got {self.auxiliary_out_indices}")
@@ -213,10 +213,12 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         return [self.stage_names.index(name) for name in self.out_features]
 
     def check_decoder(self):
-        """Checks that the layers suit the decoder. Apart from `validate_architecture`, as backbones have no decoder."""
+        """Checks that the layers suit the decoder; backbones, which have none, skip this."""
         if self.decoder_type != "mla":
             if len(self.decoder_indices) != 1:
-                raise ValueError(f"the {self.decoder_type} decoder reads one layer, got out_indices {self.out_indices}")
+                raise ValueError(
+                    f"the {self.decoder_type} decoder reads one layer, got out_indices {self.out_indices}"
+                )
         elif self.auxiliary_out_indices not in ([], self.decoder_indices):
             raise ValueError(
                 "the mla decoder has an auxiliary classifier on every stream or none: auxiliary_out_indices must be "

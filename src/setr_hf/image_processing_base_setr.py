@@ -1,4 +1,4 @@
-"""What both image processors of SETR share: photographs in, windows out, and label maps back from the model's logits."""
+"""What both image processors of SETR share: photographs in, windows out, label maps back from the model's logits."""
 
 from functools import partial
 
@@ -253,8 +253,8 @@ class SetrImageProcessorMixin:
     ) -> BatchFeature:
         r"""
         Args:
-            images: A photograph or a list of them: PIL images, arrays, tensors or paths. Grayscale, palette, RGBA, CMYK
-                and 16-bit photographs are converted to RGB; EXIF rotation is applied to PIL images and paths.
+            images: A photograph or a list of them: PIL images, arrays, tensors or paths. Grayscale, palette, RGBA,
+                CMYK and 16-bit photographs are converted to RGB; EXIF rotation is applied to PIL images and paths.
             segmentation_maps: A map of class ids of the size of each image.
             kwargs: Any attribute of the processor, for this call.
         """
@@ -281,8 +281,8 @@ class SetrImageProcessorMixin:
         if segmentation_maps is not None:
             if do_split_image:
                 raise ValueError(
-                    "segmentation maps cannot be cut into windows: pass do_split_image=False for training, and compare "
-                    "predictions with the original map in evaluation"
+                    "segmentation maps cannot be cut into windows: pass do_split_image=False for training, and "
+                    "compare predictions with the original map in evaluation"
                 )
             data["labels"] = self._prepare_labels(images, segmentation_maps, do_reduce_labels, **kwargs)
         images = self._resize_and_normalize(images, **kwargs)
@@ -342,8 +342,8 @@ class SetrImageProcessorMixin:
 
         Args:
             outputs ([`SetrSemanticSegmenterOutput`]): Output of [`SetrForSemanticSegmentation`].
-            target_sizes (`list` of `(height, width)` in pixels, *optional*): Size of each label map, usually that of the
-                photograph. By default that of the resized image for windows, else that of the logits.
+            target_sizes (`list` of `(height, width)` in pixels, *optional*): Size of each label map, usually that of
+                the photograph. By default that of the resized image for windows, else that of the logits.
             return_segmentation_scores (`bool`, defaults to `False`): Whether to return the resized logits as well.
 
         Returns:
@@ -376,7 +376,9 @@ class SetrImageProcessorMixin:
                 results.append(SemanticSegmentationPostProcessorOutput(data=data))
             else:
                 num_labels = logits.shape[1 if patch_offsets is None else 2]
-                results.append(self._best_labels(scores_of, num_labels, max(1, MAX_SCORES_AT_ONCE // (size[0] * size[1]))))
+                results.append(
+                    self._best_labels(scores_of, num_labels, max(1, MAX_SCORES_AT_ONCE // (size[0] * size[1])))
+                )
         return results
 
     @staticmethod

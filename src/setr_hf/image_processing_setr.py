@@ -35,7 +35,9 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         disable_grouping: bool | None = None,
         **kwargs,
     ) -> list[torch.Tensor]:
-        interpolation = resample if isinstance(resample, tvF.InterpolationMode) else pil_torch_interpolation_mapping[resample]
+        interpolation = (
+            resample if isinstance(resample, tvF.InterpolationMode) else pil_torch_interpolation_mapping[resample]
+        )
         groups, indices = group_images_by_shape(images, disable_grouping=disable_grouping)
         processed = {}
         for shape, stacked in groups.items():

@@ -79,7 +79,7 @@ class SetrSemanticSegmenterOutput(ModelOutput):
 
 
 def pad_to_grid(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Pads images of shape `(batch_size, channels, height, width)` with zeros at the right and bottom to whole patches."""
+    """Pads `(batch_size, channels, height, width)` with zeros at the right and bottom to whole patches."""
     height, width = pixel_values.shape[-2:]
     return F.pad(pixel_values, (0, -width % patch_size, 0, -height % patch_size))
 
@@ -140,7 +140,10 @@ class SetrEmbeddings(nn.Module):
         into exported graphs.
         """
         positions = self.position_embeddings
-        class_position, patch_positions = positions[:, : -math.prod(self.grid_size)], positions[:, -math.prod(self.grid_size) :]
+        class_position, patch_positions = (
+            positions[:, : -math.prod(self.grid_size)],
+            positions[:, -math.prod(self.grid_size) :],
+        )
         patch_positions = patch_positions.transpose(1, 2).unflatten(2, self.grid_size)
         patch_positions = resize(patch_positions, (height, width)).flatten(2).transpose(1, 2)
         return torch.cat([class_position, patch_positions], dim=1)
@@ -290,7 +293,11 @@ class SetrMlaHead(nn.Module):
 
     def __init__(self, config: SetrConfig):
         super().__init__()
-        num_streams, channels, branch_channels = len(config.decoder_indices), config.decoder_hidden_size, config.mla_hidden_size
+        num_streams, channels, branch_channels = (
+            len(config.decoder_indices),
+            config.decoder_hidden_size,
+            config.mla_hidden_size,
+        )
         self.align_corners = config.mla_align_corners
         self.layernorms = nn.ModuleList(
             SetrChannelNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(num_streams)
@@ -298,7 +305,9 @@ class SetrMlaHead(nn.Module):
         self.projections = nn.ModuleList(SetrConvLayer(config.hidden_size, channels, 1) for _ in range(num_streams))
         self.aggregations = nn.ModuleList(SetrConvLayer(channels, channels, 3) for _ in range(num_streams))
         self.branches = nn.ModuleList(
-            nn.Sequential(SetrConvLayer(channels, branch_channels, 3), SetrConvLayer(branch_channels, branch_channels, 3))
+            nn.Sequential(
+                SetrConvLayer(channels, branch_channels, 3), SetrConvLayer(branch_channels, branch_channels, 3)
+            )
             for _ in range(num_streams)
         )
         kernel_size = config.mla_classifier_kernel_size
@@ -311,7 +320,7 @@ class SetrMlaHead(nn.Module):
         )
 
     def aggregate(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The top-down sums, convolved: `(batch_size, decoder_hidden_size, h, w)` for each stream, shallowest first."""
+        """The top-down sums, convolved: `(batch_size, decoder_hidden_size, h, w)` for each stream."""
         aggregated, total = [], 0
         for index in reversed(range(len(feature_maps))):
             total = self.projections[index](self.layernorms[index](feature_maps[index])) + total
@@ -327,7 +336,7 @@ class SetrMlaHead(nn.Module):
     def forward(
         self, feature_maps: list[torch.Tensor], output_auxiliary_logits: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """From one `(batch_size, hidden_size, h, w)` for each stream to logits at 4h × 4w and auxiliary logits at h × w."""
+        """From `(batch_size, hidden_size, h, w)` for each stream to logits at 4h × 4w and auxiliary logits at h × w."""
         aggregated = self.aggregate(feature_maps)
         logits = self.classify([branch(maps) for branch, maps in zip(self.branches, aggregated)])
         if not output_auxiliary_logits:
@@ -336,7 +345,7 @@ class SetrMlaHead(nn.Module):
 
 
 class SetrAuxiliaryHeads(nn.Module):
-    """The auxiliary heads of the naive and PUP decoders, shallowest first. (A class, as PEFT takes no bare ModuleList.)"""
+    """The auxiliary heads of the naive and PUP decoders, shallowest first; a class, as PEFT takes no bare ModuleList."""
 
     def __init__(self, config: SetrConfig):
         super().__init__()
@@ -473,7 +482,7 @@ class SetrBackbone(BackboneMixin, SetrModel):
 def summed_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int
 ) -> torch.Tensor:
-    """Cross-entropy of one image, summed over its valid pixels; `logits` `(num_labels, h, w)` are resized to `size`."""
+    """Cross-entropy of one image, summed over its valid pixels; `logits` `(num_labels, h, w)` go to `size` first."""
     resized = resize(logits[None].float(), size)[..., : labels.shape[0], : labels.shape[1]]
     return F.cross_entropy(resized, labels[None], ignore_index=ignore_index, reduction="sum")
 
@@ -531,7 +540,9 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         encoder = self.setr if self.config.backbone_config is None else self.backbone
         return encoder.get_input_embeddings()
 
-    def _encode(self, pixel_values: torch.Tensor, with_auxiliary: bool, **kwargs) -> tuple[dict[int, torch.Tensor], ModelOutput]:
+    def _encode(
+        self, pixel_values: torch.Tensor, with_auxiliary: bool, **kwargs
+    ) -> tuple[dict[int, torch.Tensor], ModelOutput]:
         """Feature maps by layer, and the encoder's output for its hidden states and attentions."""
         if self.config.backbone_config is None:
             indices = self.feature_indices if with_auxiliary else self.config.decoder_indices
