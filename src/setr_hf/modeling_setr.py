@@ -336,7 +336,7 @@ class SetrMlaHead(nn.Module):
     def forward(
         self, feature_maps: list[torch.Tensor], output_auxiliary_logits: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """From `(batch_size, hidden_size, h, w)` for each stream to logits at 4h × 4w and auxiliary logits at h × w."""
+        """From `(batch_size, hidden_size, h, w)` a stream to logits at 4h × 4w and auxiliary logits at h × w."""
         aggregated = self.aggregate(feature_maps)
         logits = self.classify([branch(maps) for branch, maps in zip(self.branches, aggregated)])
         if not output_auxiliary_logits:
@@ -345,7 +345,7 @@ class SetrMlaHead(nn.Module):
 
 
 class SetrAuxiliaryHeads(nn.Module):
-    """The auxiliary heads of the naive and PUP decoders, shallowest first; a class, as PEFT takes no bare ModuleList."""
+    """The auxiliary heads of naive and PUP, shallowest first; a class of its own, as PEFT takes no bare ModuleList."""
 
     def __init__(self, config: SetrConfig):
         super().__init__()
