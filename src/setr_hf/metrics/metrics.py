@@ -1,0 +1,222 @@
+"""Mean intersection over union of label maps, as a streaming metric that holds one confusion matrix."""
+
+import datasets
+import evaluate
+import numpy as np
+
+
+DESCRIPTION = """
+Mean intersection over union (IoU) of semantic segmentation, with the IoU, accuracy and Dice score of each class, pixel
+accuracy, mean accuracy and frequency-weighted IoU. Intersections and unions are summed over the whole data set as
+exact integers before anything is divided, so neither the order nor the size of the batches matters. Pixels whose label
+is `ignore_index` count neither as label nor as prediction.
+"""
+
+INPUTS_DESCRIPTION = """
+Args:
+    predictions: A label map for each image: integer class ids from 0 to `num_labels - 1`, shape `(height, width)`.
+        Arrays, tensors, PIL images or nested lists; images may differ in size.
+    references: The true label map of each image, of the same size, holding class ids or `ignore_index`.
+    num_labels (`int`): Number of classes. This and the next two are given to `evaluate.load`, or to a `compute` that
+        nothing was added before.
+    ignore_index (`int`, defaults to 255): Label of pixels that are not counted.
+    reduce_labels (`bool`, defaults to `False`): Whether references hold 0 for «other» and classes from 1: 0 becomes
+        `ignore_index` and k becomes k − 1, here and only here. Predictions stay as they are. Leave it off where a
+        loader or an image processor has done this already.
+Returns:
+    `mean_iou`, `mean_accuracy`, `mean_dice`, `overall_accuracy`, `frequency_weighted_iou` (`float`, 0 to 1);
+    `per_category_iou`, `per_category_accuracy`, `per_category_dice` (arrays of `num_labels`);
+    `absent_classes`: ids neither labelled nor predicted: their IoU and Dice are NaN and left out of the means;
+    `unlabelled_classes`: ids without a labelled pixel: their accuracy is NaN and left out of its mean;
+    `num_absent_classes`; `num_pixels` that were counted; and the settings.
+Example:
+    >>> metric = evaluate.load("src/setr_hf/metrics", num_labels=2)
+    >>> metric.add_batch(predictions=[[[0, 1]], [[1], [1]]], references=[[[0, 0]], [[1], [255]]])
+    >>> metric.compute()["mean_iou"]
+    0.5
+"""
+
+CITATION = """
+@inproceedings{zheng2021rethinking,
+    title={Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers},
+    author={Zheng, Sixiao and others},
+    booktitle={CVPR},
+    year={2021}
+}
+"""
+
+
+def label_map_array(label_map, what: str) -> np.ndarray:
+    """An array, tensor, PIL image or nested list of integer class ids as an array of shape `(height, width)`."""
+    array = np.asarray(label_map.cpu() if hasattr(label_map, "cpu") else label_map)
+    if array.ndim != 2 or array.dtype.kind not in "bui":
+        raise ValueError(
+            f"{what} must hold one integer class id per pixel and have the shape (height, width), got "
+            f"{array.dtype} of shape {array.shape}; of class scores, take the argmax first"
+        )
+    return array
+
+
+def confusion_matrix(
+    prediction, label, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False
+) -> np.ndarray:
+    """
+    Pixel counts of one image, int64 of shape `(num_labels, num_labels)`: a row for each true class, a column for each
+    predicted one. Matrices of images or processes add up to that of all of them.
+
+    Args:
+        prediction: Class ids from 0 to `num_labels - 1`, shape `(height, width)`.
+        label: Class ids or `ignore_index`, same shape.
+        reduce_labels: Whether `label` holds 0 for «other», which becomes `ignore_index`, and k for class k − 1.
+
+    Raises:
+        `ValueError`: shapes differ or are no `(height, width)`, or counted pixels hold ids that are no class.
+    """
+    prediction, label = label_map_array(prediction, "a prediction"), label_map_array(label, "a reference")
+    if prediction.shape != label.shape:
+        raise ValueError(f"the prediction has the shape {prediction.shape}, its reference {label.shape}")
+    counted = label != ignore_index
+    if reduce_labels:
+        counted &= label != 0
+    prediction, label = prediction[counted].astype(np.int64), label[counted].astype(np.int64) - int(reduce_labels)
+    for ids, what in ((prediction, "the prediction"), (label, "the reference")):
+        if ids.size and (ids.min() < 0 or ids.max() >= num_labels):
+            invalid = np.unique(ids[(ids < 0) | (ids >= num_labels)])
+            hint = " (after reduce_labels)" if reduce_labels and what == "the reference" else ""
+            raise ValueError(
+                f"{what} holds the ids {invalid.tolist()}{hint}, but num_labels={num_labels} allows 0 to "
+                f"{num_labels - 1}, and ignore_index is {ignore_index}. If 0 stands for «other» and classes count "
+                "from 1, set reduce_labels=True"
+            )
+    return np.bincount(label * num_labels + prediction, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+def segmentation_scores(matrix: np.ndarray) -> dict:
+    """
+    Scores, 0 to 1, of a confusion matrix `(num_labels, num_labels)` with true classes in its rows.
+
+    With intersection I, labelled pixels L and predicted pixels P of a class: IoU = I / (L + P − I), accuracy = I / L,
+    Dice = 2I / (L + P), NaN where the denominator is 0 and then left out of the mean. Pixel accuracy is ΣI / ΣL and
+    frequency-weighted IoU is Σ(L · IoU) / ΣL (Long et al., "Fully Convolutional Networks", section 5).
+    """
+    intersection, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    union = labelled + predicted - intersection
+
+    def divide(numerator, denominator):
+        return np.divide(numerator, denominator, out=np.full(len(matrix), np.nan), where=denominator > 0)
+
+    def mean(values):
+        present = values[~np.isnan(values)]
+        return float(present.mean()) if present.size else float("nan")
+
+    iou, accuracy = divide(intersection, union), divide(intersection, labelled)
+    dice = divide(2 * intersection, labelled + predicted)
+    total = int(labelled.sum())
+    weighted = (labelled * np.nan_to_num(iou)).sum()
+    absent = np.flatnonzero(union == 0).tolist()
+    return {
+        "mean_iou": mean(iou),
+        "mean_accuracy": mean(accuracy),
+        "mean_dice": mean(dice),
+        "overall_accuracy": int(intersection.sum()) / total if total else float("nan"),
+        "frequency_weighted_iou": float(weighted / total) if total else float("nan"),
+        "per_category_iou": iou,
+        "per_category_accuracy": accuracy,
+        "per_category_dice": dice,
+        "absent_classes": absent,
+        "num_absent_classes": len(absent),
+        "unlabelled_classes": np.flatnonzero(labelled == 0).tolist(),
+        "num_pixels": total,
+    }
+
+
+class MeanIou(evaluate.Metric):
+    """
+    Streaming mean IoU. `add` and `add_batch` count pixels and keep no image; `compute` returns the scores and starts
+    anew. Processes are joined by `merge` of each other's `matrix`, an int64 array of shape `(num_labels, num_labels)`,
+    `None` before the first image; or by summing it, as with `accelerator.reduce`.
+
+    Raises:
+        `ValueError`: see [`confusion_matrix`]; or settings are missing or change after images were added.
+    """
+
+    def __init__(
+        self, *args, num_labels: int | None = None, ignore_index: int = 255, reduce_labels: bool = False, **kwargs
+    ):
+        super().__init__(*args, **kwargs)
+        if self.num_process > 1:
+            raise ValueError("this metric does not meet through files (num_process): merge the processes' matrices")
+        self.settings = {"num_labels": num_labels, "ignore_index": ignore_index, "reduce_labels": reduce_labels}
+        self.reset()
+
+    def _info(self):
+        label_maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS_DESCRIPTION,
+            features=datasets.Features({"predictions": label_maps, "references": label_maps}),
+            reference_urls=["https://arxiv.org/abs/2012.15840"],
+        )
+
+    def __len__(self):
+        """Number of images added here since the last `compute`."""
+        return self.num_images
+
+    def reset(self):
+        """Forgets what was added."""
+        self.matrix = None
+        self.num_images = 0
+
+    def add(self, *, prediction=None, reference=None):
+        """Counts the pixels of one image."""
+        if not self.settings["num_labels"]:
+            raise ValueError(
+                "num_labels is not known: evaluate.load(…, num_labels=150), or compute(…, num_labels=150)"
+            )
+        try:
+            matrix = confusion_matrix(prediction, reference, **self.settings)
+        except ValueError as error:
+            raise ValueError(f"image {self.num_images}: {error}") from error
+        self.merge(matrix)
+        self.num_images += 1
+
+    def add_batch(self, *, predictions=None, references=None):
+        """Counts the pixels of a list of images, or of arrays of shape `(batch_size, height, width)`."""
+        if len(predictions) != len(references):
+            raise ValueError(f"got {len(predictions)} predictions and {len(references)} references")
+        for prediction, reference in zip(predictions, references):
+            self.add(prediction=prediction, reference=reference)
+
+    def merge(self, matrix):
+        """
+        Adds what another process, or [`confusion_matrix`], has counted: an array or tensor of integers of shape
+        `(num_labels, num_labels)`, true classes in the rows.
+        """
+        matrix = np.asarray(matrix.cpu() if hasattr(matrix, "cpu") else matrix)
+        num_labels = self.settings["num_labels"] or len(matrix)
+        if matrix.shape != (num_labels, num_labels) or matrix.dtype.kind not in "ui":
+            raise ValueError(
+                f"expected an integer matrix of shape {(num_labels, num_labels)}, got {matrix.dtype} {matrix.shape}"
+            )
+        self.settings["num_labels"] = num_labels
+        self.matrix = matrix.astype(np.int64) if self.matrix is None else self.matrix + matrix.astype(np.int64)
+
+    def compute(self, *, predictions=None, references=None, **settings):
+        """Adds the images given, if any, returns the scores of all that were added, and starts anew."""
+        unknown = sorted(set(settings) - set(self.settings))
+        if unknown:
+            raise ValueError(f"unknown settings {unknown}: this metric takes {', '.join(self.settings)}")
+        changed = {name: value for name, value in settings.items() if value != self.settings[name]}
+        if changed and self.matrix is not None:
+            raise ValueError(
+                f"pixels were counted with {self.settings} already; {changed} must be given to evaluate.load"
+            )
+        self.settings.update(changed)
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        if self.matrix is None:
+            raise ValueError("nothing to compute: no image was added")
+        scores = {**segmentation_scores(self.matrix), **self.settings}
+        self.reset()
+        return scores
