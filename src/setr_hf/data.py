@@ -38,6 +38,11 @@ class LabelSet:
     lookup: np.ndarray = field(repr=False)
     palette: list[list[int]] | None = field(default=None, repr=False)
 
+    @property
+    def is_reduced(self) -> bool:
+        """Whether pixel value 0 is not counted and k is class k − 1: `do_reduce_labels` of the image processors."""
+        return self.lookup[0] == IGNORED_LABEL and self.lookup[1] == 0
+
     @classmethod
     def direct(cls, names: list[str], ignored: tuple[int, ...] = (), palette=None) -> "LabelSet":
         """Pixel values are class ids; 255 and `ignored` are not counted."""

@@ -1,0 +1,72 @@
+"""Converts a public SETR checkpoint to a folder that `from_pretrained` and `pipeline` load, or such a folder back."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from setr_hf.conversion import IMPLEMENTATIONS, ConversionReport, convert_checkpoint
+from setr_hf.conversion_back import write_public_checkpoint
+from setr_hf.labels import CLASS_NAMES
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "checkpoint", type=Path, help=".pth or .safetensors of a public implementation; with --to, a folder"
+    )
+    parser.add_argument("output", type=Path, help="folder to write; with --to, the .pth to write")
+    parser.add_argument(
+        "--dataset",
+        help=f"class names, colours and test protocol: {', '.join(CLASS_NAMES)}, or a JSON file of class names "
+        "(default: the data set with as many classes; names in the file's own metadata win)",
+    )
+    parser.add_argument(
+        "--config",
+        type=json.loads,
+        metavar="JSON",
+        help="fields of SetrConfig that win over everything else, such as '{\"num_attention_heads\": 8}'",
+    )
+    parser.add_argument("--to", choices=list(IMPLEMENTATIONS), help="the way back: write a checkpoint of that form")
+    return parser.parse_args(argv)
+
+
+def print_report(report: ConversionReport, output: Path):
+    config = report.config
+    print(
+        f"A checkpoint of {IMPLEMENTATIONS[report.implementation]}: SETR-{config.decoder_type}, "
+        f"{config.hidden_size} wide, {config.num_hidden_layers} layers, {config.num_labels} classes, "
+        f"{len(config.auxiliary_out_indices)} auxiliary heads"
+    )
+    print(f"Class names {report.labels}; image processor: {report.processor}")
+    if report.assumptions:
+        print("Not in the file, taken from the published models (--config overrides it):")
+        for assumption in report.assumptions:
+            print(f"  {assumption}")
+    print(f"{report.num_used} tensors used, {report.num_set} of {report.num_set} parameters and buffers set")
+    for key, reason in report.unused.items():
+        print(f"  left out: {key} ({reason})")
+    print(f"Written to {output}")
+
+
+def main(argv=None) -> int:
+    arguments = parse_arguments(argv)
+    try:
+        if arguments.to:
+            if arguments.dataset or arguments.config:
+                raise ValueError("--to takes neither --dataset nor --config: the folder says all")
+            state_dict = write_public_checkpoint(arguments.checkpoint, arguments.output, arguments.to)
+            print(f"{len(state_dict)} tensors for {IMPLEMENTATIONS[arguments.to]} written to {arguments.output}")
+            if arguments.to == "mmseg" and "backbone.patch_embed.projection.bias" in state_dict:
+                print("mmsegmentation 1.x needs model.backbone.patch_bias=True to load it whole")
+        else:
+            report = convert_checkpoint(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)
+            print_report(report, arguments.output)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Trains a small SETR-MLA from random weights, reloads it through the stock pipeline and shows what it sees."""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+from transformers import ImageSegmentationPipeline, Trainer, TrainingArguments, pipeline, set_seed
+
+from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf.cli import run_job
+from setr_hf.data import load_segmentation_folder
+from setr_hf.metrics import confusion_matrix, segmentation_scores
+from setr_hf.scenes import make_scenes
+from setr_hf.training import collate, training_examples
+from setr_hf.transforms import training_transform
+from setr_hf.visualization import class_colors, comparison_sheet
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What fits the data at hand: sizes in pixels, the encoder's width and depth, and the length of training."""
+
+    shortest_edge: int
+    crop_size: tuple[int, int]
+    hidden_size: int
+    num_hidden_layers: int
+    batch_size: int
+    max_steps: int
+    learning_rate: float
+    scale_range: tuple[float, float]
+
+
+SCENES = Settings(128, (128, 160), 192, 6, 16, 400, 1e-3, (0.8, 1.4))
+PHOTOGRAPHS = Settings(288, (288, 384), 256, 8, 6, 1000, 1e-3, (0.75, 1.5))
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of photographs with labels; default: generated scenes")
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for the model and the sheet")
+    parser.add_argument("--max-steps", type=int, help="training steps; default: what fits the data")
+    return parser.parse_args(argv)
+
+
+def build(settings: Settings, label_set) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:
+    """A small model with random weights, and sliding windows of its training crops."""
+    config = SetrConfig(
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.num_hidden_layers,
+        num_attention_heads=settings.hidden_size // 64,
+        intermediate_size=4 * settings.hidden_size,
+        image_size=settings.crop_size,
+        decoder_hidden_size=64,
+        mla_hidden_size=48,
+        auxiliary_out_indices=[],
+        id2label=label_set.id2label,
+        label2id={name: index for index, name in label_set.id2label.items()},
+        palette=label_set.palette,
+    )
+    processor = SetrImageProcessor(
+        do_split_image=True,
+        size={"shortest_edge": settings.shortest_edge},
+        crop_size=dict(zip(("height", "width"), settings.crop_size)),
+        stride=min(settings.crop_size) * 2 // 3,
+        antialias=False,
+    )
+    return SetrForSemanticSegmentation(config), processor
+
+
+def train(model, processor, train_set, label_set, settings: Settings, max_steps: int, output: Path):
+    transform = training_transform(
+        settings.crop_size, settings.scale_range, settings.shortest_edge, processor.image_mean, processor.image_std
+    )
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        max_steps=max_steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max_steps // 20,
+        weight_decay=0.05,
+        bf16=True,
+        remove_unused_columns=False,
+        logging_steps=50,
+        save_strategy="no",
+        report_to=[],
+    )
+    examples = training_examples(train_set, label_set, transform)
+    trainer = Trainer(model, arguments, data_collator=collate, train_dataset=examples, processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+
+
+def pipeline_label_map(segmenter: ImageSegmentationPipeline, photo: Image.Image) -> np.ndarray:
+    """The masks that the pipeline returns for a photo as one label map `(height, width)`."""
+    label_map = np.zeros((photo.height, photo.width), dtype=np.uint8)
+    for segment in segmenter(photo):
+        label_map[np.asarray(segment["mask"]) > 0] = segmenter.model.config.label2id[segment["label"]]
+    return label_map
+
+
+def evaluate(segmenter, validation_set, label_set) -> tuple[dict, list]:
+    """Scores over the held-out photos, and photo, truth and prediction of six of them."""
+    matrix, samples = 0, []
+    shown = set(np.linspace(0, len(validation_set) - 1, 6).round().astype(int).tolist())
+    for index, row in enumerate(tqdm(validation_set, unit="photo")):
+        truth = label_set.encode(row["annotation"], row["name"])
+        prediction = pipeline_label_map(segmenter, row["image"])
+        matrix = matrix + confusion_matrix(prediction, truth, len(label_set.id2label))
+        if index in shown:
+            samples.append((row["image"], truth, prediction))
+    return segmentation_scores(matrix), samples
+
+
+def main(argv=None) -> int:
+    arguments = parse_arguments(argv)
+    start = time.perf_counter()
+    set_seed(0)
+    if arguments.data is None:
+        settings, (train_set, label_set), (validation_set, _) = SCENES, make_scenes(600, 0), make_scenes(100, 10_000)
+    else:
+        settings, (train_set, label_set) = PHOTOGRAPHS, load_segmentation_folder(arguments.data, "train")
+        validation_set, _ = load_segmentation_folder(arguments.data, "validation")
+    model, processor = build(settings, label_set)
+    print(f"SETR-MLA with {model.num_parameters() / 1e6:.1f} M parameters on {len(train_set)} images")
+    train(
+        model, processor, train_set, label_set, settings, arguments.max_steps or settings.max_steps, arguments.output
+    )
+
+    segmenter = pipeline("image-segmentation", model=str(arguments.output))
+    scores, samples = evaluate(segmenter, validation_set, label_set)
+    for index, name in label_set.id2label.items():
+        print(f"{name:>14}  IoU {scores['per_category_iou'][index]:.3f}")
+    accuracy = scores["overall_accuracy"]
+    print(f"mean IoU {scores['mean_iou']:.3f}, pixel accuracy {accuracy:.3f} on {len(validation_set)} held-out images")
+    sheet = arguments.output / "sheet.png"
+    comparison_sheet(samples, class_colors(segmenter.model.config), label_set.id2label).save(sheet)
+    print(f"model in {arguments.output}, pictures in {sheet}, {(time.perf_counter() - start) / 60:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

@@ -1,0 +1,68 @@
+"""Augmentation of images and label maps together, in the form of torchvision's v2 transforms."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from .data import IGNORED_LABEL
+
+
+def training_transform(
+    crop_size: tuple[int, int],
+    scale_range: tuple[float, float],
+    shortest_edge: int | None,
+    image_mean: list[float],
+    image_std: list[float],
+) -> v2.Compose:
+    """
+    Random scale, random crop, mirror, photometric distortion and normalization, in the order of the paper's code.
+
+    Args:
+        crop_size: Height and width of the result in pixels; what an image does not fill is padded with its mean colour
+            and ignored labels.
+        scale_range: Least and largest ratio of scaling; aspect ratios are kept.
+        shortest_edge: Short side in pixels that ratio 1 stands for; each image's own if None.
+
+    Returns:
+        A transform of a `tv_tensors.Image` (uint8) and a `tv_tensors.Mask` to a normalized float32 image and a mask.
+    """
+    fill = {tv_tensors.Image: [round(255 * value) for value in image_mean], tv_tensors.Mask: IGNORED_LABEL}
+    return v2.Compose(
+        [
+            RandomScale(scale_range, shortest_edge),
+            v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
+            v2.RandomHorizontalFlip(),
+            v2.RandomPhotometricDistort(p=0.5),
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize(image_mean, image_std),
+        ]
+    )
+
+
+class RandomScale(v2.Transform):
+    """
+    Resizes to a short side of `shortest_edge`, or the image's own, times a ratio drawn uniformly from `scale_range`:
+    images bilinearly, masks to the nearest pixel.
+    """
+
+    def __init__(self, scale_range: tuple[float, float], shortest_edge: int | None):
+        super().__init__()
+        self.scale_range = scale_range
+        self.shortest_edge = shortest_edge
+
+    def make_params(self, flat_inputs):
+        height, width = v2.functional.get_size(flat_inputs[0])
+        ratio = torch.empty(()).uniform_(*self.scale_range).item()
+        if self.shortest_edge is not None:
+            ratio *= self.shortest_edge / min(height, width)
+        return {"size": [max(1, round(height * ratio)), max(1, round(width * ratio))]}
+
+    def transform(self, inpt, params):
+        return self._call_kernel(v2.functional.resize, inpt, params["size"], antialias=False)
+
+
+def to_tv_tensors(image: Image.Image, labels: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """An RGB image and its class ids `(height, width)` as the tensors that v2 transforms know apart."""
+    return tv_tensors.Image(image.convert("RGB")), tv_tensors.Mask(torch.from_numpy(labels))
