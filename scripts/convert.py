@@ -44,8 +44,9 @@ def print_report(report: ConversionReport, output: Path):
         for assumption in report.assumptions:
             print(f"  {assumption}")
     print(f"{report.num_used} tensors used, {report.num_set} of {report.num_set} parameters and buffers set")
-    for key, reason in report.unused.items():
-        print(f"  left out: {key} ({reason})")
+    for reason in sorted(set(report.unused.values())):
+        keys = [key for key in report.unused if report.unused[key] == reason]
+        print(f"  left out, {reason}: {', '.join(keys)}")
     print(f"Written to {output}")
 
 

@@ -70,8 +70,10 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             "pup" by default.
         decoder_num_convs (`int`, *optional*): Number of these convolutions; 1 for "naive", 4 for "pup" by default.
         decoder_scale_factor (`int`, *optional*): Upsampling after each of them; 1 for "naive", 2 for "pup" by default.
-        auxiliary_scale_factor (`int`, *optional*): Upsampling in the auxiliary heads of "naive" and "pup", which have
-            one convolution of `decoder_kernel_size` each; 1 for "naive", 4 for "pup" by default.
+        auxiliary_num_convs (`int`, defaults to 1): Number of convolutions of `decoder_kernel_size` in each auxiliary
+            head of "naive" and "pup".
+        auxiliary_scale_factor (`int`, *optional*): Upsampling after each of them; 1 for "naive", 4 for "pup" by
+            default.
         mla_hidden_size (`int`, defaults to 128): Channels of each stream of "mla" before the classifier.
         mla_align_corners (`bool`, defaults to `True`): Whether the ×4 upsampling of "mla" aligns corners.
         mla_classifier_kernel_size (`int`, defaults to 3): Kernel of the classifier of "mla".
@@ -84,7 +86,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     mmsegmentation trains other networks under the same names. Theirs are
     `SetrConfig(decoder_type="naive", decoder_scale_factor=4, auxiliary_scale_factor=4)`,
     `SetrConfig(decoder_type="pup", auxiliary_out_indices=[10, 15, 20])` and
-    `SetrConfig(decoder_type="mla", mla_align_corners=False, mla_classifier_kernel_size=1, mla_auxiliary_bias=True)`.
+    `SetrConfig(decoder_type="mla", mla_align_corners=False, mla_classifier_kernel_size=1, mla_auxiliary_bias=True)`,
+    the first two with `auxiliary_num_convs=2` in all its recipes but naive on Cityscapes.
 
     Raises:
         `ValueError`: a field is out of range or fields contradict each other.
@@ -126,6 +129,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_kernel_size: int | None = None
     decoder_num_convs: int | None = None
     decoder_scale_factor: int | None = None
+    auxiliary_num_convs: int = 1
     auxiliary_scale_factor: int | None = None
     mla_hidden_size: int = 128
     mla_align_corners: bool = True

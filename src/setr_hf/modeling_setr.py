@@ -350,7 +350,7 @@ class SetrAuxiliaryHeads(nn.Module):
     def __init__(self, config: SetrConfig):
         super().__init__()
         self.heads = nn.ModuleList(
-            SetrUpsampleHead(config, num_convs=1, scale_factor=config.auxiliary_scale_factor)
+            SetrUpsampleHead(config, config.auxiliary_num_convs, config.auxiliary_scale_factor)
             for _ in config.auxiliary_out_indices
         )
 
@@ -483,7 +483,7 @@ def summed_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int
 ) -> torch.Tensor:
     """Cross-entropy of one image, summed over its valid pixels; `logits` `(num_labels, h, w)` go to `size` first."""
-    resized = resize(logits[None].float(), size)[..., : labels.shape[0], : labels.shape[1]]
+    resized = resize(logits[None].float().contiguous(), size)[..., : labels.shape[0], : labels.shape[1]]
     return F.cross_entropy(resized, labels[None], ignore_index=ignore_index, reduction="sum")
 
 

@@ -1,0 +1,115 @@
+"""Weights out of files that others made, without running anything the files say."""
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+
+class SteppedOver:
+    """Stands in a loaded file where a training loop's object was; takes that object's pickled state and drops it."""
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+# What training loops pickle beside the weights: mmengine's message hub and NumPy values in it. `getattr` is how a
+# HistoryBuffer names its methods. Each becomes a `SteppedOver`; nothing of the names is imported.
+STEPPED_OVER = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "argparse.Namespace",
+)
+# Dictionaries with attribute access; class names may stand in them.
+READ_AS_DICTIONARY = ("mmengine.config.config.ConfigDict", "mmcv.utils.config.ConfigDict", "addict.addict.Dict")
+NESTED_STATE_DICTS = ("state_dict", "model", "model_state_dict")
+
+
+def check_looks_loadable(path: Path):
+    """Raises `ValueError` with the reason if `path` is no file of weights, judged by its first bytes."""
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise ValueError(f"{path} is empty: the download failed")
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise ValueError(f"{path} is a web page (HTML or XML), no checkpoint: download the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a Git LFS pointer, no checkpoint: fetch the file with `git lfs pull`")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is truncated: the end of the archive is missing. Download it again")
+
+
+def load_torch_file(path: Path):
+    """The content of a file of `torch.save`, with objects of known training loops replaced by `SteppedOver`."""
+    replaced = [(SteppedOver, name) for name in STEPPED_OVER] + [(OrderedDict, name) for name in READ_AS_DICTIONARY]
+    try:
+        with torch.serialization.safe_globals(replaced):
+            return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if name:
+            raise ValueError(
+                f"{path} is refused: unpickling it would import {name.group(1)}, which is no part of a file of "
+                "weights. Nothing was run. If you trust its origin, save the state dict alone and convert that"
+            ) from None
+        reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
+        raise ValueError(f"{path} is no file of weights: {reason.group(1) if reason else error}") from None
+    except Exception as error:  # What torch raises on damaged bytes depends on where they are damaged.
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint; it is damaged, truncated or of another kind: {error}"
+        ) from None
+
+
+def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as safetensors; it is damaged or truncated: {error}") from None
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """
+    The weights of a checkpoint and what it says about itself.
+
+    Reads files of `torch.save` (zip and older form; a bare state dict or one under "state_dict" or "model") and
+    safetensors. Zip files are mapped, not read: tensors that nobody touches, such as an optimizer's, cost no memory.
+    Unpickling is torch's weights-only one; objects of mmengine's training loop are stepped over unconstructed.
+
+    Returns:
+        The state dict, without a `module.` prefix, and the file's `meta` dictionary, empty if there is none.
+
+    Raises:
+        `ValueError`: the file is missing, damaged, no checkpoint, or its pickle would import anything else.
+    """
+    path = Path(path)
+    check_looks_loadable(path)
+    if path.suffix == ".safetensors":
+        state_dict, meta = load_safetensors(path)
+    else:
+        content = load_torch_file(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+        nested = (content[key] for key in NESTED_STATE_DICTS if isinstance(content.get(key), dict))
+        state_dict, meta = next(nested, content), content.get("meta")
+    strangers = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
+    if strangers or not state_dict:
+        raise ValueError(f"{path} holds no state dict: its entries {strangers[:10]} are no tensors")
+    if all(key.startswith("module.") for key in state_dict):
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return dict(state_dict), dict(meta) if isinstance(meta, dict) else {}
