@@ -5,9 +5,20 @@ import json
 import sys
 from pathlib import Path
 
+from setr_hf.cli import run_job
 from setr_hf.conversion import IMPLEMENTATIONS, ConversionReport, convert_checkpoint
 from setr_hf.conversion_back import write_public_checkpoint
 from setr_hf.labels import CLASS_NAMES
+
+
+def json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text} is no JSON object")
+    return value
 
 
 def parse_arguments(argv=None):
@@ -23,7 +34,7 @@ def parse_arguments(argv=None):
     )
     parser.add_argument(
         "--config",
-        type=json.loads,
+        type=json_object,
         metavar="JSON",
         help="fields of SetrConfig that win over everything else, such as '{\"num_attention_heads\": 8}'",
     )
@@ -52,22 +63,18 @@ def print_report(report: ConversionReport, output: Path):
 
 def main(argv=None) -> int:
     arguments = parse_arguments(argv)
-    try:
-        if arguments.to:
-            if arguments.dataset or arguments.config:
-                raise ValueError("--to takes neither --dataset nor --config: the folder says all")
-            state_dict = write_public_checkpoint(arguments.checkpoint, arguments.output, arguments.to)
-            print(f"{len(state_dict)} tensors for {IMPLEMENTATIONS[arguments.to]} written to {arguments.output}")
-            if arguments.to == "mmseg" and "backbone.patch_embed.projection.bias" in state_dict:
-                print("mmsegmentation 1.x needs model.backbone.patch_bias=True to load it whole")
-        else:
-            report = convert_checkpoint(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)
-            print_report(report, arguments.output)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if arguments.to is None:
+        report = convert_checkpoint(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)
+        print_report(report, arguments.output)
+        return 0
+    if arguments.dataset or arguments.config:
+        raise ValueError("--to takes neither --dataset nor --config: the folder says all")
+    state_dict = write_public_checkpoint(arguments.checkpoint, arguments.output, arguments.to)
+    print(f"{len(state_dict)} tensors for {IMPLEMENTATIONS[arguments.to]} written to {arguments.output}")
+    if arguments.to == "mmseg" and "backbone.patch_embed.projection.bias" in state_dict:
+        print("mmsegmentation 1.x loads it whole only with model.backbone.patch_bias=True in its configuration")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_job(main))

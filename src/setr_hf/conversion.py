@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from .checkpoint_files import read_checkpoint
 from .configuration_setr import SetrConfig
@@ -240,7 +241,8 @@ def load_original(
     checkpoint: str | Path, dataset: str | None = None, overrides: dict | None = None
 ) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor, ConversionReport]:
     """
-    A checkpoint of the original repository or of mmsegmentation as a model of ours.
+    A checkpoint of the original repository or of mmsegmentation as a model of ours. Its weights stay mapped from the
+    file, which must not be overwritten while the model is in use.
 
     Args:
         checkpoint: A file of the original repository or of mmsegmentation, 0.x or 1.x.
@@ -264,9 +266,9 @@ def load_original(
         config = detect_config(implementation, shapes, told, assumptions)
         tensors, unused = convert_tensors(state_dict, implementation, config)
         labels, data_set, origin = find_labels(meta, dataset, config.num_labels)
-        config.update(labels)
+        config.update({name: value for name, value in labels.items() if name not in told})
         model = build_model(config, tensors)
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{checkpoint} is not converted: {error}") from error
     report = ConversionReport(
         implementation=implementation,
