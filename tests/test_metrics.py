@@ -138,10 +138,11 @@ def test_evaluate_loads_the_folder():
     assert scores["mean_iou"] == 0.5
 
 
-def test_published_file_needs_nothing_of_this_package(tmp_path):
+def test_published_files_need_nothing_of_this_package(tmp_path):
     space = tmp_path / "streaming_mean_iou"
     space.mkdir()
-    (space / "streaming_mean_iou.py").write_bytes((METRIC_FOLDER / "metrics.py").read_bytes())
+    for file, published in (("metrics.py", "streaming_mean_iou.py"), ("confusion.py", "confusion.py")):
+        (space / published).write_bytes((METRIC_FOLDER / file).read_bytes())
     code = (
         "import sys, evaluate\n"
         f"metric = evaluate.load({str(space)!r}, num_labels=2)\n"

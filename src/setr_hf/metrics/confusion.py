@@ -1,0 +1,87 @@
+"""Confusion matrices of label maps, and scores from them."""
+
+import numpy as np
+
+
+def label_map_array(label_map, what: str) -> np.ndarray:
+    """An array, tensor, PIL image or nested list of integer class ids as an array of shape `(height, width)`."""
+    array = np.asarray(label_map.cpu() if hasattr(label_map, "cpu") else label_map)
+    if array.ndim != 2 or array.dtype.kind not in "bui":
+        raise ValueError(
+            f"{what} must hold one integer class id per pixel and have the shape (height, width), got "
+            f"{array.dtype} of shape {array.shape}; of class scores, take the argmax first"
+        )
+    return array
+
+
+def confusion_matrix(
+    prediction, label, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False
+) -> np.ndarray:
+    """
+    Pixel counts of one image, int64 of shape `(num_labels, num_labels)`: a row for each true class, a column for each
+    predicted one. Matrices of images or processes add up to that of all of them.
+
+    Args:
+        prediction: Class ids from 0 to `num_labels - 1`, shape `(height, width)`.
+        label: Class ids or `ignore_index`, same shape.
+        reduce_labels: Whether `label` holds 0 for «other», which becomes `ignore_index`, and k for class k − 1.
+
+    Raises:
+        `ValueError`: shapes differ or are no `(height, width)`, or counted pixels hold ids that are no class.
+    """
+    prediction, label = label_map_array(prediction, "a prediction"), label_map_array(label, "a reference")
+    if prediction.shape != label.shape:
+        raise ValueError(f"the prediction has the shape {prediction.shape}, its reference {label.shape}")
+    counted = label != ignore_index
+    if reduce_labels:
+        counted &= label != 0
+    prediction, label = prediction[counted].astype(np.int64), label[counted].astype(np.int64) - int(reduce_labels)
+    for ids, what in ((prediction, "the prediction"), (label, "the reference")):
+        if ids.size and (ids.min() < 0 or ids.max() >= num_labels):
+            invalid = np.unique(ids[(ids < 0) | (ids >= num_labels)])
+            hint = " (after reduce_labels)" if reduce_labels and what == "the reference" else ""
+            raise ValueError(
+                f"{what} holds the ids {invalid.tolist()}{hint}, but num_labels={num_labels} allows 0 to "
+                f"{num_labels - 1}, and ignore_index is {ignore_index}. If 0 stands for «other» and classes count "
+                "from 1, set reduce_labels=True"
+            )
+    return np.bincount(label * num_labels + prediction, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+def segmentation_scores(matrix: np.ndarray) -> dict:
+    """
+    Scores, 0 to 1, of a confusion matrix `(num_labels, num_labels)` with true classes in its rows.
+
+    With intersection I, labelled pixels L and predicted pixels P of a class: IoU = I / (L + P − I), accuracy = I / L,
+    Dice = 2I / (L + P), NaN where the denominator is 0 and then left out of the mean. Pixel accuracy is ΣI / ΣL and
+    frequency-weighted IoU is Σ(L · IoU) / ΣL (Long et al., "Fully Convolutional Networks", section 5).
+    """
+    intersection, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    union = labelled + predicted - intersection
+
+    def divide(numerator, denominator):
+        return np.divide(numerator, denominator, out=np.full(len(matrix), np.nan), where=denominator > 0)
+
+    def mean(values):
+        present = values[~np.isnan(values)]
+        return float(present.mean()) if present.size else float("nan")
+
+    iou, accuracy = divide(intersection, union), divide(intersection, labelled)
+    dice = divide(2 * intersection, labelled + predicted)
+    total = int(labelled.sum())
+    weighted = (labelled * np.nan_to_num(iou)).sum()
+    absent = np.flatnonzero(union == 0).tolist()
+    return {
+        "mean_iou": mean(iou),
+        "mean_accuracy": mean(accuracy),
+        "mean_dice": mean(dice),
+        "overall_accuracy": int(intersection.sum()) / total if total else float("nan"),
+        "frequency_weighted_iou": float(weighted / total) if total else float("nan"),
+        "per_category_iou": iou,
+        "per_category_accuracy": accuracy,
+        "per_category_dice": dice,
+        "absent_classes": absent,
+        "num_absent_classes": len(absent),
+        "unlabelled_classes": np.flatnonzero(labelled == 0).tolist(),
+        "num_pixels": total,
+    }
