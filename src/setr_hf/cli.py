@@ -50,3 +50,7 @@ def main() -> int:
     job = sys.argv.pop(1)
     sys.argv[0] = f"setr-hf {job}"
     return run_job(load_script(scripts[job]).main)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -154,6 +154,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         self._set_layer_indices(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
+        if self.id2label and not self.label2id:
+            self.label2id = {name: index for index, name in self.id2label.items()}
         # Called here although the strict dataclass calls it too: that wraps the ValueError in a type of its own.
         self.validate_architecture()
 

@@ -231,14 +231,24 @@ class SetrImageProcessorMixin:
             return Image.open(images)
         return super().fetch_images(images)
 
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
+        """Adds to Transformers' flattening that arrays and tensors `(height, width)` are grayscale photographs."""
+
+        def with_channels(image):
+            if isinstance(image, (list, tuple)):
+                return [with_channels(item) for item in image]
+            return image[None] if getattr(image, "ndim", 3) == 2 else image
+
+        return super()._prepare_images_structure(with_channels(images), expected_ndims)
+
     def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs):
         """One photograph of any kind to a channels-first array or tensor, upright and, if asked for, RGB."""
         if isinstance(image, Image.Image):
             image = ImageOps.exif_transpose(image)
             image = pil_to_rgb(image) if do_convert_rgb else image
         else:
-            if image.ndim == 2:
-                image, input_data_format = image[None], ChannelDimension.FIRST
+            if image.shape[0] == 1:
+                input_data_format = ChannelDimension.FIRST
             if input_data_format is None:
                 input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
             if do_convert_rgb:
@@ -302,7 +312,9 @@ class SetrImageProcessorMixin:
             )
 
     def _prepare_labels(self, images, segmentation_maps, do_reduce_labels, do_resize, size, **kwargs):
-        maps = [label_map_tensor(map_) for map_ in self._prepare_images_structure(segmentation_maps, expected_ndims=2)]
+        maps = self.fetch_images(segmentation_maps)
+        is_batch = isinstance(maps, (list, tuple)) or (getattr(maps, "ndim", 2) == 3 and len(images) > 1)
+        maps = [label_map_tensor(map_) for map_ in (maps if is_batch else [maps])]
         if len(maps) != len(images):
             raise ValueError(f"got {len(images)} images and {len(maps)} segmentation maps")
         labels = []

@@ -28,7 +28,9 @@ def resize_without_antialias(image: np.ndarray, size: tuple[int, int], resample:
         for channel in image
     ]
     resized = np.stack([np.asarray(channel) for channel in channels])
-    return np.rint(resized).clip(0, 255).astype(np.uint8) if image.dtype == np.uint8 else resized.astype(image.dtype)
+    if image.dtype == np.uint8:
+        resized = np.floor(resized + 0.5).clip(0, 255)
+    return resized.astype(image.dtype)
 
 
 class SetrImageProcessorPil(SetrImageProcessorMixin, PilBackend):

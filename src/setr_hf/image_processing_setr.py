@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from .image_processing_pil_setr import SetrImageProcessorPil  # noqa: F401
 
 
+def resize(
+    images: torch.Tensor, size: tuple[int, int], interpolation: tvF.InterpolationMode, antialias: bool
+) -> torch.Tensor:
+    """
+    Resizes `(batch_size, channels, height, width)`. Without antialias 8-bit images are rounded once and half up, as
+    OpenCV does; torchvision rounds after each of the two directions.
+    """
+    if antialias or images.dtype != torch.uint8:
+        return tvF.resize(images, size, interpolation=interpolation, antialias=antialias)
+    resized = tvF.resize(images.float(), size, interpolation=interpolation, antialias=False)
+    return resized.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+
+
 class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
     __doc__ = SetrImageProcessorMixin.__doc__
     valid_kwargs = SetrImageProcessorKwargs
@@ -43,7 +56,7 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         for shape, stacked in groups.items():
             if do_resize:
                 new_size = resized_size(*stacked.shape[-2:], size)
-                stacked = tvF.resize(stacked, new_size, interpolation=interpolation, antialias=antialias)
+                stacked = resize(stacked, new_size, interpolation, antialias)
             processed[shape] = self.rescale_and_normalize(
                 stacked, do_rescale, rescale_factor, do_normalize, image_mean, image_std
             )

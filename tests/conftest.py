@@ -1,0 +1,69 @@
+"""What tests share: small models whose labels vary over an image, and the folder of real photographs."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from setr_hf import SetrConfig, SetrForSemanticSegmentation
+
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "num_labels": 5,
+    "decoder_hidden_size": 16,
+    "mla_hidden_size": 8,
+}
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_config():
+    """A function that makes a small `SetrConfig`; arguments override fields."""
+    return lambda **fields: SetrConfig(**{**TINY, **fields})
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """A function that makes a small model in eval mode, with weights so large that every layer shows in the logits."""
+
+    def make(**fields):
+        model = SetrForSemanticSegmentation(tiny_config(**fields)).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.5 if "embeddings" in name else parameter[0].numel() ** -0.5)
+            for name, buffer in model.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.normal_(std=0.1)
+                elif name.endswith("running_var"):
+                    buffer.uniform_(0.8, 1.2)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The folder with `camvid` and `ade20k_sample`, from the environment variable SETR_HF_DATA."""
+    folder = os.environ.get("SETR_HF_DATA")
+    if not folder:
+        pytest.skip("set SETR_HF_DATA to the folder with camvid and ade20k_sample to run this test")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def photos(data_folder):
+    """Paths of real photographs of several sizes, portrait and landscape."""
+    ade20k = sorted((data_folder / "ade20k_sample/ADEChallengeData2016/images/validation").glob("*.jpg"))
+    camvid = sorted((data_folder / "camvid/images/val").iterdir())[:2]
+    return [str(path) for path in ade20k + camvid]
