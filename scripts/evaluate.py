@@ -1,0 +1,143 @@
+"""Evaluates a model by the paper's protocol: mean IoU of a data set, with a table, pictures and results.json."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+import setr_hf  # noqa: F401  (registers SETR with the Auto classes)
+from setr_hf.cli import run_job
+from setr_hf.data import load_segmentation_folder
+from setr_hf.evaluation import (
+    check_classes,
+    class_table,
+    evaluation_settings,
+    image_record,
+    summarize,
+    worst_images,
+    write_report,
+)
+from setr_hf.evaluation_records import compute_records, read_image, start_processes, sum_matrices
+from setr_hf.inference import check_multi_scale, published_scales, segment
+from setr_hf.model_card import eval_results, update_card
+from setr_hf.submission import server_form, submission_file, write_submission
+from setr_hf.visualization import class_colors, comparison_sheet
+
+
+SHEET_IMAGES = 16
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
+    parser.add_argument("--dataset", required=True, type=Path, help="folder of images and annotations")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument(
+        "--protocol", choices=("single", "multi"), default="single", help="one scale, or several with mirror images"
+    )
+    parser.add_argument(
+        "--scales", nargs="+", type=float, metavar="RATIO", help="ratios for multi; the published ones by default"
+    )
+    parser.add_argument("--limit", type=int, help="only the first images")
+    parser.add_argument("--output", type=Path, help="folder for results; one that is there is gone on with")
+    parser.add_argument("--batch-size", type=int, default=1, help="photographs at a time")
+    parser.add_argument("--window-batch-size", type=int, default=32, help="windows the model takes at a time")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="CPU threads of each process; other numbers, other last bits",
+    )
+    parser.add_argument("--submit", action="store_true", help="write label maps for the server of the data set")
+    parser.add_argument("--update-card", action="store_true", help="add the result to the model's card")
+    arguments = parser.parse_args(argv)
+    for name in ("limit", "batch_size", "window_batch_size", "threads"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if arguments.scales and arguments.protocol == "single":
+        parser.error("--scales belongs to --protocol multi")
+    if arguments.update_card and arguments.limit:
+        parser.error("--update-card takes results of a whole split only: leave out --limit")
+    if arguments.output is None:
+        run = f"{arguments.dataset.resolve().name}_{arguments.split}_{arguments.protocol}"
+        arguments.output = Path("outputs") / "evaluate" / Path(arguments.model).name / run
+    return arguments
+
+
+def main(argv=None) -> int:
+    arguments = parse_arguments(argv)
+    state = start_processes()
+    if state.device.type == "cpu":
+        torch.set_num_threads(arguments.threads)
+    dataset, label_set = load_segmentation_folder(arguments.dataset, arguments.split)
+    model = AutoModelForSemanticSegmentation.from_pretrained(arguments.model, dtype=arguments.dtype)
+    model = model.to(state.device).eval()
+    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    check_classes(model.config, label_set)
+    scales = None
+    if arguments.protocol == "multi":
+        scales = tuple(arguments.scales or published_scales(model.config))
+        check_multi_scale(processor, scales)
+    to_server_ids = server_form(label_set) if arguments.submit else None
+    submission = arguments.output / "submission"
+    if arguments.submit:
+        submission.mkdir(parents=True, exist_ok=True)
+    elif "annotation" not in dataset.column_names:
+        raise ValueError(f"{arguments.dataset} has no annotations to evaluate against: pass --submit for label maps")
+
+    def predict(photos):
+        return segment(model, processor, photos, scales, arguments.window_batch_size)
+
+    def work(images):
+        label_maps = predict([image["photo"] for image in images])
+        if arguments.submit:
+            for image, label_map in zip(images, label_maps):
+                write_submission(submission_file(submission, image["name"]), to_server_ids(label_map.numpy()))
+        return [
+            image_record(image, label_map, model.config.num_labels) for image, label_map in zip(images, label_maps)
+        ]
+
+    settings = evaluation_settings(
+        model, processor, dataset, label_set, scales, arguments.batch_size, arguments.window_batch_size
+    )
+    records = compute_records(
+        arguments.output / "records",
+        settings,
+        dataset,
+        label_set,
+        work,
+        arguments.limit,
+        arguments.batch_size,
+        is_missing=lambda name: arguments.submit and not submission_file(submission, name).exists(),
+    )
+    state.destroy_process_group()
+    if not state.is_main_process:
+        return 0
+
+    if arguments.submit:
+        print(f"label maps for the server: {submission}")
+    if "annotation" not in dataset.column_names:
+        return 0
+    summary = summarize(records, label_set)
+    write_report(arguments.output, summary, settings, sum_matrices(records, model.config.num_labels))
+    samples = []
+    for entry in worst_images(summary, SHEET_IMAGES):
+        image = read_image(dataset, label_set, entry["index"])
+        samples.append((image["photo"], image["labels"], predict([image["photo"]])[0].numpy()))
+    if samples:
+        comparison_sheet(samples, class_colors(model.config), label_set.id2label).save(arguments.output / "worst.png")
+    if arguments.update_card:
+        name = arguments.dataset.resolve().name
+        update_card(arguments.model, eval_results(summary, name, arguments.split, scales))
+    print(class_table(summary))
+    print(f"results: {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))
