@@ -15,6 +15,7 @@ from transformers import (
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
 from setr_hf.data import load_segmentation_folder
+from setr_hf.encoder_starts import load_encoder
 from setr_hf.training import MeanIouOfMatrices, collate, confusion_matrices, evaluation_examples, training_examples
 from setr_hf.transforms import training_transform
 
@@ -27,6 +28,9 @@ class JobArguments:
     model: str | None = field(default=None, metadata={"help": "folder or Hub id of a SETR model to start from"})
     config: str = field(
         default="{}", metadata={"help": 'without --model: SetrConfig fields as JSON, such as {"decoder_type": "pup"}'}
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "without --model: a ViT or DeiT to start the encoder from (id, name or file)"}
     )
     crop_size: int = field(default=512, metadata={"help": "side in pixels of training crops and test windows"})
     shortest_edge: int | None = field(
@@ -54,7 +58,10 @@ def build_model(job: JobArguments, label_set) -> SetrForSemanticSegmentation:
     if job.model:
         return AutoModelForSemanticSegmentation.from_pretrained(job.model, ignore_mismatched_sizes=True, **labels)
     fields = {"image_size": job.crop_size, **json.loads(job.config)}
-    return SetrForSemanticSegmentation(SetrConfig(**fields, **labels))
+    model = SetrForSemanticSegmentation(SetrConfig(**fields, **labels))
+    if job.encoder:
+        print(load_encoder(model, job.encoder))
+    return model
 
 
 def main() -> int:
