@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import ImageSegmentationPipeline, Trainer, TrainingArguments, pipeline, set_seed
@@ -85,6 +86,7 @@ def train(model, processor, train_set, label_set, settings: Settings, max_steps:
         warmup_steps=max_steps // 20,
         weight_decay=0.05,
         bf16=True,
+        use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         logging_steps=50,
         save_strategy="no",

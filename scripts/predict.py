@@ -15,6 +15,7 @@ import setr_hf  # noqa: F401  (registers SETR with the Auto classes)
 from setr_hf.cli import run_job
 from setr_hf.data import IMAGE_SUFFIXES
 from setr_hf.image_processing_base_setr import pil_to_rgb
+from setr_hf.inference import segment
 from setr_hf.visualization import class_colors, class_shares, overlay_with_legend
 
 
@@ -48,14 +49,6 @@ def output_stems(photos: list[Path]) -> list[str]:
     return names
 
 
-@torch.inference_mode()
-def predict(photo: Image.Image, model, processor) -> np.ndarray:
-    """The label map, uint8 or uint16 of shape `(height, width)`, of a photograph."""
-    inputs = processor(photo, return_tensors="pt").to(model.device, model.dtype)
-    label_map = processor.post_process_semantic_segmentation(model(**inputs), [(photo.height, photo.width)])[0]
-    return label_map.cpu().numpy().astype(np.uint8 if model.config.num_labels <= 256 else np.uint16)
-
-
 def write_results(folder: Path, stem: str, photo: Image.Image, label_map: np.ndarray, config):
     """`STEM.png` with class ids, `STEM_overlay.jpg`, and `STEM.csv` with the share of the area of each class."""
     Image.fromarray(label_map).save(folder / f"{stem}.png")
@@ -75,6 +68,7 @@ def main(argv=None) -> int:
     stems = output_stems(photos)
     model = AutoModelForSemanticSegmentation.from_pretrained(arguments.model).to(arguments.device).eval()
     processor = AutoImageProcessor.from_pretrained(arguments.model)
+    id_type = np.uint8 if model.config.num_labels <= 256 else np.uint16
     arguments.output.mkdir(parents=True, exist_ok=True)
     failures = []
     for path, stem in zip(tqdm(photos, unit="photo"), stems):
@@ -83,7 +77,8 @@ def main(argv=None) -> int:
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             failures.append(f"{path}: {error}")
             continue
-        write_results(arguments.output, stem, photo, predict(photo, model, processor), model.config)
+        label_map = segment(model, processor, [photo])[0].numpy().astype(id_type)
+        write_results(arguments.output, stem, photo, label_map, model.config)
     for failure in failures:
         print(f"skipped {failure}", file=sys.stderr)
     print(f"{len(photos) - len(failures)} of {len(photos)} photographs segmented into {arguments.output}")

@@ -74,6 +74,12 @@ def test_a_names_file_that_does_not_serve_is_named(folder, content, message):
         load_segmentation_folder(folder, "train")
 
 
+def test_a_test_split_may_lack_annotations(folder):
+    (folder / "images/val").rename(folder / "images/test")
+    dataset, _ = load_segmentation_folder(folder, "test")
+    assert sorted(dataset.column_names) == ["image", "name"]
+
+
 def test_missing_folders_are_named(folder, tmp_path):
     with pytest.raises(ValueError, match="no folder test or testing for the split 'test'"):
         load_segmentation_folder(folder, "test")

@@ -41,7 +41,7 @@ class LabelSet:
     @property
     def is_reduced(self) -> bool:
         """Whether pixel value 0 is not counted and k is class k − 1: `do_reduce_labels` of the image processors."""
-        return self.lookup[0] == IGNORED_LABEL and self.lookup[1] == 0
+        return bool(self.lookup[0] == IGNORED_LABEL and self.lookup[1] == 0)
 
     @classmethod
     def direct(cls, names: list[str], ignored: tuple[int, ...] = (), palette=None) -> "LabelSet":
@@ -124,7 +124,8 @@ def load_segmentation_folder(root: str | Path, split: str) -> tuple[Dataset, Lab
 
     Returns:
         A `datasets.Dataset` with the columns `image`, `annotation` (both decoded to PIL images) and `name` (the file's
-        name without suffix), in order of the names; and the meaning of the annotations, a [`LabelSet`].
+        name without suffix), in order of the names; and the meaning of the annotations, a [`LabelSet`]. The test
+        split, which benchmarks publish without annotations, has no such column then.
 
     Raises:
         `ValueError`: a folder or names file is missing, or an image has no annotation; names the file.
@@ -133,18 +134,19 @@ def load_segmentation_folder(root: str | Path, split: str) -> tuple[Dataset, Lab
     if not root.is_dir():
         raise ValueError(f"{root} is no folder")
     label_set = read_label_set(root)
-    image_folder, annotation_folder = (split_folder(root / kind, split) for kind in ("images", "annotations"))
+    image_folder = split_folder(root / "images", split)
     images = sorted(path for path in image_folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise ValueError(f"{image_folder} holds no images")
-    annotations = [annotation_folder / f"{path.stem}.png" for path in images]
-    missing = [path.name for path in annotations if not path.is_file()]
-    if missing:
-        raise ValueError(f"{len(missing)} images have no annotation in {annotation_folder}, the first is {missing[0]}")
-    columns = {
-        "image": [str(path) for path in images],
-        "annotation": [str(path) for path in annotations],
-        "name": [path.stem for path in images],
-    }
-    features = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
-    return Dataset.from_dict(columns, features=features), label_set
+    columns = {"image": [str(path) for path in images], "name": [path.stem for path in images]}
+    features = {"image": Image(), "name": Value("string")}
+    if image_folder.name not in SPLIT_FOLDERS["test"] or (root / "annotations" / image_folder.name).is_dir():
+        annotation_folder = split_folder(root / "annotations", split)
+        annotations = [annotation_folder / f"{path.stem}.png" for path in images]
+        missing = [path.name for path in annotations if not path.is_file()]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} images have no annotation in {annotation_folder}, the first is {missing[0]}"
+            )
+        columns["annotation"], features["annotation"] = [str(path) for path in annotations], Image()
+    return Dataset.from_dict(columns, features=Features(features)), label_set
