@@ -1,22 +1,17 @@
-"""Fine-tunes SETR on a folder of images and annotations with the stock Trainer."""
+"""Fine-tunes SETR on a folder of images and annotations."""
 
 import json
 import sys
 from dataclasses import dataclass, field
 
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
-    HfArgumentParser,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, HfArgumentParser, TrainingArguments
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
 from setr_hf.data import load_segmentation_folder
 from setr_hf.encoder_starts import load_encoder
-from setr_hf.training import MeanIouOfMatrices, collate, confusion_matrices, evaluation_examples, training_examples
+from setr_hf.trainer import SetrTrainer
+from setr_hf.training import collate, evaluation_examples, training_examples
 from setr_hf.transforms import training_transform
 
 
@@ -68,7 +63,6 @@ def main() -> int:
     parser = HfArgumentParser((JobArguments, TrainingArguments), description=__doc__)
     job, arguments = parser.parse_args_into_dataclasses()
     arguments.remove_unused_columns = False
-    arguments.batch_eval_metrics = True
     train_set, label_set = load_segmentation_folder(job.data, "train")
     validation_set, _ = load_segmentation_folder(job.data, "validation")
     model = build_model(job, label_set)
@@ -81,15 +75,13 @@ def main() -> int:
         processor.image_mean,
         processor.image_std,
     )
-    trainer = Trainer(
+    trainer = SetrTrainer(
         model=model,
         args=arguments,
         data_collator=collate,
         train_dataset=training_examples(train_set, label_set, transform),
-        eval_dataset=evaluation_examples(validation_set, label_set, processor),
+        eval_dataset=evaluation_examples(validation_set, label_set),
         processing_class=processor,
-        compute_metrics=MeanIouOfMatrices(),
-        preprocess_logits_for_metrics=confusion_matrices,
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model()

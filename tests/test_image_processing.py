@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import SizeDict
 
 from setr_hf import SetrImageProcessor, SetrImageProcessorPil
-from setr_hf.image_processing_base_setr import resized_size, window_offsets
+from setr_hf.image_processing_base_setr import resize_like_opencv, resized_size, window_offsets
 
 
 BACKENDS = [SetrImageProcessor, SetrImageProcessorPil]
@@ -35,13 +35,21 @@ def gray_levels(pixel_values, processor):
 
 
 @both_backends
-@pytest.mark.parametrize("size", [(35, 45), (50, 64), (140, 180), (70, 33), (99, 141)])
-def test_resizing_without_antialias_equals_opencv_within_one_gray_level(processor_class, photo, size):
-    processor = processor_class(size={"height": size[0], "width": size[1]}, antialias=False)
-    resized = gray_levels(processor(photo, return_tensors="np").pixel_values[0], processor)
+@pytest.mark.parametrize("size", [(35, 45), (50, 64), (140, 180), (70, 33), (99, 141), (1, 1), (36, 45)])
+def test_resizing_without_antialias_equals_opencv_to_the_bit(processor_class, photo, size):
+    processor = processor_class(size={"height": size[0], "width": size[1]}, antialias=False, do_normalize=False)
+    resized = processor(photo, return_tensors="np").pixel_values[0].transpose(1, 2, 0) * 255
     expected = cv2.resize(np.array(photo), size[::-1], interpolation=cv2.INTER_LINEAR)
-    assert np.abs(resized - expected).max() < 1.01
-    assert np.abs(resized - expected).mean() < 0.15
+    assert np.abs(resized - expected).max() < 1e-3
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides=st.tuples(*[st.integers(1, 200)] * 4), seed=st.integers(0, 2**31))
+def test_any_size_is_resized_as_opencv_does(sides, seed):
+    height, width, *size = sides
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    resized = resize_like_opencv(torch.from_numpy(image).permute(2, 0, 1), tuple(size)).permute(1, 2, 0).numpy()
+    assert np.array_equal(resized, cv2.resize(image, tuple(size[::-1]), interpolation=cv2.INTER_LINEAR))
 
 
 @both_backends
@@ -220,6 +228,8 @@ def test_wrong_inputs_are_named(processor_class, photo):
         processor([photo, photo.crop((0, 0, 20, 20))], return_tensors="pt")
     with pytest.raises(ValueError, match="do_center_crop"):
         processor(photo, do_center_crop=True, crop_size=20)
+    with pytest.raises(ValueError, match="without antialias is bilinear"):
+        processor(photo, do_resize=True, antialias=False, resample=Image.Resampling.BICUBIC)
     with pytest.raises(ValueError, match="target sizes for a batch of 2"):
         outputs = SimpleNamespace(logits=torch.zeros(2, 3, 4, 4))
         processor.post_process_semantic_segmentation(outputs, [(4, 4)])

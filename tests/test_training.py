@@ -1,21 +1,16 @@
-"""The stock `Trainer` with SETR: batches, scores, gradient accumulation, and a data set that is learnt."""
+"""SETR with the stock `Trainer` and with `SetrTrainer`: gradient accumulation, a data set that is learnt, scores."""
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from datasets import Dataset
+from transformers import ImageSegmentationPipeline, Trainer, TrainingArguments
 
 from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor
-from setr_hf.metrics import confusion_matrix
+from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf.scenes import CLASSES, make_scenes
-from setr_hf.training import (
-    MeanIouOfMatrices,
-    collate,
-    confusion_matrices,
-    evaluation_examples,
-    training_examples,
-)
+from setr_hf.trainer import SetrTrainer
+from setr_hf.training import collate, evaluation_examples, training_examples
 from setr_hf.transforms import training_transform
 
 
@@ -27,34 +22,46 @@ def scenes():
 def arguments(folder, **options):
     return TrainingArguments(
         str(folder), use_cpu=True, remove_unused_columns=False, report_to=[], save_strategy="no", disable_tqdm=True,
-        batch_eval_metrics=True, **options,
+        **options,
     )  # fmt: skip
 
 
-def test_batches_are_filled_up_with_ignored_labels():
-    examples = [
-        {"pixel_values": torch.ones(3, height, width), "labels": torch.ones(height, width, dtype=torch.long)}
-        for height, width in ((4, 6), (5, 3))
+def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes, tmp_path):
+    """Photographs of several sizes, several at a time: label maps at the original sizes, each counted once."""
+    dataset, label_set = scenes
+    model = tiny_model(num_labels=len(CLASSES), id2label=label_set.id2label)
+    processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 80}, crop_size=64, stride=43)
+    sizes = [(0, 0, 160, 128), (0, 0, 70, 128), (20, 30, 160, 75), (100, 10, 131, 120), (0, 0, 50, 40)]
+    pieces = [
+        {"image": row["image"].crop(box), "annotation": row["annotation"].crop(box), "name": row["name"]}
+        for row, box in zip(dataset, sizes)
     ]
-    batch = collate(examples)
-    assert batch["pixel_values"].shape == (2, 3, 5, 6)
-    assert (batch["labels"] == 255).sum() == 6 + 15
-    assert (batch["pixel_values"][:, 0] == 0).sum() == 6 + 15
+    examples = evaluation_examples(Dataset.from_list(pieces, features=dataset.features), label_set)
+    trainer = SetrTrainer(
+        model,
+        arguments(tmp_path, per_device_eval_batch_size=2),
+        eval_dataset=examples,
+        data_collator=collate,
+        processing_class=processor,
+    )
+    metrics = trainer.evaluate()
+    segmenter = ImageSegmentationPipeline(model, image_processor=processor)
+    matrix = 0
+    for piece in pieces:
+        label_map = np.zeros((piece["image"].height, piece["image"].width), dtype=np.uint8)
+        for segment in segmenter(piece["image"]):
+            label_map[np.asarray(segment["mask"]) > 0] = model.config.label2id[segment["label"]]
+        matrix = matrix + confusion_matrix(label_map, np.asarray(piece["annotation"]), len(CLASSES))
+    scores = segmentation_scores(matrix)
+    assert {name: metrics[f"eval_{name}"] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")} == {
+        name: scores[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
+    }
+    assert "eval_loss" not in metrics
 
 
-def test_scores_while_training_are_those_of_the_whole_set():
-    logits, labels = torch.randn(5, 3, 4, 4), torch.randint(0, 3, (5, 8, 8))
-    labels[:, 0] = 255
-    predictions = F.interpolate(logits, size=(8, 8), mode="bilinear").argmax(1)
-    expected = sum(confusion_matrix(p, y, 3) for p, y in zip(predictions, labels))
-    metric = MeanIouOfMatrices()
-    for batch in (slice(0, 2), slice(2, 5)):
-        matrices = confusion_matrices(logits[batch], labels[batch])
-        assert matrices.shape == (len(labels[batch]), 3, 3)
-        scores = metric(EvalPrediction(matrices.numpy(), labels[batch].numpy()), compute_result=batch.stop == 5)
-    iou = expected.diagonal() / (expected.sum(0) + expected.sum(1) - expected.diagonal())
-    assert scores["mean_iou"] == pytest.approx(iou.mean())
-    assert scores["overall_accuracy"] == pytest.approx(expected.trace() / expected.sum())
+def test_the_trainer_says_that_columns_must_stay(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        SetrTrainer(tiny_model(), TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]), data_collator=collate)
 
 
 def test_an_image_and_annotation_of_different_sizes_are_named(scenes):
@@ -92,19 +99,19 @@ def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, deco
     config = tiny_config(num_labels=len(CLASSES), decoder_type=decoder_type, hidden_size=48, image_size=[64, 80])
     processor = SetrImageProcessor(size={"height": 64, "width": 80})
     transform = training_transform((64, 80), (1, 1), 64, processor.image_mean, processor.image_std)
-    trainer = Trainer(
+    trainer = SetrTrainer(
         SetrForSemanticSegmentation(config),
-        arguments(tmp_path, max_steps=40, per_device_train_batch_size=6, learning_rate=2e-3, seed=0),
+        arguments(tmp_path, max_steps=40, logging_steps=1, per_device_train_batch_size=6, learning_rate=2e-3, seed=0),
         train_dataset=training_examples(dataset, label_set, transform),
-        eval_dataset=evaluation_examples(dataset, label_set, processor),
+        eval_dataset=evaluation_examples(dataset, label_set),
         data_collator=collate,
-        compute_metrics=MeanIouOfMatrices(),
-        preprocess_logits_for_metrics=confusion_matrices,
+        processing_class=processor,
     )
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()
-    assert after["eval_loss"] < 0.7 * before["eval_loss"]
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert np.mean(losses[-5:]) < 0.7 * losses[0]
     assert after["eval_overall_accuracy"] > max(0.6, before["eval_overall_accuracy"])
     truth = np.stack([np.asarray(annotation) for annotation in dataset["annotation"]])
     assert after["eval_overall_accuracy"] > np.bincount(truth.ravel()).max() / truth.size

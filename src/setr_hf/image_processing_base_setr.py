@@ -62,6 +62,51 @@ def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def opencv_taps(
+    length: int, new_length: int, device: torch.device, drop_fraction: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two source pixels of each new pixel along a side, and the weight of the second in 1/2048."""
+    # OpenCV computes the scale as the inverse of the inverse, which need not be new_length / length's neighbour.
+    scale = 1.0 / (new_length / length)
+    position = ((torch.arange(new_length, dtype=torch.float64, device=device) + 0.5) * scale - 0.5).float()
+    first = position.floor()
+    fraction = position - first
+    if drop_fraction:
+        fraction = torch.where((first < 0) | (first >= length - 1), 0.0, fraction)
+    first = first.long()
+    weight = (fraction * 2048).round().int()
+    return first.clamp(0, length - 1), (first + 1).clamp(0, length - 1), weight
+
+
+def resize_like_opencv(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """
+    Bilinear resizing of uint8 `(..., height, width)` without antialias, equal to OpenCV's `INTER_LINEAR` to the bit:
+    fixed-point weights of 11 bits, columns first, truncation where OpenCV truncates. The published models were
+    trained and tested on such pixels.
+    """
+    height, width = images.shape[-2:]
+    pixels = images.int()
+    if (height, width) == (2 * size[0], 2 * size[1]):
+        # OpenCV averages 2×2 pixels when both sides are halved.
+        rows = pixels[..., ::2, :] + pixels[..., 1::2, :]
+        return ((rows[..., ::2] + rows[..., 1::2] + 2) >> 2).to(torch.uint8)
+    left, right, weight = opencv_taps(width, size[1], images.device, drop_fraction=True)
+    pixels = (pixels[..., left] * (2048 - weight) + pixels[..., right] * weight) >> 4
+    top, bottom, weight = opencv_taps(height, size[0], images.device, drop_fraction=False)
+    weight = weight[:, None]
+    above, below = pixels[..., top, :] * (2048 - weight) >> 16, pixels[..., bottom, :] * weight >> 16
+    return ((above + below + 2) >> 2).clamp(0, 255).to(torch.uint8)
+
+
+def resize_without_antialias(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resizing of `(..., height, width)`; 8-bit images as OpenCV does, floating-point ones as torch does."""
+    if images.dtype == torch.uint8:
+        return resize_like_opencv(images, size)
+    stacked = images.reshape(1, -1, *images.shape[-2:]).float()
+    resized = F.interpolate(stacked, size=size, mode="bilinear", align_corners=False)
+    return resized.reshape(*images.shape[:-2], *size).to(images.dtype)
+
+
 def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) -> list[tuple[int, int, int, int]]:
     """
     Top, left, height and width in pixels of the sliding windows over an image, row by row.
@@ -219,6 +264,13 @@ class SetrImageProcessorMixin:
     def _validate_preprocess_kwargs(self, **kwargs):
         super()._validate_preprocess_kwargs(**kwargs)
         self._check_windows(kwargs["do_split_image"], kwargs["crop_size"], kwargs["stride"])
+        # Pillow's resampling filters have numbers as values, torchvision's have names.
+        bilinear = getattr(kwargs["resample"], "value", kwargs["resample"]) in (
+            PILImageResampling.BILINEAR,
+            "bilinear",
+        )
+        if kwargs["do_resize"] and not kwargs["antialias"] and not bilinear:
+            raise ValueError(f"resizing without antialias is bilinear, but resample is {kwargs['resample']!r}")
         for name in ("do_center_crop", "do_pad"):
             if kwargs.get(name):
                 raise ValueError(f"{type(self).__name__} has no {name}")

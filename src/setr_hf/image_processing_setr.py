@@ -8,25 +8,17 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import PILImageResampling, SizeDict, pil_torch_interpolation_mapping
 
-from .image_processing_base_setr import SetrImageProcessorKwargs, SetrImageProcessorMixin, resized_size
+from .image_processing_base_setr import (
+    SetrImageProcessorKwargs,
+    SetrImageProcessorMixin,
+    resize_without_antialias,
+    resized_size,
+)
 
 
 if TYPE_CHECKING:
     # Makes both backends travel with a model whose code is loaded from the Hub.
     from .image_processing_pil_setr import SetrImageProcessorPil  # noqa: F401
-
-
-def resize(
-    images: torch.Tensor, size: tuple[int, int], interpolation: tvF.InterpolationMode, antialias: bool
-) -> torch.Tensor:
-    """
-    Resizes `(batch_size, channels, height, width)`. Without antialias 8-bit images are rounded once and half up, as
-    OpenCV does; torchvision rounds after each of the two directions.
-    """
-    if antialias or images.dtype != torch.uint8:
-        return tvF.resize(images, size, interpolation=interpolation, antialias=antialias)
-    resized = tvF.resize(images.float(), size, interpolation=interpolation, antialias=False)
-    return resized.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
 
 
 class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
@@ -56,7 +48,10 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         for shape, stacked in groups.items():
             if do_resize:
                 new_size = resized_size(*stacked.shape[-2:], size)
-                stacked = resize(stacked, new_size, interpolation, antialias)
+                if antialias:
+                    stacked = tvF.resize(stacked, new_size, interpolation=interpolation, antialias=True)
+                else:
+                    stacked = resize_without_antialias(stacked, new_size)
             processed[shape] = self.rescale_and_normalize(
                 stacked, do_rescale, rescale_factor, do_normalize, image_mean, image_std
             )
