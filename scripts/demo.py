@@ -75,7 +75,12 @@ def build(settings: Settings, label_set) -> tuple[SetrForSemanticSegmentation, S
 
 def train(model, processor, train_set, label_set, settings: Settings, max_steps: int, output: Path):
     transform = training_transform(
-        settings.crop_size, settings.scale_range, settings.shortest_edge, processor.image_mean, processor.image_std
+        settings.crop_size,
+        settings.scale_range,
+        settings.shortest_edge,
+        processor.image_mean,
+        processor.image_std,
+        photometric_distortion=False,
     )
     arguments = TrainingArguments(
         output_dir=str(output),
@@ -111,7 +116,7 @@ def evaluate(segmenter, validation_set, label_set) -> tuple[dict, list]:
     matrix, samples = 0, []
     shown = set(np.linspace(0, len(validation_set) - 1, 6).round().astype(int).tolist())
     for index, row in enumerate(tqdm(validation_set, unit="photo")):
-        truth = label_set.encode(row["annotation"], row["name"])
+        truth = label_set.encode_row(row)
         prediction = pipeline_label_map(segmenter, row["image"])
         matrix = matrix + confusion_matrix(prediction, truth, len(label_set.id2label))
         if index in shown:

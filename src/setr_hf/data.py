@@ -59,6 +59,21 @@ class LabelSet:
         lookup[[0, IGNORED_LABEL]] = IGNORED_LABEL
         return cls(dict(enumerate(names)), lookup, palette)
 
+    def encode_row(self, row: dict) -> np.ndarray:
+        """
+        Class ids of a data set's row with `image`, `annotation` and `name`, see [`encode`].
+
+        Raises:
+            `ValueError`: image and annotation differ in size, or see [`encode`]; names the sample.
+        """
+        image, labels = row["image"], self.encode(row["annotation"], row["name"])
+        if (image.height, image.width) != labels.shape:
+            raise ValueError(
+                f"the image of {row['name']} is {image.height}×{image.width} pixels high and wide, its annotation "
+                f"{labels.shape[0]}×{labels.shape[1]}"
+            )
+        return labels
+
     def encode(self, annotation: PILImage.Image, name: str) -> np.ndarray:
         """
         Class ids of an annotation, uint8 of shape `(height, width)`, 255 where nothing is counted.

@@ -131,15 +131,8 @@ def read_image(dataset: Dataset, label_set: LabelSet, index: int) -> dict:
         row = dataset[index]
     except (OSError, SyntaxError) as error:
         raise ValueError(f"image {dataset['name'][index]!r} or its annotation cannot be read: {error}") from error
-    photo, labels = row["image"], None
-    if row.get("annotation") is not None:
-        labels = label_set.encode(row["annotation"], row["name"])
-        if labels.shape != (photo.height, photo.width):
-            raise ValueError(
-                f"the annotation of {row['name']!r} is {labels.shape[0]}×{labels.shape[1]} pixels high and wide, its "
-                f"photo {photo.height}×{photo.width}"
-            )
-    return {"index": index, "name": row["name"], "photo": photo, "labels": labels}
+    labels = None if row.get("annotation") is None else label_set.encode_row(row)
+    return {"index": index, "name": row["name"], "photo": row["image"], "labels": labels}
 
 
 def read_ahead(read: Callable[[int], dict], groups: list[list[int]]) -> Iterator[list[dict]]:

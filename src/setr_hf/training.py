@@ -1,6 +1,7 @@
 """Examples and batches for training and evaluation from a segmentation data set."""
 
-import numpy as np
+from collections.abc import Iterator
+
 import torch
 from datasets import Dataset
 from torchvision.transforms import v2
@@ -9,15 +10,16 @@ from .data import LabelSet
 from .transforms import to_tv_tensors
 
 
+def rows_of(batch: dict[str, list]) -> Iterator[dict]:
+    """The rows of a batch of columns, as `datasets` hands it to a transform."""
+    return (dict(zip(batch, values)) for values in zip(*batch.values()))
+
+
 def training_examples(dataset: Dataset, label_set: LabelSet, transform: v2.Transform) -> Dataset:
     """The data set with `transform` applied on access: `pixel_values` and `labels` of the crop's size."""
 
     def apply(batch):
-        pairs = []
-        for image, annotation, name in zip(batch["image"], batch["annotation"], batch["name"]):
-            labels = label_set.encode(annotation, name)
-            check_same_size(image, labels, name)
-            pairs.append(transform(*to_tv_tensors(image, labels)))
+        pairs = [transform(*to_tv_tensors(row["image"], label_set.encode_row(row))) for row in rows_of(batch)]
         return {
             "pixel_values": [image.as_subclass(torch.Tensor) for image, _ in pairs],
             "labels": [labels.as_subclass(torch.Tensor).long() for _, labels in pairs],
@@ -30,22 +32,9 @@ def evaluation_examples(dataset: Dataset, label_set: LabelSet) -> Dataset:
     """The data set as `photo`, a PIL image, and `label_map`, its class ids, both at the original size."""
 
     def apply(batch):
-        label_maps = []
-        for image, annotation, name in zip(batch["image"], batch["annotation"], batch["name"]):
-            labels = label_set.encode(annotation, name)
-            check_same_size(image, labels, name)
-            label_maps.append(labels)
-        return {"photo": batch["image"], "label_map": label_maps}
+        return {"photo": batch["image"], "label_map": [label_set.encode_row(row) for row in rows_of(batch)]}
 
     return dataset.with_transform(apply)
-
-
-def check_same_size(image, labels: np.ndarray, name: str):
-    if (image.height, image.width) != labels.shape:
-        raise ValueError(
-            f"the image of {name} is {image.height}×{image.width} pixels high and wide, its annotation "
-            f"{labels.shape[0]}×{labels.shape[1]}"
-        )
 
 
 def collate(examples: list[dict]) -> dict:
