@@ -36,8 +36,8 @@ class Settings:
     scale_range: tuple[float, float]
 
 
-SCENES = Settings(128, (128, 160), 192, 6, 16, 400, 1e-3, (0.8, 1.4))
-PHOTOGRAPHS = Settings(288, (288, 384), 256, 8, 6, 1000, 1e-3, (0.75, 1.5))
+SCENES = Settings(128, (128, 160), 192, 4, 8, 600, 1e-3, (0.8, 1.4))
+PHOTOGRAPHS = Settings(240, (240, 320), 192, 8, 2, 3600, 1e-3, (0.85, 1.3))
 
 
 def parse_arguments(argv=None):
@@ -56,9 +56,6 @@ def build(settings: Settings, label_set) -> tuple[SetrForSemanticSegmentation, S
         num_attention_heads=settings.hidden_size // 64,
         intermediate_size=4 * settings.hidden_size,
         image_size=settings.crop_size,
-        decoder_hidden_size=64,
-        mla_hidden_size=48,
-        auxiliary_out_indices=[],
         id2label=label_set.id2label,
         label2id={name: index for index, name in label_set.id2label.items()},
         palette=label_set.palette,
