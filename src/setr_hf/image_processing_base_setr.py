@@ -293,8 +293,11 @@ class SetrImageProcessorMixin:
 
         return super()._prepare_images_structure(with_channels(images), expected_ndims)
 
-    def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs):
-        """One photograph of any kind to a channels-first array or tensor, upright and, if asked for, RGB."""
+    def process_image(self, image, do_convert_rgb=None, input_data_format=None, num_channels=3, **kwargs):
+        """
+        One photograph of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays of the
+        number of channels that will be normalized, `num_channels`, are left alone where that is not 3.
+        """
         if isinstance(image, Image.Image):
             image = ImageOps.exif_transpose(image)
             image = pil_to_rgb(image) if do_convert_rgb else image
@@ -303,7 +306,8 @@ class SetrImageProcessorMixin:
                 input_data_format = ChannelDimension.FIRST
             if input_data_format is None:
                 input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
-            if do_convert_rgb:
+            channel_axis = 0 if input_data_format == ChannelDimension.FIRST else -1
+            if do_convert_rgb and (image.shape[channel_axis] != num_channels or num_channels == 3):
                 image, input_data_format = channels_first_rgb(image, input_data_format), ChannelDimension.FIRST
         return super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
 
@@ -336,8 +340,13 @@ class SetrImageProcessorMixin:
         device: str | torch.device | None = None,
         **kwargs,
     ) -> BatchFeature:
+        image_mean = kwargs["image_mean"]
         images = self._prepare_image_like_inputs(
-            images=images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+            images=images,
+            do_convert_rgb=do_convert_rgb,
+            input_data_format=input_data_format,
+            num_channels=len(image_mean) if isinstance(image_mean, (list, tuple)) else 3,
+            device=device,
         )
         data = {}
         if segmentation_maps is not None:
