@@ -303,7 +303,9 @@ def test_loss_is_memory_frugal_and_still_exact():
     [
         ({"pixel_values": torch.zeros(1, 4, 32, 32)}, r"\(batch_size, 3, height, width\), got \(1, 4, 32, 32\)"),
         ({"pixel_values": torch.zeros(3, 32, 32)}, r"got \(3, 32, 32\)"),
-        ({}, "pixel_values"),
+        ({}, "needs pixel_values"),
+        ({"labels": torch.zeros(1, 32, 32).long()}, "needs pixel_values"),
+        ({"pixel_values": torch.zeros(1, 3, 32, 32), "labels": torch.zeros(1, 32, 32)}, "integer type"),
         (
             {"pixel_values": torch.zeros(1, 3, 32, 32), "labels": torch.zeros(1, 16, 16).long()},
             r"\(1, 32, 32\), got \(1, 16, 16\)",

@@ -422,7 +422,7 @@ class SetrModel(SetrPreTrainedModel):
 
     def _check_pixel_values(self, pixel_values: torch.Tensor):
         if pixel_values is None:
-            raise ValueError("SETR needs pixel_values")
+            raise ValueError("the model needs pixel_values")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values must have the shape (batch_size, {self.config.num_channels}, height, width), "
@@ -569,6 +569,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             raise ValueError(
                 f"labels must have the images' batch size, height and width {expected}, got {tuple(labels.shape)}"
             )
+        if labels.is_floating_point():
+            raise ValueError(f"labels must be class ids of an integer type, got {labels.dtype}")
         if torch.compiler.is_compiling():
             return
         ignore_index = self.config.semantic_loss_ignore_index
@@ -666,6 +668,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             logits = self._forward_windows(pixel_windows, patch_offsets)
             return SetrSemanticSegmenterOutput(logits=logits, patch_offsets=patch_offsets)
 
+        if pixel_values is None:
+            raise ValueError("the model needs pixel_values, or pixel_windows with patch_offsets")
         if labels is not None:
             self._check_labels(labels, pixel_values)
         with_auxiliary = labels is not None if output_auxiliary_logits is None else output_auxiliary_logits
