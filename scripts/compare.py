@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-import setr_hf  # noqa: F401  (registers SETR with the Auto classes)
 from setr_hf.cli import run_job
 from setr_hf.comparison import compare_records, comparison_record, comparison_table
 from setr_hf.data import load_segmentation_folder
-from setr_hf.evaluation import check_classes, evaluation_settings
+from setr_hf.evaluation import evaluation_settings, load_for_evaluation
 from setr_hf.evaluation_records import compute_records, start_processes, write_text
 from setr_hf.inference import check_multi_scale, published_scales, segment
 
@@ -49,12 +47,7 @@ def main(argv=None) -> int:
     dataset, label_set = load_segmentation_folder(arguments.dataset, arguments.split)
     contestants, settings = [], {}
     for which, path in zip(("first", "second"), arguments.models):
-        model = AutoModelForSemanticSegmentation.from_pretrained(path, dtype=arguments.dtype).to(state.device).eval()
-        processor = AutoImageProcessor.from_pretrained(path)
-        try:
-            check_classes(model.config, label_set)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        model, processor = load_for_evaluation(path, label_set, arguments.dtype, state.device)
         scales = published_scales(model.config) if arguments.protocol == "multi" else None
         if scales:
             check_multi_scale(processor, scales)

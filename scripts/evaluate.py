@@ -6,16 +6,14 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-import setr_hf  # noqa: F401  (registers SETR with the Auto classes)
 from setr_hf.cli import run_job
 from setr_hf.data import load_segmentation_folder
 from setr_hf.evaluation import (
-    check_classes,
     class_table,
     evaluation_settings,
     image_record,
+    load_for_evaluation,
     summarize,
     worst_images,
     write_report,
@@ -75,10 +73,7 @@ def main(argv=None) -> int:
     if state.device.type == "cpu":
         torch.set_num_threads(arguments.threads)
     dataset, label_set = load_segmentation_folder(arguments.dataset, arguments.split)
-    model = AutoModelForSemanticSegmentation.from_pretrained(arguments.model, dtype=arguments.dtype)
-    model = model.to(state.device).eval()
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
-    check_classes(model.config, label_set)
+    model, processor = load_for_evaluation(arguments.model, label_set, arguments.dtype, state.device)
     scales = None
     if arguments.protocol == "multi":
         scales = tuple(arguments.scales or published_scales(model.config))

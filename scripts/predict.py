@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-import setr_hf  # noqa: F401  (registers SETR with the Auto classes)
 from setr_hf.cli import run_job
 from setr_hf.data import IMAGE_SUFFIXES
 from setr_hf.image_processing_base_setr import pil_to_rgb

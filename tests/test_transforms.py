@@ -52,3 +52,10 @@ def test_ratios_are_uniform_around_the_short_side():
     assert min(heights) >= 16
     assert max(heights) <= 64
     assert np.mean(heights) == pytest.approx(40, abs=2)
+
+
+def test_16_bit_photographs_are_trained_on_as_they_are_segmented():
+    gray = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    image, _ = to_tv_tensors(Image.fromarray(gray), np.zeros((8, 8), dtype=np.uint8))
+    assert image.dtype == torch.uint8
+    assert image[0].flatten().tolist() == [round(value / 257) for value in gray.flatten().tolist()]

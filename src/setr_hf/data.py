@@ -8,8 +8,9 @@ import numpy as np
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
+from .image_processing_base_setr import IGNORED_LABEL
 
-IGNORED_LABEL = 255
+
 INVALID = -1
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 # Published names of the same split.
@@ -18,7 +19,6 @@ SPLIT_FOLDERS = {
     "validation": ("val", "validation"),
     "test": ("test", "testing"),
 }
-SPLIT_ALIASES = {"training": "train", "val": "validation", "testing": "test"}
 NAMES_FILE = "labels.json"
 
 
@@ -102,7 +102,7 @@ class LabelSet:
 
 def split_folder(folder: Path, split: str) -> Path:
     """The subfolder of `folder` for a split, under any of its published names."""
-    split = SPLIT_ALIASES.get(split, split)
+    split = next((name for name, folders in SPLIT_FOLDERS.items() if split in folders), split)
     candidates = SPLIT_FOLDERS.get(split, (split,))
     for name in candidates:
         if (folder / name).is_dir():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from .data import LabelSet
 from .evaluation_records import counts_of, matrix_of, sum_matrices, write_text
@@ -30,6 +31,21 @@ def check_classes(config, label_set: LabelSet):
             f"is class {first}, {model_names[first]!r} in the model and {names[first]!r} in the data set. If they "
             "mean the same, give the model the data set's names (id2label in its config.json)"
         )
+
+
+def load_for_evaluation(path: str, label_set: LabelSet, dtype: str, device: torch.device):
+    """
+    The model of a folder or Hub id, in evaluation mode on `device`, and its image processor.
+
+    Raises:
+        `ValueError`: see [`check_classes`]; names the model.
+    """
+    model = AutoModelForSemanticSegmentation.from_pretrained(path, dtype=dtype).to(device).eval()
+    try:
+        check_classes(model.config, label_set)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return model, AutoImageProcessor.from_pretrained(path)
 
 
 def digest(*parts: bytes) -> str:

@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from .data import IGNORED_LABEL
+from .image_processing_base_setr import IGNORED_LABEL, pil_to_rgb
 
 
 def training_transform(
@@ -67,5 +67,5 @@ class RandomScale(v2.Transform):
 
 
 def to_tv_tensors(image: Image.Image, labels: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """An RGB image and its class ids `(height, width)` as the tensors that v2 transforms know apart."""
-    return tv_tensors.Image(image.convert("RGB")), tv_tensors.Mask(torch.from_numpy(labels))
+    """A photograph and its class ids `(height, width)` as the tensors that v2 transforms know apart."""
+    return tv_tensors.Image(pil_to_rgb(image)), tv_tensors.Mask(torch.from_numpy(labels))

@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedConfig
 
+from .image_processing_base_setr import IGNORED_LABEL, pil_to_rgb
 
-IGNORED_LABEL = 255
+
 TEXT_SIZE = 15
 MARGIN = 8
 SWATCH = 14
@@ -37,7 +38,7 @@ def color_label_map(label_map: np.ndarray, colors: list[list[int]]) -> Image.Ima
 
 def overlay(photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], opacity: float = 0.55) -> Image.Image:
     """A photo with its label map laid over it; `opacity` from 0 (the photo) to 1 (the colours)."""
-    return Image.blend(photo.convert("RGB"), color_label_map(label_map, colors), opacity)
+    return Image.blend(pil_to_rgb(photo), color_label_map(label_map, colors), opacity)
 
 
 def class_shares(label_map: np.ndarray) -> dict[int, float]:
@@ -107,7 +108,7 @@ def comparison_sheet(
         occurring.update(np.unique(truth).tolist(), np.unique(prediction).tolist())
         size = (width, round(width * photo.height / photo.width))
         row = Image.new("RGB", (header.width, size[1] + MARGIN), "white")
-        pictures = (photo.convert("RGB"), color_label_map(truth, colors), color_label_map(prediction, colors))
+        pictures = (pil_to_rgb(photo), color_label_map(truth, colors), color_label_map(prediction, colors))
         for index, picture in enumerate(pictures):
             resample = Image.Resampling.NEAREST if index else Image.Resampling.BICUBIC
             row.paste(picture.resize(size, resample), (MARGIN + index * (width + MARGIN), 0))
