@@ -14,6 +14,7 @@ AUTO_MAP = {
 }
 
 DECODER_TYPES = ("naive", "pup", "mla")
+LOSS_AVERAGES = ("valid", "all")
 
 # Layers (counted from 1) that feed the auxiliary heads of the published models, by decoder and encoder depth.
 PUBLISHED_AUXILIARY_INDICES = {
@@ -79,6 +80,10 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         mla_classifier_kernel_size (`int`, defaults to 3): Kernel of the classifier of "mla".
         mla_auxiliary_bias (`bool`, defaults to `False`): Bias of the auxiliary classifiers of "mla".
         semantic_loss_ignore_index (`int`, defaults to 255): Label that the loss leaves out.
+        semantic_loss_average (`str`, defaults to `"valid"`): What the sum of the pixels' losses is divided by. With
+            `"valid"`, by the number of pixels that are not ignored, as in the other models of Transformers. With
+            `"all"`, by the number of all pixels, ignored and padded ones too, so that images with many of them weigh
+            less; the paper's models were trained so, by the original code and by mmsegmentation.
         palette (`list[list[int]]`, *optional*): RGB colour of each class, 0 to 255, for pictures of label maps.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*): A plain-ViT backbone of Transformers (DINOv2,
             DINOv3, …) in place of the own encoder. Width, depth, heads and patch size are then taken from it.
@@ -136,6 +141,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     mla_classifier_kernel_size: int = 3
     mla_auxiliary_bias: bool = False
     semantic_loss_ignore_index: int = 255
+    semantic_loss_average: str = "valid"
     palette: list[list[int]] | None = None
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
@@ -199,6 +205,10 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.decoder_type not in DECODER_TYPES:
             raise ValueError(f"decoder_type must be one of {', '.join(DECODER_TYPES)}, got {self.decoder_type!r}")
+        if self.semantic_loss_average not in LOSS_AVERAGES:
+            raise ValueError(
+                f"semantic_loss_average must be one of {', '.join(LOSS_AVERAGES)}, got {self.semantic_loss_average!r}"
+            )
         outside = [i for i in self.auxiliary_out_indices if not 0 <= i <= self.num_hidden_layers]
         if outside:
             raise ValueError(

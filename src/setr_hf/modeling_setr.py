@@ -488,10 +488,10 @@ def summed_cross_entropy(
 
 
 def segmentation_loss(
-    logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int
+    logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int, average: str = "valid"
 ) -> torch.Tensor:
     """
-    Mean cross-entropy over the valid pixels of a batch, 0 where there are none.
+    Mean cross-entropy over the pixels of a batch, 0 where none is valid.
 
     The logits are resized to `size` (the image padded to whole patches) and cut to the labels, one image at a time,
     and again in the backward pass, so that class scores at image size are held for one image only.
@@ -499,13 +499,19 @@ def segmentation_loss(
     Args:
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, h, w)`): At any resolution.
         labels (`torch.LongTensor` of shape `(batch_size, height, width)`): Class ids, or `ignore_index`.
+        average (`str`, defaults to `"valid"`): `"valid"` for the mean over the pixels that are not ignored. `"all"`
+            for the mean over all pixels, where ignored ones count with a loss of 0: the paper's training. The mean of
+            equal batches is then that of the whole, so that accumulated gradients and those of several processes are
+            exact; with `"valid"` each batch weighs the same however few its valid pixels are, as in the other models
+            of Transformers.
     """
     total = 0.0
     for image_logits, image_labels in zip(logits, labels):
         total = total + checkpoint(
             summed_cross_entropy, image_logits, image_labels, size, ignore_index, use_reentrant=False
         )
-    return total / (labels != ignore_index).sum().clamp(min=1)
+    count = labels.numel() if average == "all" else (labels != ignore_index).sum().clamp(min=1)
+    return total / count
 
 
 class SetrForSemanticSegmentation(SetrPreTrainedModel):
@@ -589,11 +595,12 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         labels: torch.Tensor,
         padded_size: tuple[int, int],
     ) -> torch.Tensor:
-        labels, ignore_index = labels.long(), self.config.semantic_loss_ignore_index
-        loss = segmentation_loss(logits, labels, padded_size, ignore_index)
+        labels, config = labels.long(), self.config
+        options = (padded_size, config.semantic_loss_ignore_index, config.semantic_loss_average)
+        loss = segmentation_loss(logits, labels, *options)
         for head_logits in auxiliary_logits:
-            head_loss = segmentation_loss(head_logits, labels, padded_size, ignore_index)
-            loss = loss + self.config.auxiliary_loss_weight * head_loss
+            head_loss = segmentation_loss(head_logits, labels, *options)
+            loss = loss + config.auxiliary_loss_weight * head_loss
         return loss
 
     def _forward_windows(self, pixel_windows: torch.Tensor, patch_offsets: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,122 @@
+"""Learning rates of the original code: a higher one for the heads, and the poly schedule with its floor."""
+
+from collections.abc import Collection
+from functools import partial
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+HEAD_MODULES = {"decode_head", "auxiliary_heads"}
+# Parts of our mla head that the original code has in its backbone, and mmsegmentation in its neck.
+MLA_NECK_MODULES = {"layernorms", "projections", "aggregations"}
+
+
+def head_parameter_names(model: nn.Module) -> set[str]:
+    """
+    Names, as in `model.named_parameters()`, of the parameters that the original code calls head, those whose name
+    contains "head" there. For "naive" and "pup" that is the decoder with its LayerNorm, and the auxiliary heads. For
+    "mla" it is the branches and all classifiers; the LayerNorms, projections and top-down convolutions before them
+    sit in its backbone (in mmsegmentation in the neck).
+
+    Args:
+        model ([`SetrForSemanticSegmentation`]): Also compiled, with adapters of PEFT, or wrapped for DDP or FSDP.
+    """
+
+    def is_head(name):
+        modules = set(name.split("."))
+        return bool(modules & HEAD_MODULES) and not modules & MLA_NECK_MODULES
+
+    return {name for name, _ in model.named_parameters() if is_head(name)}
+
+
+def parameter_groups(
+    model: nn.Module,
+    learning_rate: float,
+    head_learning_rate_ratio: float,
+    weight_decay: float,
+    decay_parameter_names: Collection[str],
+) -> list[dict]:
+    """
+    Parameter groups for an optimizer: all trainable parameters, those of the heads at a rate of their own. The
+    original code's ratio is 10 with a weight decay of 0, in all its recipes.
+
+    Args:
+        model ([`SetrForSemanticSegmentation`]): See [`head_parameter_names`].
+        learning_rate: Rate of everything but the heads.
+        head_learning_rate_ratio: Rate of the heads, as a multiple of `learning_rate`.
+        weight_decay: Weight decay of the parameters in `decay_parameter_names`; 0 for the others.
+        decay_parameter_names: Names as in `model.named_parameters()`, such as those of
+            `Trainer.get_decay_parameter_names(model)`.
+
+    Returns:
+        `list[dict]`: Up to four groups, none of them empty, with the keys `params`, `lr`, `weight_decay` and `name`:
+            `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`.
+
+    Raises:
+        `ValueError`: `head_learning_rate_ratio` is not positive.
+    """
+    if head_learning_rate_ratio <= 0:
+        raise ValueError(f"head_learning_rate_ratio must be greater than 0, got {head_learning_rate_ratio}")
+    heads, decayed = head_parameter_names(model), set(decay_parameter_names)
+    groups = {
+        part + suffix: {"params": [], "lr": rate, "weight_decay": decay, "name": part + suffix}
+        for part, rate in (("base", learning_rate), ("head", learning_rate * head_learning_rate_ratio))
+        for suffix, decay in (("", weight_decay), ("_without_decay", 0.0))
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = ("head" if name in heads else "base") + ("" if name in decayed else "_without_decay")
+            groups[group]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def poly_factor(step: int, initial_lr: float, num_training_steps: int, power: float, min_lr: float) -> float:
+    """lr(step) / initial_lr of [`poly_schedule`]."""
+    remaining = max(0.0, 1 - step / num_training_steps)
+    return ((initial_lr - min_lr) * remaining**power + min_lr) / initial_lr
+
+
+def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 0.9, min_lr: float = 1e-4) -> LambdaLR:
+    """
+    The poly schedule of the original code, for each parameter group from its own initial rate lr0 down to a floor that
+    is the same for all: lr(t) = (lr0 - min_lr) · (1 - t / T)^power + min_lr, with t counting optimizer steps from 0
+    and T = `num_training_steps`. From T on it stays at `min_lr`.
+
+    The stock "polynomial" schedule measures its floor against the optimizer's default rate: a group at 10 times that
+    rate would end at 10 times the floor. mmsegmentation 1.x divides by T - 1, so that its last step, too, is at the
+    floor; 0.x and the original code divide by T.
+
+    A group whose rate lies below `min_lr` rises to it, as it does in the original code.
+
+    Args:
+        optimizer: Each group's initial rate is its `initial_lr` where a schedule has set one before, else its `lr`.
+        num_training_steps: T, at least 1.
+        power: Exponent, greater than 0.
+        min_lr: The floor, at least 0.
+
+    Raises:
+        `ValueError`: an argument is out of range, or the rate of a group is not positive.
+    """
+    if num_training_steps < 1:
+        raise ValueError(f"num_training_steps must be at least 1, got {num_training_steps}")
+    if power <= 0:
+        raise ValueError(f"power must be greater than 0, got {power}")
+    if min_lr < 0:
+        raise ValueError(f"min_lr must be at least 0, got {min_lr}")
+    factors = []
+    for index, group in enumerate(optimizer.param_groups):
+        initial_lr = float(group.get("initial_lr", group["lr"]))
+        if initial_lr <= 0:
+            name = group.get("name", index)
+            raise ValueError(f"the learning rate of parameter group {name!r} must be greater than 0, got {initial_lr}")
+        factors.append(
+            partial(
+                poly_factor, initial_lr=initial_lr, num_training_steps=num_training_steps, power=power, min_lr=min_lr
+            )
+        )
+    return LambdaLR(optimizer, factors)
+
+
+__all__ = ["head_parameter_names", "parameter_groups", "poly_schedule"]
