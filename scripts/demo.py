@@ -76,7 +76,7 @@ def train(model, processor, train_set, label_set, settings: Settings, max_steps:
     transform = training_transform(
         settings.crop_size,
         settings.scale_range,
-        settings.shortest_edge,
+        {"shortest_edge": settings.shortest_edge},
         processor.image_mean,
         processor.image_std,
         photometric_distortion=False,

@@ -98,7 +98,7 @@ def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, deco
     dataset, label_set = scenes
     config = tiny_config(num_labels=len(CLASSES), decoder_type=decoder_type, hidden_size=48, image_size=[64, 80])
     processor = SetrImageProcessor(size={"height": 64, "width": 80})
-    transform = training_transform((64, 80), (1, 1), 64, processor.image_mean, processor.image_std)
+    transform = training_transform((64, 80), (1, 1), {"shortest_edge": 64}, processor.image_mean, processor.image_std)
     trainer = SetrTrainer(
         SetrForSemanticSegmentation(config),
         arguments(tmp_path, max_steps=40, logging_steps=1, per_device_train_batch_size=6, learning_rate=2e-3, seed=0),

@@ -47,7 +47,7 @@ def test_image_and_labels_move_together():
 
 def test_ratios_are_uniform_around_the_short_side():
     torch.manual_seed(0)
-    scale = RandomScale((0.5, 2.0), 32)
+    scale = RandomScale((0.5, 2.0), {"shortest_edge": 32})
     heights = [scale(*sample(64, 96))[0].shape[-2] for _ in range(400)]
     assert min(heights) >= 16
     assert max(heights) <= 64

@@ -6,15 +6,16 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from .image_processing_base_setr import IGNORED_LABEL, pil_to_rgb
+from .image_processing_base_setr import IGNORED_LABEL, SizeDict, pil_to_rgb, resized_size
 
 
 def training_transform(
     crop_size: tuple[int, int],
     scale_range: tuple[float, float],
-    shortest_edge: int | None,
+    size: dict[str, int] | None,
     image_mean: list[float],
     image_std: list[float],
+    category_max_ratio: float = 0.75,
     photometric_distortion: bool = True,
 ) -> v2.Compose:
     """
@@ -24,7 +25,8 @@ def training_transform(
         crop_size: Height and width of the result in pixels; what an image does not fill is padded with its mean colour
             and ignored labels.
         scale_range: Least and largest ratio of scaling; aspect ratios are kept.
-        shortest_edge: Short side in pixels that ratio 1 stands for; each image's own if None.
+        size: What ratio 1 stands for, in the image processor's terms: `{"shortest_edge": 512, "longest_edge": 2048}` fits
+            images into 512 by 2048 pixels; each image's own size if None.
         photometric_distortion: Whether brightness, contrast, saturation and hue vary, each in half of the cases. Short
             training from random weights does better without.
 
@@ -34,7 +36,7 @@ def training_transform(
     fill = {tv_tensors.Image: [round(255 * value) for value in image_mean], tv_tensors.Mask: IGNORED_LABEL}
     return v2.Compose(
         [
-            RandomScale(scale_range, shortest_edge),
+            RandomScale(scale_range, size),
             v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
             v2.RandomHorizontalFlip(),
             v2.RandomPhotometricDistort(p=0.5) if photometric_distortion else v2.Identity(),
@@ -46,21 +48,20 @@ def training_transform(
 
 class RandomScale(v2.Transform):
     """
-    Resizes to a short side of `shortest_edge`, or the image's own, times a ratio drawn uniformly from `scale_range`:
-    images bilinearly, masks to the nearest pixel.
+    Resizes to `size`, or the image's own, times a ratio drawn uniformly from `scale_range`: images bilinearly, masks to the nearest pixel.
     """
 
-    def __init__(self, scale_range: tuple[float, float], shortest_edge: int | None):
+    def __init__(self, scale_range: tuple[float, float], size: dict[str, int] | None):
         super().__init__()
         self.scale_range = scale_range
-        self.shortest_edge = shortest_edge
+        self.size = size
 
     def make_params(self, flat_inputs):
         height, width = v2.functional.get_size(flat_inputs[0])
         ratio = torch.empty(()).uniform_(*self.scale_range).item()
-        if self.shortest_edge is not None:
-            ratio *= self.shortest_edge / min(height, width)
-        return {"size": [max(1, round(height * ratio)), max(1, round(width * ratio))]}
+        size = self.size or {"shortest_edge": min(height, width)}
+        size = SizeDict(**{side: int(length * ratio) for side, length in size.items()})
+        return {"size": list(resized_size(height, width, size))}
 
     def transform(self, inpt, params):
         return self._call_kernel(v2.functional.resize, inpt, params["size"], antialias=False)
