@@ -1,0 +1,92 @@
+"""Prepares Cityscapes or Pascal Context as a data set that `load_dataset` reads, and publishes it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from setr_hf.cli import run_job
+from setr_hf.data_folders import cityscapes_files
+from setr_hf.dataset_card import CITYSCAPES, PASCAL_CONTEXT, Source
+from setr_hf.label_sets import cityscapes_raw_label_set, published_label_set
+from setr_hf.pascal_context import left_out_notes, read_context_images, usable_samples
+from setr_hf.preparation import (
+    check_can_publish,
+    check_is_new,
+    content_table,
+    count_notes,
+    file_samples,
+    publish,
+    write_dataset,
+)
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    data_sets = parser.add_subparsers(dest="data_set", required=True)
+
+    cityscapes = data_sets.add_parser("cityscapes", help="the 19 training classes of leftImg8bit and gtFine")
+    cityscapes.add_argument("root", type=Path, help="folder that holds leftImg8bit and gtFine")
+
+    context = data_sets.add_parser("pascal-context", help="VOC2010 with the masks of trainval_merged.json")
+    context.add_argument("root", type=Path, help="VOCdevkit/VOC2010, the folder that holds JPEGImages")
+    context.add_argument("annotations", type=Path, metavar="trainval_merged.json", help="of the Detail API")
+    context.add_argument(
+        "--num-classes",
+        type=int,
+        choices=sorted(PASCAL_CONTEXT),
+        default=59,
+        help="60 has the background (default: 59)",
+    )
+    for data_set in (cityscapes, context):
+        data_set.add_argument("output", type=Path, help="folder to write; must not exist")
+        data_set.add_argument("--push-to-hub", metavar="ID", help="publish it as this data set; made if it is missing")
+        data_set.add_argument("--private", action="store_true", help="for --push-to-hub: make it a private one")
+    arguments = parser.parse_args(argv)
+    if arguments.private and not arguments.push_to_hub:
+        parser.error("--private belongs to --push-to-hub")
+    return arguments
+
+
+def find_samples(arguments):
+    """Samples of each split, what their annotations' values mean, the source, and what is to be said of it."""
+    if arguments.data_set == "cityscapes":
+        splits = {split: file_samples(cityscapes_files(arguments.root, split)) for split in CITYSCAPES.num_images}
+        return splits, cityscapes_raw_label_set(), CITYSCAPES, []
+    label_set = published_label_set("pascal_context" if arguments.num_classes == 60 else "pascal_context_59")
+    splits, notes = {}, []
+    for split, images in read_context_images(arguments.annotations).items():
+        splits[split], left_out = usable_samples(images, arguments.root / "JPEGImages")
+        print(f"{arguments.annotations.name} lists {len(images):,} images of {split}, {len(splits[split]):,} usable")
+        notes += left_out_notes(split, len(images), left_out)
+    return splits, label_set, PASCAL_CONTEXT[arguments.num_classes], notes
+
+
+def announce_upload(folder: Path, repo_id: str, private: bool, source: Source):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    print(f"Publishing {len(files)} files, {megabytes:,.1f} MB, as the {'private ' * private}data set {repo_id}:")
+    for path in files:
+        print(f"  {path.relative_to(folder).as_posix()}")
+    print(f"These are the images themselves. {source.terms}")
+
+
+def main(argv=None) -> int:
+    arguments = parse_arguments(argv)
+    check_is_new(arguments.output)
+    if arguments.push_to_hub:
+        check_can_publish(arguments.push_to_hub, arguments.private)
+    splits, label_set, source, notes = find_samples(arguments)
+    notes += count_notes(splits, source)
+    for note in notes:
+        print(note)
+    contents = write_dataset(arguments.output, splits, label_set, source, notes)
+    print(content_table(contents, label_set.id2label))
+    print(f"written and checked: {arguments.output}")
+    if arguments.push_to_hub:
+        announce_upload(arguments.output, arguments.push_to_hub, arguments.private, source)
+        print(f"published: {publish(arguments.output, arguments.push_to_hub, arguments.private)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))
