@@ -1,167 +1,304 @@
-"""One way in for segmentation data: `datasets` data sets of images and annotations, and what their labels mean."""
+"""One way in for segmentation data: a Hub data set or a folder as a `datasets` data set of images and annotations."""
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
-import numpy as np
-from datasets import Dataset, Features, Image, Value
-from PIL import Image as PILImage
+import pyarrow.compute as pc
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    load_dataset_builder,
+)
+from huggingface_hub import HfApi, hf_hub_download, is_offline_mode
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.hf_api import RepoFolder
 
-from .image_processing_base_setr import IGNORED_LABEL
+from .data_folders import find_split, is_test_split, read_folder
+from .label_sets import NAMES_FILE, LabelSet, chosen_label_set, published_label_set, read_names_file
 
 
-INVALID = -1
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-# Published names of the same split.
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("val", "validation"),
-    "test": ("test", "testing"),
+# Where the Hub keeps the parquet form of data sets that have a loading script, in a folder for each config.
+PARQUET_REVISION = "refs/convert/parquet"
+# The 150-class benchmark of ADE20K, with the config and revision that can be read.
+ADE20K_ON_THE_HUB = {
+    "zhoubolei/scene_parse_150": ("scene_parsing", PARQUET_REVISION),
+    "merve/scene_parse_150": (None, None),
 }
-NAMES_FILE = "labels.json"
+FULL_ADE20K_COLUMNS = ("segmentations", "instances", "objects")
+# Usual names, the likelier first.
+IMAGE_COLUMNS = ("image", "pixel_values", "img", "photo")
+ANNOTATION_COLUMNS = (
+    "annotation", "label", "labels", "mask", "segmentation_mask", "semantic_mask", "segmentation", "label_map",
+    "annotations", "ground_truth", "gt",
+)  # fmt: skip
+NAME_COLUMNS = ("name", "filename", "file_name", "image_name", "image_id")
+ID2LABEL_FILE = "id2label.json"
+# Streams of folders come in parts, which dataloader workers share among them.
+NUM_STREAM_PARTS = 64
 
 
 @dataclass(frozen=True)
-class LabelSet:
-    """
-    What the pixel values of a data set's annotations mean. Every reader of annotations goes through `encode`.
+class Columns:
+    """What the columns of a data set are called that hold image, annotation and name, `None` for those it lacks."""
 
-    Args:
-        id2label (`dict[int, str]`): Name of each class; ids count from 0.
-        lookup (`np.ndarray` of shape `(256,)`, int16): Class id of each pixel value, 255 for pixels that neither loss
-            nor metric count, −1 for values that must not occur.
-        palette (`list[list[int]]`, *optional*): RGB colour of each class.
-    """
-
-    id2label: dict[int, str]
-    lookup: np.ndarray = field(repr=False)
-    palette: list[list[int]] | None = field(default=None, repr=False)
+    image: str
+    annotation: str | None
+    name: str | None
 
     @property
-    def is_reduced(self) -> bool:
-        """Whether pixel value 0 is not counted and k is class k − 1: `do_reduce_labels` of the image processors."""
-        return bool(self.lookup[0] == IGNORED_LABEL and self.lookup[1] == 0)
-
-    @classmethod
-    def direct(cls, names: list[str], ignored: tuple[int, ...] = (), palette=None) -> "LabelSet":
-        """Pixel values are class ids; 255 and `ignored` are not counted."""
-        lookup = np.full(256, INVALID, dtype=np.int16)
-        lookup[: len(names)] = np.arange(len(names))
-        lookup[[IGNORED_LABEL, *ignored]] = IGNORED_LABEL
-        return cls(dict(enumerate(names)), lookup, palette)
-
-    @classmethod
-    def reduced(cls, names: list[str], palette=None) -> "LabelSet":
-        """Pixel value 0 is «other» and not counted, k is class k − 1."""
-        lookup = np.full(256, INVALID, dtype=np.int16)
-        lookup[1 : len(names) + 1] = np.arange(len(names))
-        lookup[[0, IGNORED_LABEL]] = IGNORED_LABEL
-        return cls(dict(enumerate(names)), lookup, palette)
-
-    def encode_row(self, row: dict) -> np.ndarray:
-        """
-        Class ids of a data set's row with `image`, `annotation` and `name`, see [`encode`].
-
-        Raises:
-            `ValueError`: image and annotation differ in size, or see [`encode`]; names the sample.
-        """
-        image, labels = row["image"], self.encode(row["annotation"], row["name"])
-        if (image.height, image.width) != labels.shape:
-            raise ValueError(
-                f"the image of {row['name']} is {image.height}×{image.width} pixels high and wide, its annotation "
-                f"{labels.shape[0]}×{labels.shape[1]}"
-            )
-        return labels
-
-    def encode(self, annotation: PILImage.Image, name: str) -> np.ndarray:
-        """
-        Class ids of an annotation, uint8 of shape `(height, width)`, 255 where nothing is counted.
-
-        Raises:
-            `ValueError`: the annotation is no 8-bit map of ids, or holds values without a meaning; names the sample.
-        """
-        values = np.asarray(annotation)
-        if values.ndim != 2:
-            raise ValueError(
-                f"the annotation of {name} has {values.shape[-1]} channels: it encodes classes as colours, but one id "
-                "per pixel is needed. (The full ADE20K is such a data set; the benchmark is ADEChallengeData2016.)"
-            )
-        if values.dtype != bool and (values.min() < 0 or values.max() > 255):
-            raise ValueError(
-                f"the annotation of {name} holds values from {values.min()} to {values.max()}, not 0 to 255"
-            )
-        labels = self.lookup[values.astype(np.uint8)]
-        if (labels == INVALID).any():
-            unknown = np.unique(values[labels == INVALID]).tolist()
-            raise ValueError(
-                f"the annotation of {name} holds the ids {unknown}, which are none of the {len(self.id2label)} classes"
-            )
-        return labels.astype(np.uint8)
+    def all(self) -> list[str]:
+        return [column for column in (self.image, self.annotation, self.name) if column is not None]
 
 
-def split_folder(folder: Path, split: str) -> Path:
-    """The subfolder of `folder` for a split, under any of its published names."""
-    split = next((name for name, folders in SPLIT_FOLDERS.items() if split in folders), split)
-    candidates = SPLIT_FOLDERS.get(split, (split,))
-    for name in candidates:
-        if (folder / name).is_dir():
-            return folder / name
-    raise ValueError(f"{folder} has no folder {' or '.join(candidates)} for the split {split!r}")
-
-
-def read_label_set(root: Path) -> LabelSet:
-    """The label set of a folder: `objectInfo150.txt` marks ADE20K, `labels.json` holds names and the ignored id."""
-    if (root / "objectInfo150.txt").is_file():
-        rows = (root / "objectInfo150.txt").read_text().splitlines()[1:]
-        return LabelSet.reduced([row.split("\t")[-1].split(",")[0].strip() for row in rows if row.strip()])
-    names_file = root / NAMES_FILE
-    if not names_file.is_file():
-        raise ValueError(
-            f'{root} needs a {NAMES_FILE} with the class names: {{"id2label": {{"0": "sky", …}}, "ignore_index": 255}}'
-        )
-    try:
-        content = json.loads(names_file.read_text())
-        names = {int(key): str(name) for key, name in content["id2label"].items()}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{names_file} does not hold an id2label object of ids and names: {error}") from error
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"the ids in {names_file} must count from 0 to {len(names) - 1}, got {sorted(names)}")
-    ignored = content.get("ignore_index", IGNORED_LABEL)
-    if content.get("reduce_labels"):
-        return LabelSet.reduced([names[i] for i in range(len(names))], content.get("palette"))
-    return LabelSet.direct([names[i] for i in range(len(names))], (ignored,), content.get("palette"))
-
-
-def load_segmentation_folder(root: str | Path, split: str) -> tuple[Dataset, LabelSet]:
+def load_segmentation_data(
+    source: str | Path,
+    split: str,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    annotation_column: str | None = None,
+    labels: str | Path | None = None,
+    streaming: bool = False,
+) -> tuple[Dataset | IterableDataset, LabelSet]:
     """
-    A folder `images/{train,val}` and `annotations/{train,val}` with a names file, or ADEChallengeData2016.
+    A split of a segmentation data set, and what its labels mean.
+
+    Args:
+        source: The id of a data set on the Hub, or a folder: `images/{train,val}` + `annotations/{train,val}` with a
+            `labels.json` (see [`~setr_hf.label_sets.read_names_file`]), ADEChallengeData2016, Cityscapes
+            (`leftImg8bit` + `gtFine`), VOC2010 with Pascal Context, or one of parquet files such as `setr-hf prepare`
+            writes.
+        split: `"train"`, `"validation"` or `"test"`; also found where the source calls it `val`, `dev`, `training` ….
+        config: Which of several configs of a data set on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        image_column, annotation_column: Columns of images (feature type `Image`), if not called by a usual name.
+        labels: For sources that do not say themselves what their labels mean: a names file, or `"ade20k"`,
+            `"cityscapes"`, `"pascal_context"` or `"pascal_context_59"`. The last also turns Pascal Context's 60
+            classes into 59.
+        streaming: Whether to read while iterating instead of before: the same rows, in the same order.
 
     Returns:
-        A `datasets.Dataset` with the columns `image`, `annotation` (both decoded to PIL images) and `name` (the file's
-        name without suffix), in order of the names; and the meaning of the annotations, a [`LabelSet`]. The test
-        split, which benchmarks publish without annotations, has no such column then.
+        A data set with the columns `image`, `annotation` (both decoded to PIL images, upright where an EXIF
+        orientation says how; an annotation that is missing is `None`) and `name` (a column of the source, else the
+        image's file name without suffix, else the number of the row). A test split without annotations has no such
+        column. And the meaning of the annotations, a [`LabelSet`].
 
     Raises:
-        `ValueError`: a folder or names file is missing, or an image has no annotation; names the file.
+        `ValueError`: the source, split or a column is not there, nobody says what the labels mean, or the data set is
+            none that can be used, such as the full ADE20K; said before anything large is downloaded.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root} is no folder")
-    label_set = read_label_set(root)
-    image_folder = split_folder(root / "images", split)
-    images = sorted(path for path in image_folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise ValueError(f"{image_folder} holds no images")
-    columns = {"image": [str(path) for path in images], "name": [path.stem for path in images]}
-    features = {"image": Image(), "name": Value("string")}
-    if image_folder.name not in SPLIT_FOLDERS["test"] or (root / "annotations" / image_folder.name).is_dir():
-        annotation_folder = split_folder(root / "annotations", split)
-        annotations = [annotation_folder / f"{path.stem}.png" for path in images]
-        missing = [path.name for path in annotations if not path.is_file()]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} images have no annotation in {annotation_folder}, the first is {missing[0]}"
-            )
-        columns["annotation"], features["annotation"] = [str(path) for path in annotations], Image()
-    return Dataset.from_dict(columns, features=Features(features)), label_set
+    folder = Path(source)
+    if folder.is_dir() and not holds_parquet(folder):
+        options = {"config": config, "revision": revision, "columns": image_column or annotation_column}
+        for name, value in options.items():
+            if value is not None:
+                raise ValueError(f"{folder} is a folder of image files, which has no {name} {value!r}")
+        dataset, label_set = read_folder(folder, split, labels)
+        if streaming:
+            dataset = dataset.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(dataset)))
+        return dataset, label_set
+
+    if folder.is_dir():
+        source, own = str(folder.resolve()), own_label_set(folder)
+    else:
+        source, own = str(source), hub_label_set(str(source), config, revision)
+    label_set = chosen_label_set(labels, own, source)
+    builder = open_builder(source, config, revision)
+    split = find_split(split, list(builder.config.data_files or builder.info.splits or ()), source)
+    features = builder.info.features or builder.as_streaming_dataset(split=split).features
+    columns = choose_columns(features, image_column, annotation_column, split, source)
+    if streaming:
+        return standard_stream(builder.as_streaming_dataset(split=split), columns, split), label_set
+    builder.download_and_prepare()
+    return standard_rows(builder.as_dataset(split=split), columns, split), label_set
+
+
+def holds_parquet(folder: Path) -> bool:
+    return any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
+
+
+def own_label_set(folder: Path) -> LabelSet | None:
+    """What a folder's names file says about its labels, if it has one."""
+    files = [folder / name for name in (NAMES_FILE, ID2LABEL_FILE) if (folder / name).is_file()]
+    return read_names_file(files[0]) if files else None
+
+
+def hub_label_set(source: str, config: str | None, revision: str | None) -> LabelSet | None:
+    """What is known about the labels of a data set on the Hub: as the benchmark, or by a names file in its root."""
+    if source in ADE20K_ON_THE_HUB and config in (None, ADE20K_ON_THE_HUB[source][0]):
+        return published_label_set("ade20k")
+    # The converted branch has no files but those of parquet.
+    revision = None if revision == PARQUET_REVISION else revision
+    for name in (NAMES_FILE, ID2LABEL_FILE):
+        try:
+            return read_names_file(Path(hf_hub_download(source, name, repo_type="dataset", revision=revision)))
+        except RemoteEntryNotFoundError:
+            continue
+        except LocalEntryNotFoundError:
+            if not is_offline_mode():
+                raise
+    return None
+
+
+def open_builder(source: str, config: str | None, revision: str | None) -> DatasetBuilder:
+    """
+    What `datasets` knows about a data set before its files are downloaded.
+
+    Raises:
+        `ValueError`: there is no such data set, config or revision, or it needs a loading script.
+    """
+    usual_config, usual_revision = ADE20K_ON_THE_HUB.get(source, (None, None))
+    config, revision = config or usual_config, revision or usual_revision
+    try:
+        if revision == PARQUET_REVISION:
+            # This branch has no card that would list the configs: they are its folders.
+            return load_dataset_builder(source, data_dir=converted_config(source, config), revision=revision)
+        return load_dataset_builder(source, config, revision=revision)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{source} is neither a folder here nor a data set that the Hub gives out: {error}"
+        ) from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise ValueError(
+            f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: "
+            f"pass revision={PARQUET_REVISION!r} and its config"
+        ) from error
+
+
+def converted_config(source: str, config: str | None) -> str:
+    """
+    The folder of a config on the branch of converted data sets.
+
+    Raises:
+        `ValueError`: the config is not there, or was not named although there are several.
+    """
+    entries = HfApi().list_repo_tree(source, revision=PARQUET_REVISION, repo_type="dataset")
+    configs = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
+    if config is None and len(configs) == 1:
+        return configs[0]
+    if config not in configs:
+        raise ValueError(f"{source} has no config {config!r} at {PARQUET_REVISION}, only {', '.join(configs)}")
+    return config
+
+
+def choose_columns(
+    features: Features, image_column: str | None, annotation_column: str | None, split: str, source: str
+) -> Columns:
+    """
+    The columns that were asked for, or those with a usual name and the type `Image`.
+
+    Raises:
+        `ValueError`: there are none; lists the columns and their types.
+    """
+    listing = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+
+    def choose(asked: str | None, usual: tuple[str, ...]) -> str | None:
+        if asked is not None and not isinstance(features.get(asked), Image):
+            raise ValueError(f"{source} has no column {asked!r} of images; its columns are {listing}")
+        return asked or next((name for name in usual if isinstance(features.get(name), Image)), None)
+
+    image, annotation = choose(image_column, IMAGE_COLUMNS), choose(annotation_column, ANNOTATION_COLUMNS)
+    if annotation is None and any(name in features for name in FULL_ADE20K_COLUMNS):
+        raise ValueError(
+            f"{source} holds objects and their masks ({listing}), as the full ADE20K does with its 3,000 classes in "
+            "colours, and not one class id per pixel. The benchmark with 150 classes is merve/scene_parse_150, or "
+            "zhoubolei/scene_parse_150, or the folder ADEChallengeData2016"
+        )
+    for kind, found in (("image", image), ("annotation", annotation)):
+        if found is None and not (kind == "annotation" and is_test_split(split)):
+            raise ValueError(f"pass {kind}_column: none of the columns of {source} has a usual name: {listing}")
+    if image == annotation:
+        raise ValueError(f"column {image!r} of {source} cannot be both image and annotation")
+    text = [name for name in NAME_COLUMNS if isinstance(features.get(name), Value)]
+    return Columns(image, annotation, text[0] if text else None)
+
+
+def row_name(path: str | None, index: int) -> str:
+    """What a row without a name is called."""
+    return PurePosixPath(path).stem if path else str(index)
+
+
+def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The data set with images as `{"path": …, "bytes": …}`, for [`decode_row`]."""
+    for column in {"image", "annotation"}.intersection(dataset.column_names):
+        dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
+
+
+def decode_row(row: dict) -> dict:
+    """
+    A row of an [`undecoded`] data set with PIL images, upright where an EXIF orientation says how.
+
+    Raises:
+        `ValueError`: image or annotation cannot be read; names the sample, and the file if there is one.
+    """
+    decoded = dict(row)
+    for column in ("image", "annotation"):
+        if row.get(column) is None:
+            continue
+        try:
+            decoded[column] = Image().decode_example(row[column])
+        # Pillow's readers of damaged files raise many types.
+        except Exception as error:
+            path = row[column]["path"]
+            where = f" ({path})" if path and row[column]["bytes"] is None else ""
+            raise ValueError(f"the {column} of {row['name']}{where} cannot be read: {error}") from error
+    if decoded["image"] is None:
+        raise ValueError(f"{row['name']} has no image")
+    return decoded
+
+
+def standard_rows(dataset: Dataset, columns: Columns, split: str) -> Dataset:
+    """The data set with the columns `image`, `annotation` and `name`."""
+    table = dataset.select_columns(columns.all).with_format("arrow")[:]
+    if columns.name is not None:
+        names = [str(name) for name in table[columns.name].to_pylist()]
+    else:
+        paths = pc.struct_field(table[columns.image], "path").to_pylist()
+        names = [row_name(path, index) for index, path in enumerate(paths)]
+    is_bare = columns.annotation is None or (
+        is_test_split(split) and table[columns.annotation].null_count == len(dataset)
+    )
+    sources = {"image": columns.image} if is_bare else {"image": columns.image, "annotation": columns.annotation}
+    dataset = dataset.select_columns(list(sources.values()))
+    dataset = dataset.rename_columns({old: new for new, old in sources.items() if new != old})
+    for column in sources:
+        dataset = dataset.cast_column(column, Image())
+    return dataset.add_column("name", names)
+
+
+def standard_row(row: dict, index: int, columns: Columns, is_bare: bool) -> dict:
+    image = row[columns.image]
+    name = row_name(image and image["path"], index) if columns.name is None else str(row[columns.name])
+    annotation = {} if is_bare else {"annotation": row[columns.annotation]}
+    return {"image": image, **annotation, "name": name}
+
+
+def standard_stream(stream: IterableDataset, columns: Columns, split: str) -> IterableDataset:
+    """The stream with the columns `image`, `annotation` and `name`. Only the first row of a test split is read."""
+    stream = stream.decode(False).select_columns(columns.all)
+    is_bare = columns.annotation is None or (
+        is_test_split(split) and all(row[columns.annotation] is None for row in islice(stream, 1))
+    )
+    kept = ["image"] if is_bare else ["image", "annotation"]
+    stream = stream.map(
+        partial(standard_row, columns=columns, is_bare=is_bare),
+        with_indices=True,
+        remove_columns=columns.all,
+        features=Features({**{column: Image(decode=False) for column in kept}, "name": Value("string")}),
+    )
+    for column in kept:
+        stream = stream.cast_column(column, Image())
+    return stream
+
+
+load_segmentation_folder = load_segmentation_data

@@ -38,6 +38,9 @@ CITYSCAPES_COLOURS = """
 804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e
 000046 003c64 005064 0000e6 770b20
 """
+# The raw label ids of the 19 training classes, in their order. Annotations hold 0 to 33, the server takes these ids.
+CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_NUM_LABEL_IDS = 34
 # Alphabetical, which is the order of the values in the masks made from trainval_merged.json; other public lists are
 # not. Value 0 is the background.
 PASCAL_CONTEXT_59_NAMES = """

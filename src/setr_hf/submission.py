@@ -6,12 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .data import LabelSet
-from .labels import CLASS_NAMES
-
-
-# The label ids of the Cityscapes scripts in the order of the 19 train ids, road to bicycle.
-CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+from .label_sets import LabelSet
+from .labels import CITYSCAPES_LABEL_IDS, CLASS_NAMES
 
 
 def ade20k_ids(label_map: np.ndarray) -> np.ndarray:
