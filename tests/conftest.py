@@ -1,5 +1,6 @@
 """What tests share: small models whose labels vary over an image, and the folder of real photographs."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation
+from setr_hf.scenes import CLASSES, make_scenes
 
 
 TINY = {
@@ -50,6 +52,20 @@ def tiny_model(tiny_config):
         return model
 
     return make
+
+
+@pytest.fixture
+def scene_folder(tmp_path):
+    """Four generated scenes for training and four for validation, as a user's own folder of images and annotations."""
+    for split, first_seed in (("train", 0), ("val", 100)):
+        scenes, _ = make_scenes(4, first_seed)
+        for kind, suffix, column in (("images", "jpg", "image"), ("annotations", "png", "annotation")):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+            for row in scenes:
+                row[column].save(tmp_path / "data" / kind / split / f"{row['name']}.{suffix}")
+    names = {"id2label": dict(enumerate(CLASSES))}
+    (tmp_path / "data/labels.json").write_text(json.dumps(names))
+    return tmp_path / "data"
 
 
 @pytest.fixture(scope="session")

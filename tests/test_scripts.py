@@ -1,7 +1,6 @@
 """The jobs as a user runs them: scripts of a checkout, and the console command."""
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from PIL import Image
 from transformers import pipeline
 
 from setr_hf import SetrImageProcessor
-from setr_hf.scenes import CLASSES, make_scenes
 
 
 ROOT = Path(__file__).parents[1]
@@ -34,20 +32,6 @@ def model_folder(tiny_model, tmp_path):
         folder
     )
     return folder
-
-
-@pytest.fixture
-def scene_folder(tmp_path):
-    """Generated scenes as a user's own folder of images and annotations."""
-    for split, first_seed in (("train", 0), ("val", 100)):
-        scenes, _ = make_scenes(4, first_seed)
-        for kind, suffix, column in (("images", "jpg", "image"), ("annotations", "png", "annotation")):
-            (tmp_path / "data" / kind / split).mkdir(parents=True)
-            for row in scenes:
-                row[column].save(tmp_path / "data" / kind / split / f"{row['name']}.{suffix}")
-    names = {"id2label": dict(enumerate(CLASSES))}
-    (tmp_path / "data/labels.json").write_text(json.dumps(names))
-    return tmp_path / "data"
 
 
 def test_predict_writes_map_overlay_and_table_and_names_a_bad_file(model_folder, scene_folder, tmp_path):
@@ -82,29 +66,6 @@ def test_predict_without_photographs_or_model_says_so(model_folder, tmp_path):
         "scripts/predict.py", model_folder, "--model", tmp_path / "nowhere", "--output", tmp_path / "o", status=2
     )
     assert result.stderr
-
-
-def test_train_fine_tunes_saves_and_its_folder_serves_the_pipeline(scene_folder, tmp_path):
-    fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    output = tmp_path / "trained"
-    common = ("--data", scene_folder, "--crop_size", 64, "--max_steps", 2, "--report_to", "none", "--use_cpu")
-    run("scripts/train.py", *common, "--config", json.dumps(fields), "--output_dir", output)
-    segmenter = pipeline("image-segmentation", model=str(output))
-    assert segmenter.image_processor.do_split_image
-    labels = {segment["label"] for segment in segmenter(str(next((scene_folder / "images/val").iterdir())))}
-    assert labels <= set(CLASSES)
-    result = run("scripts/train.py", *common, "--model", output, "--output_dir", tmp_path / "again")
-    assert "eval_mean_iou" in result.stdout
-
-
-def test_train_names_an_annotation_with_unknown_ids(scene_folder, tmp_path):
-    path = next((scene_folder / "annotations/train").iterdir())
-    Image.fromarray(np.full((128, 160), 99, dtype=np.uint8)).save(path)
-    arguments = ("--data", scene_folder, "--crop_size", 64, "--max_steps", 1, "--report_to", "none", "--use_cpu")
-    fields = json.dumps({"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64})
-    result = run("scripts/train.py", *arguments, "--config", fields, "--output_dir", tmp_path / "out", status=2)
-    assert path.stem in result.stderr
-    assert "99" in result.stderr
 
 
 def test_demo_runs_from_scenes_to_picture_sheet(tmp_path):

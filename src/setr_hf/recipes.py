@@ -10,7 +10,6 @@ import difflib
 import re
 from dataclasses import dataclass, field
 
-from .configuration_setr import SetrConfig
 from .conversion import PROCESSOR_SETTINGS
 from .labels import CLASS_NAMES
 
@@ -125,7 +124,7 @@ class Recipe:
         photometric_distortion: Whether colours are distorted.
         batch_size: Global: devices × per device × accumulation.
         semantic_loss_average: As in `SetrConfig`.
-        config_fields: What else differs from the defaults of `SetrConfig`.
+        config_fields: Other fields of `SetrConfig`.
         training_arguments: What differs from the defaults of `SetrTrainingArguments`.
         published: Mean IoU in percent at a single scale, and at several with mirror images, where published.
     """
@@ -153,11 +152,11 @@ class Recipe:
         """Number of classes; None where the data decides."""
         return len(CLASS_NAMES[self.dataset]) if self.dataset else None
 
-    def config(self, **fields) -> SetrConfig:
-        """The network; `fields`, such as `id2label`, win over the recipe's."""
-        labels = {"num_labels": self.num_labels} if self.dataset and "id2label" not in fields else {}
+    @property
+    def network(self) -> dict:
+        """All fields of `SetrConfig` that differ from its defaults, but for the classes."""
         own = {"image_size": self.crop_size, "semantic_loss_average": self.semantic_loss_average}
-        return SetrConfig(**{"decoder_type": self.decoder_type, **own, **self.config_fields, **labels, **fields})
+        return {"decoder_type": self.decoder_type, **own, **self.config_fields}
 
 
 def base_rate(decoder_type: str, dataset: str) -> float:
