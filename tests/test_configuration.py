@@ -50,6 +50,7 @@ def test_a_backbone_configuration_decides_width_depth_and_patches():
             "hidden_size 100 is not divisible by num_attention_heads 16",
         ),
         ({"decoder_type": "fpn"}, "'fpn'"),
+        ({"semantic_loss_average": "mean"}, "semantic_loss_average must be one of valid, all, got 'mean'"),
         ({"out_indices": [6, 12, 18, 30]}, r"out_indices \[6, 12, 18, 30\] lie outside"),
         ({"auxiliary_out_indices": [10, 25]}, r"auxiliary_out_indices \[25\] lie outside"),
         ({"auxiliary_out_indices": [15, 10]}, "ascend"),

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,9 +98,66 @@ def test_loss_is_cross_entropy_plus_weighted_auxiliary_cross_entropies(tiny_mode
     torch.testing.assert_close(outputs.loss, losses[0] + 0.25 * sum(losses[1:]))
 
 
-def test_loss_of_images_without_a_valid_pixel_is_zero(tiny_model):
-    outputs = tiny_model()(torch.randn(1, 3, 32, 32), labels=torch.full((1, 32, 32), 255))
+@pytest.mark.parametrize("decoder_type", DECODERS)
+def test_average_over_all_pixels_counts_ignored_ones_with_zero(tiny_model, decoder_type):
+    model = tiny_model(decoder_type=decoder_type, semantic_loss_average="all")
+    pixel_values, labels = torch.randn(3, 3, 64, 48), torch.randint(0, 5, (3, 64, 48))
+    labels[0, :10] = 255
+    labels[1, :, 20:] = 255
+    labels[2] = 255
+    outputs = model(pixel_values, labels=labels)
+    losses = [
+        F.cross_entropy(resize(logits, (64, 48)), labels, ignore_index=255, reduction="none").mean()
+        for logits in (outputs.logits, *outputs.auxiliary_logits)
+    ]
+    torch.testing.assert_close(outputs.loss, losses[0] + 0.4 * sum(losses[1:]))
+
+
+@pytest.mark.parametrize(("average", "divisor"), [("valid", 3), ("all", 8)])
+def test_averages_worked_out_by_hand(average, divisor):
+    """Class 0 has the probability 3/4, class 1 has 1/4; of two images of 2×2 pixels, one has no valid pixel."""
+    logits = torch.tensor([math.log(3), 0.0]).view(1, 2, 1, 1).expand(2, 2, 2, 2).clone().requires_grad_()
+    labels = torch.tensor([[[0, 1], [255, 0]], [[255, 255], [255, 255]]])
+    loss = segmentation_loss(logits, labels, (2, 2), 255, average)
+    assert loss.item() == pytest.approx((2 * math.log(4 / 3) + math.log(4)) / divisor, rel=1e-6)
+    loss.backward()
+    # Probability minus one for the true class, probability for the other one.
+    of_class_0 = torch.tensor([[[-0.25, 0.75], [0, -0.25]], [[0, 0], [0, 0]]]) / divisor
+    torch.testing.assert_close(logits.grad, torch.stack([of_class_0, -of_class_0], dim=1))
+
+
+def test_padding_to_whole_patches_is_no_pixel_of_the_average():
+    """A map of 4×4 pixels padded to 6×6: 16 pixels count, 4 of them with a loss."""
+    labels = torch.full((1, 4, 4), 255)
+    labels[0, 0] = 1
+    loss = segmentation_loss(torch.zeros(1, 2, 3, 3), labels, (6, 6), 255, "all")
+    assert loss.item() == pytest.approx(4 * math.log(2) / 16, rel=1e-6)
+
+
+def test_the_average_over_all_pixels_is_that_of_equal_parts():
+    """As gradient accumulation and several processes need it; over valid pixels, parts weigh the same instead."""
+    logits, labels = torch.randn(4, 5, 8, 8), torch.randint(0, 5, (4, 8, 8))
+    labels[0] = 255
+    labels[1, :7] = 255
+
+    def loss(part, average):
+        return segmentation_loss(logits[part], labels[part], (8, 8), 255, average)
+
+    halves = [slice(0, 2), slice(2, 4)]
+    whole = slice(0, 4)
+    torch.testing.assert_close(sum(loss(half, "all") for half in halves) / 2, loss(whole, "all"))
+    valid = [loss(half, "valid") for half in halves]
+    torch.testing.assert_close((8 * valid[0] + 128 * valid[1]) / 136, loss(whole, "valid"))
+
+
+@pytest.mark.parametrize("average", ["valid", "all"])
+@pytest.mark.parametrize("decoder_type", DECODERS)
+def test_loss_and_gradients_of_images_without_a_valid_pixel_are_zero(tiny_model, decoder_type, average):
+    model = tiny_model(decoder_type=decoder_type, semantic_loss_average=average)
+    outputs = model(torch.randn(2, 3, 32, 32), labels=torch.full((2, 32, 32), 255))
     assert outputs.loss.item() == 0
+    outputs.loss.backward()
+    assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("decoder_type", DECODERS)
