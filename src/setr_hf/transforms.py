@@ -267,7 +267,7 @@ def scaled_levels(factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
 
 
 def change_hsv(pixels: np.ndarray, channel: int, levels: np.ndarray) -> np.ndarray:
-    """RGB pixels with hue (channel 0) or saturation (1) replaced by what `levels`, of 256 entries, has in its place."""
+    """RGB pixels with their hue (channel 0) or saturation (1) replaced by its entry in `levels`."""
     planes = list(cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)))
     planes[channel] = cv2.LUT(planes[channel], levels)
     return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2RGB)
@@ -275,4 +275,6 @@ def change_hsv(pixels: np.ndarray, channel: int, levels: np.ndarray) -> np.ndarr
 
 def to_tv_tensors(image: Image.Image, labels: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
     """A photograph and its class ids `(height, width)` as the tensors that v2 transforms know apart."""
-    return tv_tensors.Image(pil_to_rgb(image)), tv_tensors.Mask(torch.from_numpy(labels))
+    # Conversion would copy what is RGB already.
+    pixels = np.array(image if image.mode == "RGB" else pil_to_rgb(image))
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(labels))
