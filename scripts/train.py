@@ -1,93 +1,99 @@
-"""Fine-tunes SETR on a folder of images and annotations."""
+"""Trains SETR by a published recipe, or fine-tunes it on your own data."""
 
-import json
 import sys
-from dataclasses import dataclass, field
 
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, HfArgumentParser, TrainingArguments
+from transformers import set_seed
 
-from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
-from setr_hf.data import load_segmentation_folder
-from setr_hf.encoder_starts import load_encoder
+from setr_hf.data import load_segmentation_data
+from setr_hf.data_checks import checked_samples
+from setr_hf.output_folder import output_folder_lock
+from setr_hf.train_description import describe
+from setr_hf.train_options import parse_command
+from setr_hf.train_setup import (
+    build_processor,
+    build_transform,
+    check_length,
+    check_precision,
+    check_recipe_classes,
+    checkpoint_to_resume,
+    load_model,
+    new_model,
+)
 from setr_hf.trainer import SetrTrainer
 from setr_hf.training import collate, evaluation_examples, training_examples
-from setr_hf.transforms import training_transform
 
 
-@dataclass
-class JobArguments:
-    data: str = field(
-        metadata={"help": "folder images/{train,val} + annotations/{train,val} + labels.json, or ADE20K"}
-    )
-    model: str | None = field(default=None, metadata={"help": "folder or Hub id of a SETR model to start from"})
-    config: str = field(
-        default="{}", metadata={"help": 'without --model: SetrConfig fields as JSON, such as {"decoder_type": "pup"}'}
-    )
-    encoder: str | None = field(
-        default=None, metadata={"help": "without --model: a ViT or DeiT to start the encoder from (id, name or file)"}
-    )
-    crop_size: int = field(default=512, metadata={"help": "side in pixels of training crops and test windows"})
-    shortest_edge: int | None = field(
-        default=None, metadata={"help": "resize images to this short side; default: none"}
-    )
-    min_scale: float = field(default=0.5, metadata={"help": "least ratio of random scaling"})
-    max_scale: float = field(default=2.0, metadata={"help": "largest ratio of random scaling"})
-
-
-def build_processor(job: JobArguments) -> SetrImageProcessor:
-    """Sliding windows of the crop's size, overlapping by a third, as in the paper's test protocol."""
-    resizing = {"size": {"shortest_edge": job.shortest_edge}} if job.shortest_edge else {"do_resize": False}
-    return SetrImageProcessor(
-        do_split_image=True, crop_size=job.crop_size, stride=job.crop_size * 2 // 3, antialias=False, **resizing
-    )
-
-
-def build_model(job: JobArguments, label_set) -> SetrForSemanticSegmentation:
-    """A new model, or a trained one with a classifier for these classes (a new one where the number differs)."""
-    labels = {
-        "id2label": label_set.id2label,
-        "label2id": {name: index for index, name in label_set.id2label.items()},
-        "palette": label_set.palette,
+def load_data(job):
+    """Training and validation data, and what their labels mean."""
+    options = {
+        "config": job.data_config,
+        "revision": job.data_revision,
+        "image_column": job.image_column,
+        "annotation_column": job.annotation_column,
+        "labels": job.labels,
+        "streaming": job.streaming,
     }
-    if job.model:
-        return AutoModelForSemanticSegmentation.from_pretrained(job.model, ignore_mismatched_sizes=True, **labels)
-    fields = {"image_size": job.crop_size, **json.loads(job.config)}
-    model = SetrForSemanticSegmentation(SetrConfig(**fields, **labels))
-    if job.encoder:
-        print(load_encoder(model, job.encoder))
-    return model
+    train_set, label_set = load_segmentation_data(job.data, "train", **options)
+    return train_set, load_segmentation_data(job.data, "validation", **options)[0], label_set
 
 
-def main() -> int:
-    parser = HfArgumentParser((JobArguments, TrainingArguments), description=__doc__)
-    job, arguments = parser.parse_args_into_dataclasses()
-    arguments.remove_unused_columns = False
-    train_set, label_set = load_segmentation_folder(job.data, "train")
-    validation_set, _ = load_segmentation_folder(job.data, "validation")
-    model = build_model(job, label_set)
-    processor = AutoImageProcessor.from_pretrained(job.model) if job.model else build_processor(job)
-    processor.do_reduce_labels = label_set.is_reduced
-    transform = training_transform(
-        (job.crop_size, job.crop_size),
-        (job.min_scale, job.max_scale),
-        job.shortest_edge,
-        processor.image_mean,
-        processor.image_std,
-    )
+def final_scores(trainer: SetrTrainer) -> dict[str, float]:
+    """Scores of the model as it is saved: those of an evaluation after the last step, or of one made now."""
+    last = next((log for log in reversed(trainer.state.log_history) if "eval_mean_iou" in log), {})
+    if last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end:
+        return {name: value for name, value in last.items() if name.startswith("eval_")}
+    return trainer.evaluate()
+
+
+def train(command, job, arguments, resume, tell) -> int:
+    train_set, validation_set, label_set = load_data(job)
+    if command.recipe and not job.other_classes:
+        check_recipe_classes(command.recipe, label_set)
+    model, start = load_model(job, label_set) if job.model else new_model(command, label_set)
+    tell(f"  {'start':<13} {start}")
+    processor = build_processor(job, label_set)
+    if not job.streaming:
+        train_set = checked_samples(train_set, label_set, job.skip_bad_samples)
+        validation_set = checked_samples(validation_set, label_set, job.skip_bad_samples)
+        check_length(len(train_set), arguments)
+        tell(f"  {'samples':<13} {len(train_set):,} for training, {len(validation_set):,} for validation")
     trainer = SetrTrainer(
         model=model,
         args=arguments,
         data_collator=collate,
-        train_dataset=training_examples(train_set, label_set, transform),
+        train_dataset=training_examples(
+            train_set, label_set, build_transform(job, processor), arguments.seed, job.skip_bad_samples
+        ),
         eval_dataset=evaluation_examples(validation_set, label_set),
         processing_class=processor,
     )
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
-    trainer.log_metrics("eval", trainer.evaluate())
-    print(f"saved to {arguments.output_dir}")
+    scores = final_scores(trainer)
+    trainer.log_metrics("eval", scores)
+    trainer.save_metrics("eval", scores)
+    tell(f"model, scores and pictures of predictions: {arguments.output_dir}")
     return 0
+
+
+def main(argv=None) -> int:
+    command = parse_command(argv, __doc__)
+    if command.options.dry_run:
+        print(describe(command))
+        return 0
+    check_precision(command.options)
+    job, arguments = command.to_dataclasses()
+    resume = checkpoint_to_resume(arguments.resume_from_checkpoint)
+
+    def tell(text: str):
+        if arguments.process_index == 0:
+            print(text, flush=True)
+
+    tell(describe(command))
+    set_seed(arguments.seed)
+    with output_folder_lock(arguments.output_dir, resume=bool(resume)):
+        return train(command, job, arguments, resume, tell)
 
 
 if __name__ == "__main__":

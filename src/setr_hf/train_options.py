@@ -18,6 +18,7 @@ from .training_arguments import SetrTrainingArguments
 # Names under which launchers tell the number of processes, as accelerate reads them.
 WORLD_SIZE_VARIABLES = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE"]
 RANDOM_WEIGHTS = "none"
+DEFAULT_CROP_SIZE = 512
 
 
 @dataclass
@@ -56,9 +57,10 @@ class JobArguments:
         metadata={"help": "without --model: a ViT or DeiT to start the encoder from (id, name, file), or none"},
     )
     crop_size: list[int] | None = field(
-        default=None, metadata={"help": "side, or height and width, of training crops and test windows"}
+        default=None,
+        metadata={"help": "side, or height and width, of training crops and test windows"},
     )
-    stride: int | None = field(default=None, metadata={"help": "between the starts of test windows"})
+    stride: int | None = field(default=None, metadata={"help": "between the starts of test windows; 2/3 of the crop"})
     size: list[int] | None = field(
         default=None,
         metadata={"help": "short side, or short side and limit of the long side, that ratio 1 stands for"},
@@ -132,6 +134,7 @@ def superseded(given: dict, options: dict) -> set[str]:
         "lr_scheduler_kwargs": changed("lr_scheduler_type"),
         "max_steps": "num_train_epochs" in given,
         "bf16": bool(given.get("fp16")),
+        "stride": changed("crop_size"),
         "dataloader_persistent_workers": given.get("dataloader_num_workers") == 0,
         "encoder": "model" in given,
     }
@@ -201,7 +204,9 @@ def parse_command(argv: Sequence[str] | None, description: str) -> Command:
     Raises:
         `ValueError`: no such recipe, options that exclude each other, or a batch that cannot be split.
     """
-    parser = HfArgumentParser((JobArguments, SetrTrainingArguments), description=description)
+    # Listing all options takes a screen, and is left to --help.
+    usage = "%(prog)s [--recipe NAME] --data DATA [options]"
+    parser = HfArgumentParser((JobArguments, SetrTrainingArguments), description=description, usage=usage)
     names = [option.name for kind in parser.dataclass_types for option in fields(kind)]
     unset = object()
     namespace = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
@@ -212,6 +217,11 @@ def parse_command(argv: Sequence[str] | None, description: str) -> Command:
     parser.set_defaults(**{name: value for name, value in defaults.items() if name not in dropped})
     options = parser.parse_args(argv)
     check_options(options, given)
+    if not options.model:
+        options.crop_size = options.crop_size or [DEFAULT_CROP_SIZE]
+    if options.crop_size and options.stride is None:
+        # Neighbouring windows overlap by a third, as in the paper's test protocol.
+        options.stride = max(1, min(options.crop_size) * 2 // 3)
     if options.global_batch_size is not None:
         options.per_device_train_batch_size, options.gradient_accumulation_steps = batch_arithmetic(
             options.global_batch_size,

@@ -23,9 +23,6 @@ from .training_arguments import SetrTrainingArguments
 from .transforms import training_transform
 
 
-DEFAULT_CROP_SIZE = (512, 512)
-
-
 def check_precision(options: Namespace):
     """
     Raises:
@@ -77,14 +74,7 @@ def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcesso
         settings["size"] = size_of(job.test_size or job.size)
     if job.model:
         return AutoImageProcessor.from_pretrained(job.model, **settings)
-    height, width = crop_of(job.crop_size or DEFAULT_CROP_SIZE)
-    defaults = {
-        "crop_size": {"height": height, "width": width},
-        # Neighbouring windows overlap by a third, as in the paper's test protocol.
-        "stride": max(min(height, width) * 2 // 3, 1),
-        "do_resize": "size" in settings,
-    }
-    return SetrImageProcessor(do_split_image=True, antialias=False, **(defaults | settings))
+    return SetrImageProcessor(do_split_image=True, antialias=False, do_resize="size" in settings, **settings)
 
 
 def is_classifier(name: str) -> bool:
