@@ -105,12 +105,10 @@ def load_segmentation_data(
             dataset = dataset.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(dataset)))
         return dataset, label_set
 
-    if folder.is_dir():
-        source, own = str(folder.resolve()), own_label_set(folder)
-    else:
-        source, own = str(source), hub_label_set(str(source), config, revision)
-    label_set = chosen_label_set(labels, own, source)
+    source = str(folder.resolve() if folder.is_dir() else source)
     builder = open_builder(source, config, revision)
+    own = own_label_set(folder) if folder.is_dir() else hub_label_set(source, config, revision)
+    label_set = chosen_label_set(labels, own, source)
     split = find_split(split, list(builder.config.data_files or builder.info.splits or ()), source)
     features = builder.info.features or builder.as_streaming_dataset(split=split).features
     columns = choose_columns(features, image_column, annotation_column, split, source)
@@ -147,6 +145,14 @@ def hub_label_set(source: str, config: str | None, revision: str | None) -> Labe
     return None
 
 
+def has_loading_script(source: str, revision: str | None) -> bool:
+    try:
+        hf_hub_download(source, f"{PurePosixPath(source).name}.py", repo_type="dataset", revision=revision)
+    except OSError:  # There is none, or `datasets` will say why it cannot be asked for.
+        return False
+    return True
+
+
 def open_builder(source: str, config: str | None, revision: str | None) -> DatasetBuilder:
     """
     What `datasets` knows about a data set before its files are downloaded.
@@ -156,38 +162,36 @@ def open_builder(source: str, config: str | None, revision: str | None) -> Datas
     """
     usual_config, usual_revision = ADE20K_ON_THE_HUB.get(source, (None, None))
     config, revision = config or usual_config, revision or usual_revision
+    if not Path(source).is_dir() and has_loading_script(source, revision):
+        raise ValueError(
+            f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: pass "
+            f"revision={PARQUET_REVISION!r} and its config"
+        )
+    if revision != PARQUET_REVISION:
+        try:
+            return load_dataset_builder(source, config, revision=revision)
+        except FileNotFoundError as error:
+            raise ValueError(f"{source} is neither a folder here nor a data set of the Hub: {error}") from error
+    # This branch has no card that would list the configs: they are its folders.
+    config = config or only_config(source)
     try:
-        if revision == PARQUET_REVISION:
-            # This branch has no card that would list the configs: they are its folders.
-            return load_dataset_builder(source, data_dir=converted_config(source, config), revision=revision)
-        return load_dataset_builder(source, config, revision=revision)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{source} is neither a folder here nor a data set that the Hub gives out: {error}"
-        ) from error
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-        raise ValueError(
-            f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: "
-            f"pass revision={PARQUET_REVISION!r} and its config"
-        ) from error
+        return load_dataset_builder(source, data_dir=config, revision=revision)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{source} has no config {config!r} at {revision}: {error}") from error
 
 
-def converted_config(source: str, config: str | None) -> str:
+def only_config(source: str) -> str:
     """
-    The folder of a config on the branch of converted data sets.
+    The folder of the one config that a data set has on the branch of converted ones.
 
     Raises:
-        `ValueError`: the config is not there, or was not named although there are several.
+        `ValueError`: it has several; lists them.
     """
     entries = HfApi().list_repo_tree(source, revision=PARQUET_REVISION, repo_type="dataset")
     configs = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
-    if config is None and len(configs) == 1:
-        return configs[0]
-    if config not in configs:
-        raise ValueError(f"{source} has no config {config!r} at {PARQUET_REVISION}, only {', '.join(configs)}")
-    return config
+    if len(configs) != 1:
+        raise ValueError(f"say which config of {source} at {PARQUET_REVISION}: {', '.join(configs)}")
+    return configs[0]
 
 
 def choose_columns(
@@ -289,16 +293,12 @@ def standard_stream(stream: IterableDataset, columns: Columns, split: str) -> It
     is_bare = columns.annotation is None or (
         is_test_split(split) and all(row[columns.annotation] is None for row in islice(stream, 1))
     )
-    kept = ["image"] if is_bare else ["image", "annotation"]
     stream = stream.map(
-        partial(standard_row, columns=columns, is_bare=is_bare),
-        with_indices=True,
-        remove_columns=columns.all,
-        features=Features({**{column: Image(decode=False) for column in kept}, "name": Value("string")}),
+        partial(standard_row, columns=columns, is_bare=is_bare), with_indices=True, remove_columns=columns.all
     )
-    for column in kept:
-        stream = stream.cast_column(column, Image())
-    return stream
+    images = {"image": Image()} if is_bare else {"image": Image(), "annotation": Image()}
+    # Given to `map`, the features would not decode.
+    return stream.cast(Features({**images, "name": Value("string")}))
 
 
 load_segmentation_folder = load_segmentation_data
