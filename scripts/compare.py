@@ -10,7 +10,7 @@ import torch
 
 from setr_hf.cli import run_job
 from setr_hf.comparison import compare_records, comparison_record, comparison_table
-from setr_hf.data import load_segmentation_folder
+from setr_hf.data_arguments import add_data_arguments, dataset_name, load_data
 from setr_hf.evaluation import evaluation_settings, load_for_evaluation
 from setr_hf.evaluation_records import compute_records, start_processes, write_text
 from setr_hf.inference import check_multi_scale, published_scales, segment
@@ -19,8 +19,7 @@ from setr_hf.inference import check_multi_scale, published_scales, segment
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("models", nargs=2, metavar=("A", "B"), help="folders or Hub ids of two models")
-    parser.add_argument("--dataset", required=True, type=Path, help="folder of images and annotations")
-    parser.add_argument("--split", default="validation")
+    add_data_arguments(parser)
     parser.add_argument("--protocol", choices=("single", "multi"), default="single")
     parser.add_argument("--limit", type=int, help="only the first images")
     parser.add_argument("--output", type=Path, help="folder for comparison.json; one that is there is gone on with")
@@ -34,7 +33,7 @@ def parse_arguments(argv=None):
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if arguments.output is None:
         names = "_".join(Path(model).name for model in arguments.models)
-        run = f"{arguments.dataset.resolve().name}_{arguments.split}_{arguments.protocol}"
+        run = f"{Path(dataset_name(arguments.dataset)).name}_{arguments.split}_{arguments.protocol}"
         arguments.output = Path("outputs") / "compare" / names / run
     return arguments
 
@@ -44,7 +43,7 @@ def main(argv=None) -> int:
     state = start_processes()
     if state.device.type == "cpu":
         torch.set_num_threads(arguments.threads)
-    dataset, label_set = load_segmentation_folder(arguments.dataset, arguments.split)
+    dataset, label_set = load_data(arguments)
     contestants, settings = [], {}
     for which, path in zip(("first", "second"), arguments.models):
         model, processor = load_for_evaluation(path, label_set, arguments.dtype, state.device)

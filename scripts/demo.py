@@ -14,7 +14,7 @@ from transformers import ImageSegmentationPipeline, Trainer, TrainingArguments, 
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
-from setr_hf.data import load_segmentation_folder
+from setr_hf.data import load_segmentation_data
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf.scenes import make_scenes
 from setr_hf.training import collate, training_examples
@@ -42,7 +42,7 @@ PHOTOGRAPHS = Settings(240, (240, 320), 192, 8, 2, 3400, 1e-3, (0.85, 1.3))
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of photographs with labels; default: generated scenes")
+    parser.add_argument("--data", help="folder or Hub id of photographs with labels; default: generated scenes")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for the model and the sheet")
     parser.add_argument("--max-steps", type=int, help="training steps; default: what fits the data")
     return parser.parse_args(argv)
@@ -130,8 +130,8 @@ def main(argv=None) -> int:
     if arguments.data is None:
         settings, (train_set, label_set), (validation_set, _) = SCENES, make_scenes(600, 0), make_scenes(100, 10_000)
     else:
-        settings, (train_set, label_set) = PHOTOGRAPHS, load_segmentation_folder(arguments.data, "train")
-        validation_set, _ = load_segmentation_folder(arguments.data, "validation")
+        settings, (train_set, label_set) = PHOTOGRAPHS, load_segmentation_data(arguments.data, "train")
+        validation_set, _ = load_segmentation_data(arguments.data, "validation")
     model, processor = build(settings, label_set)
     print(f"SETR-MLA with {model.num_parameters() / 1e6:.1f} M parameters on {len(train_set)} images")
     train(

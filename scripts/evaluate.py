@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from setr_hf.cli import run_job
-from setr_hf.data import load_segmentation_folder
+from setr_hf.data_arguments import add_data_arguments, dataset_name, load_data
 from setr_hf.evaluation import (
     class_table,
     evaluation_settings,
@@ -31,8 +31,7 @@ SHEET_IMAGES = 16
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    parser.add_argument("--dataset", required=True, type=Path, help="folder of images and annotations")
-    parser.add_argument("--split", default="validation")
+    add_data_arguments(parser)
     parser.add_argument(
         "--protocol", choices=("single", "multi"), default="single", help="one scale, or several with mirror images"
     )
@@ -62,7 +61,7 @@ def parse_arguments(argv=None):
     if arguments.update_card and arguments.limit:
         parser.error("--update-card takes results of a whole split only: leave out --limit")
     if arguments.output is None:
-        run = f"{arguments.dataset.resolve().name}_{arguments.split}_{arguments.protocol}"
+        run = f"{Path(dataset_name(arguments.dataset)).name}_{arguments.split}_{arguments.protocol}"
         arguments.output = Path("outputs") / "evaluate" / Path(arguments.model).name / run
     return arguments
 
@@ -72,7 +71,7 @@ def main(argv=None) -> int:
     state = start_processes()
     if state.device.type == "cpu":
         torch.set_num_threads(arguments.threads)
-    dataset, label_set = load_segmentation_folder(arguments.dataset, arguments.split)
+    dataset, label_set = load_data(arguments)
     model, processor = load_for_evaluation(arguments.model, label_set, arguments.dtype, state.device)
     scales = None
     if arguments.protocol == "multi":
@@ -127,8 +126,8 @@ def main(argv=None) -> int:
     if samples:
         comparison_sheet(samples, class_colors(model.config), label_set.id2label).save(arguments.output / "worst.png")
     if arguments.update_card:
-        name = arguments.dataset.resolve().name
-        update_card(arguments.model, eval_results(summary, name, arguments.split, scales))
+        results = eval_results(summary, dataset_name(arguments.dataset), arguments.split, scales)
+        update_card(arguments.model, results)
     print(class_table(summary))
     print(f"results: {arguments.output}")
     return 0

@@ -13,11 +13,13 @@ from urllib.parse import unquote
 from local_upload_hub import REPO, UploadHub
 
 
-REVISION_ROUTE = re.compile(rf"(?P<start>(/api)?/datasets/){REPO}(?P<route>/(tree|revision|paths-info|resolve)/)(?P<revision>[^/?]+)")  # fmt: skip
+REVISION_ROUTE = re.compile(
+    rf"(?P<start>(/api)?/datasets/){REPO}(?P<route>/(tree|revision|paths-info|resolve)/)(?P<revision>[^/?]+)"
+)
 
 
 class RevisionHub(UploadHub):
-    """Repositories are folders `owner/name` of `root`; `owner/name@refs_convert_parquet` is one at another revision."""
+    """Repositories are folders `owner/name` of `root`, at other revisions `owner/name@refs_convert_parquet`."""
 
     requests: list[str]
 

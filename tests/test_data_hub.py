@@ -71,7 +71,12 @@ def write_full_ade20k(root):
     others = {"filename": Value("string"), "objects": List({"id": Value("int64"), "name": Value("string")})}
     row = make_pairs(1, "ADE_train")[0]
     mask = row.pop("annotation")
-    row |= {"segmentations": [mask, mask], "instances": [mask], "filename": "1.jpg", "objects": [{"id": 0, "name": "door"}]}
+    row |= {
+        "segmentations": [mask, mask],
+        "instances": [mask],
+        "filename": "1.jpg",
+        "objects": [{"id": 0, "name": "door"}],
+    }
     for name in ("1aurent/ADE20K", "me/full_without_card"):
         write(root / name / "data/train-00000-of-00001.parquet", [row], **masks, **others)
     columns = [{"name": "image", "dtype": "image"}, {"name": "segmentations", "list": "image"}]
@@ -102,7 +107,11 @@ def read(source, split, **options):
     """What comes of loading, in a form that other processes can take: rows, number of columns, names, lookup."""
     dataset, label_set = load_segmentation_data(source, split, **options)
     rows = [
-        (row["name"], np.asarray(row["image"]).tolist(), row.get("annotation") and np.asarray(row["annotation"]).tolist())
+        (
+            row["name"],
+            np.asarray(row["image"]).tolist(),
+            row.get("annotation") and np.asarray(row["annotation"]).tolist(),
+        )
         for row in dataset
     ]
     return rows, sorted(dataset.column_names), label_set.names, label_set.lookup.tolist()
@@ -125,8 +134,14 @@ def test_the_benchmark_is_found_by_its_id_and_reduced_once(hub, source):
 
 @pytest.mark.parametrize(
     "source, split",
-    [(SCENES, "train"), (SCENES, "test"), ("merve/scene_parse_150", "val"), ("me/prepared", "train"), ("me/masks", "dev")],
-)  # fmt: skip
+    [
+        (SCENES, "train"),
+        (SCENES, "test"),
+        ("merve/scene_parse_150", "val"),
+        ("me/prepared", "train"),
+        ("me/masks", "dev"),
+    ],
+)
 def test_streaming_gives_the_same_rows_in_the_same_order(hub, source, split):
     assert read_in(hub, source, split, streaming=True) == read_in(hub, source, split)
 

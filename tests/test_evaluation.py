@@ -17,7 +17,7 @@ from transformers import pipeline
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import load_script
-from setr_hf.data import LabelSet, load_segmentation_folder
+from setr_hf.data import LabelSet, load_segmentation_data
 from setr_hf.evaluation import check_classes, summarize, worst_images
 from setr_hf.evaluation_records import append_records, counts_of, matrix_of, read_records
 from setr_hf.inference import segment
@@ -116,7 +116,7 @@ def alone(model_folder, data_set, tmp_path_factory):
 def test_one_process_counts_every_pixel_of_every_image_as_the_metric_does(alone, model_folder, data_set):
     model = SetrForSemanticSegmentation.from_pretrained(model_folder).eval()
     processor = SetrImageProcessor.from_pretrained(model_folder)
-    dataset, label_set = load_segmentation_folder(data_set, "validation")
+    dataset, label_set = load_segmentation_data(data_set, "validation")
     expected = sum(
         confusion_matrix(segment(model, processor, [row["image"]])[0], label_set.encode(row["annotation"], ""), 4)
         for row in dataset

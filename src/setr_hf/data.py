@@ -16,7 +16,7 @@ from datasets import (
     load_dataset_builder,
 )
 from huggingface_hub import HfApi, hf_hub_download, is_offline_mode
-from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from huggingface_hub.hf_api import RepoFolder
 
 from .data_folders import find_split, is_test_split, read_folder
@@ -148,7 +148,7 @@ def hub_label_set(source: str, config: str | None, revision: str | None) -> Labe
 def has_loading_script(source: str, revision: str | None) -> bool:
     try:
         hf_hub_download(source, f"{PurePosixPath(source).name}.py", repo_type="dataset", revision=revision)
-    except OSError:  # There is none, or `datasets` will say why it cannot be asked for.
+    except (OSError, HFValidationError):  # There is none, or `datasets` will say why it cannot be asked for.
         return False
     return True
 
@@ -164,8 +164,8 @@ def open_builder(source: str, config: str | None, revision: str | None) -> Datas
     config, revision = config or usual_config, revision or usual_revision
     if not Path(source).is_dir() and has_loading_script(source, revision):
         raise ValueError(
-            f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: pass "
-            f"revision={PARQUET_REVISION!r} and its config"
+            f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: "
+            f"pass revision={PARQUET_REVISION!r} and its config"
         )
     if revision != PARQUET_REVISION:
         try:
@@ -261,6 +261,14 @@ def decode_row(row: dict) -> dict:
     return decoded
 
 
+def missing_annotations(dataset: Dataset) -> list[str]:
+    """The names of the images that have no annotation, in a data set in which others have one."""
+    if "annotation" not in dataset.column_names:
+        return []
+    table = undecoded(dataset).select_columns(["annotation", "name"]).with_format("arrow")[:]
+    return table["name"].filter(table["annotation"].is_null()).to_pylist()
+
+
 def standard_rows(dataset: Dataset, columns: Columns, split: str) -> Dataset:
     """The data set with the columns `image`, `annotation` and `name`."""
     table = dataset.select_columns(columns.all).with_format("arrow")[:]
@@ -299,6 +307,3 @@ def standard_stream(stream: IterableDataset, columns: Columns, split: str) -> It
     images = {"image": Image()} if is_bare else {"image": Image(), "annotation": Image()}
     # Given to `map`, the features would not decode.
     return stream.cast(Features({**images, "name": Value("string")}))
-
-
-load_segmentation_folder = load_segmentation_data

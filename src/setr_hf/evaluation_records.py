@@ -13,7 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from tqdm import tqdm
 
-from .data import LabelSet
+from .data import LabelSet, missing_annotations
 from .metrics import segmentation_scores
 
 
@@ -176,8 +176,11 @@ def compute_records(
         is_missing: Whether something besides the record is still missing of the image of that name.
 
     Raises:
-        `ValueError`: see [`check_settings`], [`read_records`] and [`read_image`]; or records are missing at the end.
+        `ValueError`: only some images have annotations; see [`check_settings`], [`read_records`] and [`read_image`];
+            or records are missing at the end.
     """
+    if missing := missing_annotations(dataset):
+        raise ValueError(f"{len(missing)} images have no annotation, the first is {missing[0]!r}")
     state = PartialState()
     names = list(dataset["name"])
     wanted = range(len(names) if limit is None else min(limit, len(names)))
