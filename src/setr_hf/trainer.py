@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import EvalPrediction, SchedulerType, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
@@ -45,6 +45,10 @@ class MeanIouOfMatrices:
         scores = segmentation_scores(self.total)
         self.total = 0
         return {name: scores[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+
+
+def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 @contextmanager
@@ -101,7 +105,7 @@ class SetrTrainer(Trainer):
                 "FSDP 1 cannot evaluate photographs of different sizes, as each has its own number of forward passes: "
                 "set the FSDP version to 2"
             )
-        config = self.accelerator.unwrap_model(self.model).config
+        config = self.model.config
         if config.num_labels < 2:
             raise ValueError(
                 f"num_labels={config.num_labels}: with one class there is nothing to learn, the loss is always 0. To "
@@ -112,10 +116,26 @@ class SetrTrainer(Trainer):
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate = None
 
+    def prepare_batch_norm(self, model: nn.Module):
+        """
+        In place, before the model is wrapped for several processes: BatchNorm over all of them, where they have GPUs,
+        and in fp32 under FSDP2, which would cast its weights to bf16 or fp16, unlike its running statistics. Names of
+        parameters and buffers stay.
+        """
+        if any(isinstance(layer, nn.SyncBatchNorm | FSDPModule) for layer in batch_norm_layers(model)):
+            return
+        is_distributed_on_gpu = self.args.parallel_mode == ParallelMode.DISTRIBUTED and self.args.device.type == "cuda"
+        if self.args.sync_batch_norm and is_distributed_on_gpu:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.is_fsdp_enabled and self.accelerator.mixed_precision != "no":
+            for layer in batch_norm_layers(model):
+                fully_shard(layer)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimizer; where the heads have a rate of their own, with groups of theirs."""
+        model = self.model if model is None else model
+        self.prepare_batch_norm(model)
         if self.optimizer is None and self.args.head_learning_rate_ratio != 1:
-            model = self.model if model is None else model
             optimizer_cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
                 self.args, model
             )
@@ -165,19 +185,11 @@ class SetrTrainer(Trainer):
             logs["head_learning_rate"] = self.head_learning_rate
         super().log(logs, start_time)
 
-    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
-        is_distributed_on_gpu = self.args.parallel_mode == ParallelMode.DISTRIBUTED and self.args.device.type == "cuda"
-        if training and self.args.sync_batch_norm and is_distributed_on_gpu:
-            # Before DDP wraps it, and in place: parameters, buffers and their names stay as they are.
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return super()._wrap_model(model, training, dataloader)
-
     def compute_loss(self, model: nn.Module, *args, **kwargs):
         if self.args.freeze_batch_norm:
             # Here, because `training_step` has just set the whole model to training mode.
-            for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for layer in batch_norm_layers(model):
+                layer.eval()
         return super().compute_loss(model, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
@@ -212,6 +224,14 @@ class SetrTrainer(Trainer):
         dataloader.base_dataloader.generator = torch.Generator()
         return dataloader
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        """As stock, but `dataloader_drop_last` is for training: every photograph of an evaluation counts."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def _run_epoch(self, *, epoch: int, **kwargs):
         if self.state.global_step >= self.state.max_steps:
             # Resumed from the last step. Stock, this would train one step more.
@@ -235,6 +255,13 @@ class SetrTrainer(Trainer):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        if isinstance(self.model, FSDPModule):
+            # FSDP2 gives the model a class of its own, whose name and file would be saved as the model's code.
+            sharded_class, (_, model_class) = type(self.model), type(self.model).__bases__
+            sharded_class.__name__, sharded_class.__module__ = model_class.__name__, model_class.__module__
+        super()._save(output_dir, state_dict)
+
     def evaluation_loop(self, dataloader, *args, **kwargs):
         if self.args.parallel_mode == ParallelMode.DISTRIBUTED:
             # Each process has its own running statistics since its last batch; saved are those of the main process.
@@ -248,17 +275,20 @@ class SetrTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """No loss, a confusion matrix for each image, and zeros in the place of labels, which a matrix counts."""
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        # Compiled code would be compiled again for each number of windows.
-        plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if not self.is_fsdp_enabled:
+            # Not the compiled model, which would be compiled again for each number of windows.
+            model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         with (
             whole_parameters(model, plugin is None or plugin.reshard_after_forward),
             self.compute_loss_context_manager(),
         ):
-            predictions = [label_map.numpy() for label_map in segment(plain, self.processing_class, inputs["photo"])]
+            predictions = [label_map.numpy() for label_map in segment(model, self.processing_class, inputs["photo"])]
         samples = list(zip(inputs["photo"], inputs["label_map"], predictions))
         for photo, truth, prediction in samples:
             self.prediction_samples.add(photo, truth, prediction)
-        matrices = [confusion_matrix(prediction, truth, plain.config.num_labels) for _, truth, prediction in samples]
+        matrices = [
+            confusion_matrix(prediction, truth, self.model.config.num_labels) for _, truth, prediction in samples
+        ]
         matrices = torch.from_numpy(np.stack(matrices)).to(self.args.device)
         return None, matrices, torch.zeros(len(matrices), dtype=torch.long, device=self.args.device)
 
@@ -269,8 +299,7 @@ class SetrTrainer(Trainer):
             # Several evaluation sets come here one by one, each with a prefix of its own.
             suffix = metric_key_prefix.removeprefix("eval").replace("_", "-")
             path = Path(self.args.output_dir) / "predictions" / f"step-{step}{suffix}.png"
-            config = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).config
-            sheet = self.prediction_samples.sheet(config)
+            sheet = self.prediction_samples.sheet(self.model.config)
             publish_picture(sheet, f"{metric_key_prefix}/predictions", path, step, self.callback_handler.callbacks)
             self.prediction_samples.samples.clear()
         return metrics
