@@ -24,6 +24,9 @@ from setr_hf import SetrForSemanticSegmentation
 from setr_hf.conversion import load_original
 from setr_hf.modeling_setr import segmentation_loss
 from setr_hf.optimization import parameter_groups, poly_schedule
+from setr_hf.trainer import SetrTrainer
+from setr_hf.training import collate
+from setr_hf.training_arguments import SetrTrainingArguments
 
 
 DECODERS = ["naive", "pup", "mla"]
@@ -130,6 +133,30 @@ def live(tmp_path_factory):
 def test_losses_of_five_steps_are_those_on_record(trained, implementation, decoder):
     losses, _, _ = trained(implementation, decoder)
     assert_losses_equal(losses, on_record(implementation, decoder)["losses"])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_trainer_with_the_papers_arguments_takes_these_steps(tmp_path, decoder):
+    torch.save({"meta": {}, "state_dict": stand_in("original", decoder)}, tmp_path / "start.pth")
+    examples = [
+        {"pixel_values": image, "labels": labels}
+        for batch in training_batches("original", CLASSES)
+        for image, labels in zip(*batch)
+    ]
+    arguments = SetrTrainingArguments(
+        str(tmp_path / "run"), max_steps=SCHEDULE_STEPS, per_device_train_batch_size=4,
+        train_sampling_strategy="sequential", optim="sgd", optim_args="momentum=0.9", max_grad_norm=0,
+        learning_rate=LEARNING_RATES[decoder], head_learning_rate_ratio=10, lr_scheduler_type="polynomial",
+        lr_scheduler_kwargs={"power": 0.9, "min_lr": 1e-4}, logging_steps=1, save_strategy="no", report_to=[],
+        use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    model = load(tmp_path / "start.pth", "original", decoder)
+    trainer = SetrTrainer(model, arguments, train_dataset=examples, data_collator=collate)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == SCHEDULE_STEPS
+    expected = on_record("original", decoder)["losses"]
+    assert losses[: len(expected)] == pytest.approx([sum(step) for step in expected], rel=1e-5)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
