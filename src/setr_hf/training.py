@@ -84,9 +84,11 @@ class StreamingExamples(torch.utils.data.IterableDataset):
     `SHUFFLE_BUFFER_SIZE` rows shuffles, augmented by a function of seed, epoch and image file alone. `Trainer` needs
     `max_steps` for it, and begins a new epoch when the stream ends.
 
-    Dataloader workers share the stream's parts (files on the Hub), so more workers than parts are of no use. With
-    several processes, the first reads and hands batches to the others, which is what accelerate does with streams
-    unless it is told otherwise. A bad sample ends the stream when it comes up, or is skipped and counted.
+    Dataloader workers share the stream's parts (files on the Hub), so more workers than parts are of no use. Several
+    processes need `accelerator_config={"dispatch_batches": False}`: each then reads the whole stream and keeps its
+    share, the last batch filled up from the first. By default accelerate lets the first process read and hand out the
+    batches, and loses samples where workers end with batches that are not full. A bad sample ends the stream when it
+    comes up, or is skipped and counted.
 
     Args:
         dataset: With the columns `image`, `annotation` and `name`. A row without a name of its own is called by its
