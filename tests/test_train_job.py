@@ -21,7 +21,7 @@ from setr_hf.cli import find_scripts, load_script, run_job
 from setr_hf.labels import CLASS_NAMES
 from setr_hf.output_folder import LOCK_NAME, last_complete_checkpoint
 from setr_hf.scenes import CLASSES, make_scenes
-from setr_hf.train_options import count_processes
+from setr_hf.train_options import WORLD_SIZE_VARIABLES
 from setr_hf.train_setup import initialize_as_mmseg, is_classifier
 
 
@@ -88,7 +88,7 @@ def save_small(folder: Path, names: list[str], **fields) -> Path:
     return folder
 
 
-def test_it_trains_a_model_that_the_pipeline_loads_and_goes_on_from_it(scene_folder, tmp_path):
+def test_it_trains_a_model_that_the_pipeline_loads(scene_folder, tmp_path):
     output = tmp_path / "trained"
     command = [sys.executable, "scripts/train.py", "--data", scene_folder, *COMMON, *NETWORK, "--output_dir", output]
     result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
@@ -312,7 +312,10 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
         (["--config", "[]"], ["JSON object"]),
         (["--config", '{"hiden_size": 3}'], ["hiden_size"]),
         (["--config", '{"hidden_size": 30, "num_attention_heads": 4}'], ["hidden_size 30"]),
+        (["--config", '{"hidden_size": "wide"}'], ["hidden_size", "wide"]),
         (["--loss_average", "most"], ["most"]),
+        (["--lr_scheduler_kwargs", '{"hardness": 2}'], ["linear", "hardness"]),
+        (["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"min_lr": -1}'], ["polynomial", "-1"]),
         (["--resume_from_checkpoint", "nowhere"], ["nowhere", "no complete checkpoint"]),
     ],
 )
@@ -340,7 +343,8 @@ def test_an_output_folder_in_use_is_refused(train, scene_folder, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path / "out").items())
 
 
-def test_an_output_folder_of_a_running_job_is_refused(refused, scene_folder, tmp_path):
+def test_an_output_folder_of_a_running_job_is_refused(refused, scene_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("setr_hf.output_folder.LOCK_TIMEOUT", 0.1)
     (tmp_path / "refused").mkdir()
     with FileLock(tmp_path / "refused" / LOCK_NAME):
         error = refused("--data", scene_folder, *COMMON, *NETWORK, "--resume_from_checkpoint", "True")
@@ -373,15 +377,16 @@ def test_a_killed_run_resumes_to_the_same_weights(train, scene_folder, tmp_path)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_several_gpus_in_one_process_are_refused(monkeypatch):
+def test_several_gpus_in_one_process_are_refused(job, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
+    for name in WORLD_SIZE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match="accelerate launch"):
-        count_processes(use_cpu=False)
-    assert count_processes(use_cpu=True) == 1
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert count_processes(use_cpu=False) == 4
+    recipe = ["--recipe", "setr-naive-large-cityscapes-40k", "--data", str(tmp_path)]
+    assert run_job(lambda: job(recipe)) == 2
+    error = capsys.readouterr().err
+    assert "4 GPUs" in error and "accelerate launch" in error and "--num_processes 4" in error
+    assert run_job(lambda: job([*recipe, "--dry_run"])) == 0
+    assert "8 = processes 4 × per device 2 × accumulation 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])

@@ -16,7 +16,7 @@ from .configuration_setr import SetrConfig
 from .inference import published_scales
 from .optimization import poly_schedule
 from .recipes import Recipe
-from .train_options import RANDOM_WEIGHTS, Command, config_fields, count_processes, crop_of
+from .train_options import RANDOM_WEIGHTS, Command, count_processes, crop_of, new_config
 
 
 ORIGINS = {
@@ -30,17 +30,22 @@ def rate_schedule(options: Namespace, num_steps: int) -> list[list[float]] | Non
     """
     Learning rates of encoder and heads at the top of the schedule, half-way and after the last step, `(2, 3)`; None
     for schedules that depend on what is measured in training.
+
+    Raises:
+        `ValueError`: the schedule does not take these `lr_scheduler_kwargs`.
     """
     rates = (options.learning_rate, options.learning_rate * options.head_learning_rate_ratio)
     optimizer = SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates], lr=rates[0])
-    settings = options.lr_scheduler_kwargs or {}
-    settings = json.loads(settings) if isinstance(settings, str) else settings
-    warmup = options.warmup_steps
+    name, settings, warmup = options.lr_scheduler_type, options.lr_scheduler_kwargs or {}, options.warmup_steps
     warmup = int(warmup) if warmup >= 1 else math.ceil(num_steps * warmup)
-    if "min_lr" in settings and options.lr_scheduler_type == "polynomial":
-        schedule = poly_schedule(optimizer, num_steps, **settings)
-    else:
-        schedule = get_scheduler(options.lr_scheduler_type, optimizer, warmup, num_steps, settings)
+    try:
+        settings = json.loads(settings) if isinstance(settings, str) else settings
+        if name == "polynomial" and "min_lr" in settings:
+            schedule = poly_schedule(optimizer, num_steps, **settings)
+        else:
+            schedule = get_scheduler(name, optimizer, warmup, num_steps, settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the schedule {name} does not go with lr_scheduler_kwargs {settings}: {error}") from error
     if not isinstance(schedule, LambdaLR):
         return None
     steps = (min(warmup, num_steps), num_steps // 2, num_steps)
@@ -87,62 +92,75 @@ def describe_precision(options: Namespace) -> str:
     return "fp32" if mixed == "no" else f"{mixed} autocast over fp32 weights"
 
 
-def describe(command: Command) -> str:
-    """What the job will do, in lines for a terminal; neither data nor weights are read."""
+def network_lines(command: Command) -> list[tuple[str, str]]:
     options, recipe = command.options, command.recipe
-    lines = []
     if options.model:
-        lines.append(("model", options.model + (", with new classifiers" if options.reinitialize_classifier else "")))
-    else:
-        classes = {"num_labels": recipe.num_labels} if recipe and recipe.num_labels else {}
-        config = SetrConfig(**{**classes, **config_fields(command)})
-        start = options.encoder if options.encoder not in (None, RANDOM_WEIGHTS) else "random weights"
-        lines.append(("encoder", f"{config.num_hidden_layers} layers, {config.hidden_size} wide, from {start}"))
-        read, auxiliary = (", ".join(map(str, x)) for x in (config.decoder_indices, config.auxiliary_out_indices))
-        heads = f"auxiliary heads on {auxiliary}, loss weight {config.auxiliary_loss_weight:g} each"
-        lines.append(
-            ("decoder", f"{config.decoder_type} on layer {read}; {heads if auxiliary else 'no auxiliary heads'}")
-        )
+        return [("model", options.model + (", with new classifiers" if options.reinitialize_classifier else ""))]
+    config = new_config(command, **({"num_labels": recipe.num_labels} if recipe and recipe.dataset else {}))
+    start = options.encoder if options.encoder not in (None, RANDOM_WEIGHTS) else "random weights"
+    read, auxiliary = (", ".join(map(str, x)) for x in (config.decoder_indices, config.auxiliary_out_indices))
+    heads = f"auxiliary heads on {auxiliary}, loss weight {config.auxiliary_loss_weight:g} each"
+    return [
+        ("encoder", f"{config.num_hidden_layers} layers, {config.hidden_size} wide, from {start}"),
+        ("decoder", f"{config.decoder_type} on layer {read}; {heads if auxiliary else 'no auxiliary heads'}"),
+    ]
+
+
+def data_lines(command: Command) -> list[tuple[str, str]]:
+    options, recipe = command.options, command.recipe
     data = options.data or "(--data is not given)"
     if recipe and recipe.dataset and not options.other_classes:
         data += f", which must be {recipe.dataset} with its {recipe.num_labels} classes"
-    lines.append(("data", data))
     crop = "×".join(map(str, crop_of(options.crop_size))) if options.crop_size else "as large as the model's windows"
     rule = f" ({options.category_max_ratio:g} of one class at most)" if options.category_max_ratio < 1 else ""
-    size = describe_size(options.size) if options.size or not options.model else "the size the model is tested at"
     colours = "photometric distortion" if options.photometric_distortion else "colours as they are"
-    scale = f"{options.min_scale:g} to {options.max_scale:g} times {size}"
-    lines.append(("augmentation", f"{scale}; crop {crop}{rule}; mirror; {colours}"))
-    length = f"{options.max_steps:,} iterations" if options.max_steps > 0 else f"{options.num_train_epochs:g} epochs"
-    lines.append(("training", length))
-    lines.append(("batch", describe_batch(options, recipe)))
-    decay = f"weight decay {options.weight_decay:g}"
-    clip = f"gradients clipped at norm {options.max_grad_norm:g}" if options.max_grad_norm else "no gradient clipping"
-    optimizer = " ".join(filter(None, (options.optim, options.optim_args)))
-    lines.append(("optimizer", f"{optimizer}, {decay}, {clip}"))
-    lines.append(("rates", describe_rates(options)))
-    averages = {"all": "all pixels, ignored ones at 0", "valid": "the labelled pixels"}
-    lines.append(("loss", f"cross-entropy, mean over {averages[options.loss_average or 'valid']}"))
+    sides = (options.size or options.test_size, options.test_size or options.size)
+    size, test_size = ("the model's size" if options.model and not x else describe_size(x) for x in sides)
     windows = f"windows {crop}" + (f" every {options.stride}" if options.stride else "")
-    test_sides = options.test_size or options.size
-    test_size = "the model's size" if options.model and not test_sides else describe_size(test_sides)
-    lines.append(("evaluation", f"{describe_when('eval', options)}: single scale, {test_size}; {windows}"))
-    lines.append(("checkpoints", f"{describe_when('save', options)}, in {options.output_dir}"))
-    lines.append(("precision", describe_precision(options)))
+    scale = f"{options.min_scale:g} to {options.max_scale:g} times {size}"
+    return [
+        ("data", data),
+        ("augmentation", f"{scale}; crop {crop}{rule}; mirror; {colours}"),
+        ("evaluation", f"{describe_when('eval', options)}: single scale, {test_size}; {windows}"),
+    ]
+
+
+def training_lines(command: Command) -> list[tuple[str, str]]:
+    options = command.options
+    length = f"{options.max_steps:,} iterations" if options.max_steps > 0 else f"{options.num_train_epochs:g} epochs"
+    optimizer = " ".join(filter(None, (options.optim, options.optim_args)))
+    clip = f"gradients clipped at norm {options.max_grad_norm:g}" if options.max_grad_norm else "no gradient clipping"
+    average = options.loss_average or ("model" if options.model else "valid")
+    averages = {"all": "all pixels, ignored ones at 0", "valid": "the labelled pixels", "model": "what the model says"}
+    return [
+        ("training", length),
+        ("batch", describe_batch(options, command.recipe)),
+        ("optimizer", f"{optimizer}, weight decay {options.weight_decay:g}, {clip}"),
+        ("rates", describe_rates(options)),
+        ("loss", f"cross-entropy, mean over {averages[average]}"),
+        ("precision", describe_precision(options)),
+        ("checkpoints", f"{describe_when('save', options)}, in {options.output_dir}"),
+    ]
+
+
+def describe(command: Command) -> str:
+    """What the job will do, in lines for a terminal; neither data nor weights are read."""
+    lines = network_lines(command) + data_lines(command) + training_lines(command)
+    recipe, title = command.recipe, ""
     if recipe:
-        lines.append(("published", describe_published(command)))
+        title = f"{recipe.name}: {ORIGINS[recipe.origin]}\n"
+        values = {name: getattr(command.options, name) for name in command.recipe_options}
         changed = [
-            f"{name} {getattr(options, name)} ({value})"
+            f"{name} {values[name]} ({value})"
             for name, value in command.recipe_options.items()
-            if getattr(options, name) != value
+            if values[name] != value
         ]
-        lines.append(("overridden", ", ".join(changed) or "nothing"))
-    title = f"{recipe.name}: {ORIGINS[recipe.origin]}\n" if recipe else ""
+        lines += [("published", describe_published(recipe)), ("overridden", ", ".join(changed) or "nothing")]
     return title + "\n".join(f"  {label:<13} {text}" for label, text in lines)
 
 
 def describe_batch(options: Namespace, recipe: Recipe | None) -> str:
-    count, size = count_processes(options.use_cpu), options.per_device_train_batch_size
+    count, size = count_processes(options), options.per_device_train_batch_size
     accumulation = options.gradient_accumulation_steps
     total = count * size * accumulation
     text = f"{total} = processes {count} × per device {size} × accumulation {accumulation}"
@@ -151,15 +169,15 @@ def describe_batch(options: Namespace, recipe: Recipe | None) -> str:
     return text
 
 
-def describe_published(command: Command) -> str:
-    single, multi = command.recipe.published
+def describe_published(recipe: Recipe) -> str:
+    single, multi = recipe.published
     if single is None:
         return "nothing: a run of this project, see its README"
     text = f"mean IoU {single:.2f} % at a single scale"
     if multi is None:
         return text
-    if command.recipe.origin != "original":
-        return f"{text}, {multi:.2f} % at several with mirror images"
-    config = SetrConfig(**command.recipe.network, num_labels=command.recipe.num_labels)
-    scales = ", ".join(f"{scale:g}" for scale in published_scales(config))
+    scales = "several scales"
+    if recipe.origin == "original":
+        ratios = published_scales(SetrConfig(**recipe.network, num_labels=recipe.num_labels))
+        scales = ", ".join(f"{ratio:g}" for ratio in ratios)
     return f"{text}, {multi:.2f} % at {scales} with mirror images"

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, fields
 
 import torch
 from accelerate.utils import get_int_from_env
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
+from .configuration_setr import SetrConfig
 from .conversion import known_fields
 from .labels import CLASS_NAMES
 from .recipes import Recipe, find_recipe
@@ -60,7 +62,9 @@ class JobArguments:
         default=None,
         metadata={"help": "side, or height and width, of training crops and test windows"},
     )
-    stride: int | None = field(default=None, metadata={"help": "between the starts of test windows; 2/3 of the crop"})
+    stride: int | None = field(
+        default=None, metadata={"help": "between the starts of test windows; without --model 2/3 of the crop"}
+    )
     size: list[int] | None = field(
         default=None,
         metadata={"help": "short side, or short side and limit of the long side, that ratio 1 stands for"},
@@ -141,22 +145,26 @@ def superseded(given: dict, options: dict) -> set[str]:
     return {name for name, is_superseded in rules.items() if is_superseded and name not in given}
 
 
-def count_processes(use_cpu: bool) -> int:
+def count_processes(options: Namespace) -> int:
     """
-    Number of processes of this run, from the launcher's environment.
+    Number of processes of this run, from the launcher's environment. A dry run without a launcher counts one for each
+    GPU.
 
     Raises:
-        `ValueError`: one process sees several GPUs. `Trainer` would run them by `torch.nn.DataParallel`, where neither
-            the batch nor BatchNorm are those of a process for each GPU.
+        `ValueError`: one process would train on several GPUs, for which `Trainer` has `torch.nn.DataParallel`: neither
+            the batch nor BatchNorm are those of a process for each GPU then.
     """
     count = get_int_from_env(WORLD_SIZE_VARIABLES, 0)
-    if not count and not use_cpu and torch.cuda.device_count() > 1:
+    if count or options.use_cpu:
+        return count or 1
+    num_gpus = torch.cuda.device_count()
+    if num_gpus > 1 and not options.dry_run:
         raise ValueError(
-            f"one process sees {torch.cuda.device_count()} GPUs: start one for each with `accelerate launch "
-            "--config_file scripts/accelerate/eight_gpus.yaml --num_processes N`, or choose one with "
+            f"one process sees {num_gpus} GPUs: start one for each with `accelerate launch --config_file "
+            f"scripts/accelerate/eight_gpus.yaml --num_processes {num_gpus} scripts/train.py …`, or choose one by "
             "CUDA_VISIBLE_DEVICES=0"
         )
-    return count or 1
+    return max(1, num_gpus)
 
 
 def batch_arithmetic(
@@ -219,13 +227,12 @@ def parse_command(argv: Sequence[str] | None, description: str) -> Command:
     check_options(options, given)
     if not options.model:
         options.crop_size = options.crop_size or [DEFAULT_CROP_SIZE]
-    if options.crop_size and options.stride is None:
         # Neighbouring windows overlap by a third, as in the paper's test protocol.
-        options.stride = max(1, min(options.crop_size) * 2 // 3)
+        options.stride = options.stride or max(1, min(options.crop_size) * 2 // 3)
     if options.global_batch_size is not None:
         options.per_device_train_batch_size, options.gradient_accumulation_steps = batch_arithmetic(
             options.global_batch_size,
-            count_processes(options.use_cpu),
+            count_processes(options),
             given.get("per_device_train_batch_size"),
             given.get("gradient_accumulation_steps"),
         )
@@ -246,6 +253,8 @@ def check_options(options: Namespace, given: Collection[str]):
         raise ValueError("--data is missing: a folder or Hub id (--dry_run shows a recipe without)")
     if not 0 < options.min_scale <= options.max_scale:
         raise ValueError(f"--min_scale {options.min_scale:g} and --max_scale {options.max_scale:g} are no range")
+    if options.loss_average not in (None, "valid", "all"):
+        raise ValueError(f'--loss_average must be "valid" or "all", got {options.loss_average!r}')
     for name in ("crop_size", "size", "test_size"):
         sides = getattr(options, name)
         if sides is not None and (len(sides) > 2 or min(sides) < 1):
@@ -262,12 +271,12 @@ def crop_of(sides: Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def config_fields(command: Command) -> dict:
+def new_config(command: Command, **classes) -> SetrConfig:
     """
-    `SetrConfig` fields of a new model: the command line's over the recipe's.
+    The configuration of a new model: fields of the command line over the recipe's, and those of `classes`.
 
     Raises:
-        `ValueError`: `--config` is no JSON object of such fields.
+        `ValueError`: `--config` is no JSON object of `SetrConfig` fields, or these contradict each other.
     """
     options = command.options
     try:
@@ -276,10 +285,11 @@ def config_fields(command: Command) -> dict:
         raise ValueError(f"--config {options.config!r} is no JSON: {error}") from None
     if not isinstance(told, dict):
         raise ValueError(f"--config must be a JSON object of SetrConfig fields, got {options.config}")
-    known_fields(told, "--config")
-    defaults = dict(command.recipe.network) if command.recipe else {}
-    if options.crop_size:
-        defaults["image_size"] = crop_of(options.crop_size)
+    fields = dict(command.recipe.network) if command.recipe else {}
+    fields["image_size"] = crop_of(options.crop_size)
     if options.loss_average:
-        defaults["semantic_loss_average"] = options.loss_average
-    return defaults | told
+        fields["semantic_loss_average"] = options.loss_average
+    try:
+        return SetrConfig(**fields | known_fields(told, "--config") | classes)
+    except StrictDataclassError as error:
+        raise ValueError(f"--config {options.config}: {error}") from error

@@ -18,7 +18,7 @@ from .labels import CLASS_NAMES
 from .modeling_setr import SetrForSemanticSegmentation
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
-from .train_options import RANDOM_WEIGHTS, Command, JobArguments, config_fields, crop_of, size_of
+from .train_options import RANDOM_WEIGHTS, Command, JobArguments, crop_of, new_config, size_of
 from .training_arguments import SetrTrainingArguments
 from .transforms import training_transform
 
@@ -71,10 +71,10 @@ def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcesso
     if job.stride:
         settings["stride"] = job.stride
     if job.test_size or job.size:
-        settings["size"] = size_of(job.test_size or job.size)
+        settings |= {"size": size_of(job.test_size or job.size), "do_resize": True}
     if job.model:
         return AutoImageProcessor.from_pretrained(job.model, **settings)
-    return SetrImageProcessor(do_split_image=True, antialias=False, do_resize="size" in settings, **settings)
+    return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
 
 
 def is_classifier(name: str) -> bool:
@@ -147,7 +147,7 @@ def initialize_as_mmseg(model: SetrForSemanticSegmentation):
 
 def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """A model for the data's classes, and what its weights start from, in a line."""
-    model = SetrForSemanticSegmentation(SetrConfig(**config_fields(command), **label_fields(label_set)))
+    model = SetrForSemanticSegmentation(new_config(command, **label_fields(label_set)))
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
     if command.options.encoder in (None, RANDOM_WEIGHTS):
