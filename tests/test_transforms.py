@@ -414,6 +414,8 @@ def test_errors_name_what_is_wrong():
         transform(tv_tensors.Image(image.float()), labels)
     with pytest.raises(ValueError, match="got neither"):
         transform(torch.zeros(3, 30, 40))
+    with pytest.raises(ValueError, match=r"an input of 30×40 pixels cannot be padded to \(64, 32\)"):
+        NormalizeAndPad((64, 32), MEAN, STD)(image, labels)
 
 
 def test_16_bit_photographs_are_trained_on_as_they_are_segmented():

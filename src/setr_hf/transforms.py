@@ -187,6 +187,9 @@ class NormalizeAndPad(v2.Transform):
     """
     Images to float32, normalized by mean and standard deviation of intensities of 0 to 1; then images and masks to
     `crop_size`, with 0 and 255 at the right and the bottom.
+
+    Raises:
+        `ValueError`: the input is larger than `crop_size`.
     """
 
     def __init__(self, crop_size: tuple[int, int], image_mean: list[float], image_std: list[float]):
@@ -197,6 +200,10 @@ class NormalizeAndPad(v2.Transform):
 
     def transform(self, inpt, params):
         height, width = inpt.shape[-2:]
+        if height > self.crop_size[0] or width > self.crop_size[1]:
+            raise ValueError(
+                f"an input of {height}×{width} pixels cannot be padded to {self.crop_size}: crop it first"
+            )
         if isinstance(inpt, tv_tensors.Mask):
             padded = torch.full(self.crop_size, IGNORED_LABEL, dtype=inpt.dtype)
             padded[:height, :width] = inpt
