@@ -112,7 +112,10 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
                 f"{job.model}: {error}. --reinitialize_classifier trains new classifiers for the data's classes and "
                 "keeps all other weights"
             ) from None
-    model, info = AutoModelForSemanticSegmentation.from_pretrained(job.model, output_loading_info=True)
+    # Weights saved in half precision would be trained in it; in fp32 they take small steps.
+    model, info = AutoModelForSemanticSegmentation.from_pretrained(
+        job.model, dtype=torch.float32, output_loading_info=True
+    )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"{job.model} lacks {len(missing)} parameters, such as {missing[0]}")
