@@ -6,30 +6,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import pyarrow.compute as pc
-from datasets import (
-    Dataset,
-    DatasetBuilder,
-    Features,
-    Image,
-    IterableDataset,
-    Value,
-    load_dataset_builder,
-)
-from huggingface_hub import HfApi, hf_hub_download, is_offline_mode
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
-from huggingface_hub.hf_api import RepoFolder
+from datasets import Dataset, Features, Image, IterableDataset, Value
 
 from .data_folders import find_split, is_test_split, read_folder
-from .label_sets import NAMES_FILE, LabelSet, chosen_label_set, published_label_set, read_names_file
+from .data_hub import hub_label_set, open_builder
+from .label_sets import LabelSet, chosen_label_set, own_label_set
 
 
-# Where the Hub keeps the parquet form of data sets that have a loading script, in a folder for each config.
-PARQUET_REVISION = "refs/convert/parquet"
-# The 150-class benchmark of ADE20K, with the config and revision that can be read.
-ADE20K_ON_THE_HUB = {
-    "zhoubolei/scene_parse_150": ("scene_parsing", PARQUET_REVISION),
-    "merve/scene_parse_150": (None, None),
-}
 FULL_ADE20K_COLUMNS = ("segmentations", "instances", "objects")
 # Usual names, the likelier first.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "photo")
@@ -38,7 +21,6 @@ ANNOTATION_COLUMNS = (
     "annotations", "ground_truth", "gt",
 )  # fmt: skip
 NAME_COLUMNS = ("name", "filename", "file_name", "image_name", "image_id")
-ID2LABEL_FILE = "id2label.json"
 # Streams of folders come in parts, which dataloader workers share among them.
 NUM_STREAM_PARTS = 64
 
@@ -95,9 +77,10 @@ def load_segmentation_data(
             none that can be used, such as the full ADE20K; said before anything large is downloaded.
     """
     folder = Path(source)
+    if folder.is_dir() and revision is not None:
+        raise ValueError(f"{folder} is a folder, which has no revision {revision!r}")
     if folder.is_dir() and not holds_parquet(folder):
-        options = {"config": config, "revision": revision, "columns": image_column or annotation_column}
-        for name, value in options.items():
+        for name, value in (("config", config), ("column", image_column), ("column", annotation_column)):
             if value is not None:
                 raise ValueError(f"{folder} is a folder of image files, which has no {name} {value!r}")
         dataset, label_set = read_folder(folder, split, labels)
@@ -120,78 +103,6 @@ def load_segmentation_data(
 
 def holds_parquet(folder: Path) -> bool:
     return any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
-
-
-def own_label_set(folder: Path) -> LabelSet | None:
-    """What a folder's names file says about its labels, if it has one."""
-    files = [folder / name for name in (NAMES_FILE, ID2LABEL_FILE) if (folder / name).is_file()]
-    return read_names_file(files[0]) if files else None
-
-
-def hub_label_set(source: str, config: str | None, revision: str | None) -> LabelSet | None:
-    """What is known about the labels of a data set on the Hub: as the benchmark, or by a names file in its root."""
-    if source in ADE20K_ON_THE_HUB and config in (None, ADE20K_ON_THE_HUB[source][0]):
-        return published_label_set("ade20k")
-    # The converted branch has no files but those of parquet.
-    revision = None if revision == PARQUET_REVISION else revision
-    for name in (NAMES_FILE, ID2LABEL_FILE):
-        try:
-            return read_names_file(Path(hf_hub_download(source, name, repo_type="dataset", revision=revision)))
-        except RemoteEntryNotFoundError:
-            continue
-        except LocalEntryNotFoundError:
-            if not is_offline_mode():
-                raise
-    return None
-
-
-def has_loading_script(source: str, revision: str | None) -> bool:
-    try:
-        hf_hub_download(source, f"{PurePosixPath(source).name}.py", repo_type="dataset", revision=revision)
-    except (OSError, HFValidationError):  # There is none, or `datasets` will say why it cannot be asked for.
-        return False
-    return True
-
-
-def open_builder(source: str, config: str | None, revision: str | None) -> DatasetBuilder:
-    """
-    What `datasets` knows about a data set before its files are downloaded.
-
-    Raises:
-        `ValueError`: there is no such data set, config or revision, or it needs a loading script.
-    """
-    usual_config, usual_revision = ADE20K_ON_THE_HUB.get(source, (None, None))
-    config, revision = config or usual_config, revision or usual_revision
-    if not Path(source).is_dir() and has_loading_script(source, revision):
-        raise ValueError(
-            f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: "
-            f"pass revision={PARQUET_REVISION!r} and its config"
-        )
-    if revision != PARQUET_REVISION:
-        try:
-            return load_dataset_builder(source, config, revision=revision)
-        except FileNotFoundError as error:
-            raise ValueError(f"{source} is neither a folder here nor a data set of the Hub: {error}") from error
-    # This branch has no card that would list the configs: they are its folders.
-    config = config or only_config(source)
-    try:
-        return load_dataset_builder(source, data_dir=config, revision=revision)
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{source} has no config {config!r} at {revision}: {error}") from error
-
-
-def only_config(source: str) -> str:
-    """
-    The folder of the one config that a data set has on the branch of converted ones.
-
-    Raises:
-        `ValueError`: it has several; lists them.
-    """
-    entries = HfApi().list_repo_tree(source, revision=PARQUET_REVISION, repo_type="dataset")
-    configs = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
-    if len(configs) != 1:
-        raise ValueError(f"say which config of {source} at {PARQUET_REVISION}: {', '.join(configs)}")
-    return configs[0]
 
 
 def choose_columns(

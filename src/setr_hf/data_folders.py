@@ -10,8 +10,8 @@ from .label_sets import (
     LabelSet,
     chosen_label_set,
     cityscapes_raw_label_set,
+    own_label_set,
     published_label_set,
-    read_names_file,
 )
 
 
@@ -78,11 +78,8 @@ def annotations_of(images: list[Path], candidates: list[Path], folder: Path) -> 
 
 def image_annotation_files(root: Path, split: str) -> SplitFiles:
     """`images/{train,val}` and `annotations/{train,val}`: ADEChallengeData2016, or any folder with a names file."""
-    own = None
-    if (root / "objectInfo150.txt").is_file():
-        own = published_label_set("ade20k")
-    elif (root / NAMES_FILE).is_file():
-        own = read_names_file(root / NAMES_FILE)
+    is_ade20k = (root / "objectInfo150.txt").is_file()
+    own = published_label_set("ade20k") if is_ade20k else own_label_set(root)
     folder = split_folder(root / "images", split)
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:

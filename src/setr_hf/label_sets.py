@@ -14,6 +14,8 @@ from .labels import CITYSCAPES_LABEL_IDS, CITYSCAPES_NUM_LABEL_IDS, CLASS_NAMES,
 
 INVALID = -1
 NAMES_FILE = "labels.json"
+# The second is what older repositories on the Hub have.
+NAMES_FILES = (NAMES_FILE, "id2label.json")
 NUM_IDS_SHOWN = 10
 
 
@@ -180,6 +182,12 @@ def read_names_file(path: Path) -> LabelSet:
     if unknown:
         raise ValueError(f"values in {path} must map 0…255 to the ids 0…{len(names) - 1}; {unknown[0]} does not")
     return LabelSet.of_values(names, values, () if ignored in values else (ignored,), palette)
+
+
+def own_label_set(folder: Path) -> LabelSet | None:
+    """What a folder's names file says about its labels, if it has one."""
+    files = [folder / name for name in NAMES_FILES if (folder / name).is_file()]
+    return read_names_file(files[0]) if files else None
 
 
 def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: str) -> LabelSet:
