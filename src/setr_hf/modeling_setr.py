@@ -78,10 +78,18 @@ class SetrSemanticSegmenterOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+def round_up_to_patches(side: int, patch_size: int) -> int:
+    """A side in pixels rounded up to whole patches. Written without negative operands, which torch.compile rejects."""
+    return (side + patch_size - 1) // patch_size * patch_size
+
+
 def pad_to_grid(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Pads `(batch_size, channels, height, width)` with zeros at the right and bottom to whole patches."""
     height, width = pixel_values.shape[-2:]
-    return F.pad(pixel_values, (0, -width % patch_size, 0, -height % patch_size))
+    return F.pad(
+        pixel_values,
+        (0, round_up_to_patches(width, patch_size) - width, 0, round_up_to_patches(height, patch_size) - height),
+    )
 
 
 def upsample(maps: torch.Tensor, scale_factor: int, align_corners: bool = False) -> torch.Tensor:
@@ -684,7 +692,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         logits, auxiliary_logits = self._decode(feature_maps, with_auxiliary)
 
         height, width = pixel_values.shape[-2:]
-        padded_size = tuple(side + -side % self.config.patch_size for side in (height, width))
+        padded_size = tuple(round_up_to_patches(side, self.config.patch_size) for side in (height, width))
         loss = None
         if labels is not None:
             loss = self._loss(logits, auxiliary_logits, labels, padded_size)
