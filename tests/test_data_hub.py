@@ -2,13 +2,17 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, List, Value
+from huggingface_hub import ModelCard
 from local_hub import hub_process, local_hub
 from PIL import Image as PILImage
 
+from setr_hf import SetrImageProcessor
+from setr_hf.cli import load_script
 from setr_hf.data import load_segmentation_data
 from setr_hf.labels import CLASS_NAMES
 
@@ -205,3 +209,22 @@ def test_what_was_read_once_is_there_without_the_hub(hub):
     expected = [read_in(hub, source, "train") for source in sources]
     with hub_process(hub[2], HF_HUB_OFFLINE="1") as process:
         assert [process.submit(read, source, "train").result() for source in sources] == expected
+
+
+def evaluate(*arguments):
+    return load_script(Path(__file__).parents[1] / "scripts/evaluate.py").main(arguments)
+
+
+def test_a_model_is_evaluated_on_a_data_set_of_the_hub_and_its_card_names_it(hub, tiny_model, tmp_path):
+    names = ["road", "car", "sky"]
+    model = tiny_model(num_labels=3, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+    model.save_pretrained(tmp_path / "model")
+    SetrImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--dataset", "me/prepared", "--output", str(tmp_path / "results")]
+    assert hub[0].submit(evaluate, *options, "--threads", "1", "--update-card").result() == 0
+    results = json.loads((tmp_path / "results/results.json").read_text())
+    assert [image["name"] for image in results["images"]] == [f"validation_{i}" for i in range(4)]
+    card = ModelCard.load(tmp_path / "model/README.md")
+    assert {(result.dataset_type, result.dataset_split) for result in card.data.eval_results} == {
+        ("me/prepared", "validation")
+    }
