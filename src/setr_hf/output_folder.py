@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 
 # Names that start with "_" are not uploaded by `Trainer.push_to_hub`.
 LOCK_NAME = "_running.lock"
-# Data loading workers outlive a killed process by up to 5 seconds, and hold its lock for as long.
+# Data loading workers outlive a killed process by 5 seconds, and before filelock 4 hold its lock for as long.
 LOCK_TIMEOUT = 10
 MODEL_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "config.json")
 

@@ -200,21 +200,20 @@ class SetrTrainer(Trainer):
         Raises:
             `ValueError`: `resume_from_checkpoint` is a folder that is no complete checkpoint.
         """
+        output_dir = self.args.output_dir
+        if isinstance(resume_from_checkpoint, str) and not is_complete(resume_from_checkpoint):
+            raise ValueError(
+                f"{resume_from_checkpoint} is no complete checkpoint; the last one in {output_dir} is "
+                f"{last_complete_checkpoint(output_dir)}"
+            )
         if resume_from_checkpoint:
             if self.args.should_save:
-                remove_incomplete_checkpoints(self.args.output_dir)
+                remove_incomplete_checkpoints(output_dir)
             self.accelerator.wait_for_everyone()
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_complete_checkpoint(output_dir)
             if resume_from_checkpoint is None:
-                logger.warning(
-                    f"{self.args.output_dir} holds no complete checkpoint: training starts at the beginning"
-                )
-        elif resume_from_checkpoint and not is_complete(resume_from_checkpoint):
-            raise ValueError(
-                f"{resume_from_checkpoint} is no complete checkpoint; the last one in {self.args.output_dir} is "
-                f"{last_complete_checkpoint(self.args.output_dir)}"
-            )
+                logger.warning(f"{output_dir} holds no complete checkpoint: training starts at the beginning")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _get_dataloader(self, *args, **kwargs):
