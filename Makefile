@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml
 setup: $(VENV)/installed  ## make .venv with the package, its test and its style tools
 
 demo: $(VENV)/installed  ## train a small SETR on generated scenes, or on a folder: make demo DATA=path/to/folder
-	$(BIN)/python scripts/demo.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python scripts/demo.py $(if $(DATA),--dataset $(DATA))
 
 test: $(VENV)/installed  ## run the tests; SETR_HF_DATA=folder adds those on real photographs
 	$(BIN)/python -m pytest

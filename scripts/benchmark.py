@@ -33,7 +33,7 @@ def parse_arguments(argv=None):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     option = augmentation.add_argument
-    option("--data", required=True, help="folder or Hub id of photographs with annotations")
+    option("--dataset", required=True, help="folder or Hub id of photographs with annotations")
     option("--split", default="train", help="which part of the data")
     option("--num-images", type=int, default=16, help="how many photographs of the split, at most")
     option("--crop-size", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
@@ -117,9 +117,9 @@ def compare(timers: dict, source: str, num_images: int, rounds: int, passes: int
 def main(argv=None) -> int:
     arguments = parse_arguments(argv)
     torch.set_num_threads(1)
-    dataset, label_set = load_segmentation_data(arguments.data, arguments.split)
+    dataset, label_set = load_segmentation_data(arguments.dataset, arguments.split)
     if "annotation" not in dataset.column_names:
-        raise ValueError(f"the split {arguments.split!r} of {arguments.data} has no annotations: choose another")
+        raise ValueError(f"the split {arguments.split!r} of {arguments.dataset} has no annotations: choose another")
     rows = list(undecoded(dataset).select(range(min(arguments.num_images, len(dataset)))))
     mean, std, (short, long) = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, arguments.size
     size = {"shortest_edge": short, "longest_edge": long}

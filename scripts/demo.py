@@ -42,7 +42,7 @@ PHOTOGRAPHS = Settings(240, (240, 320), 192, 8, 2, 3400, 1e-3, (0.85, 1.3))
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", help="folder or Hub id of photographs with labels; default: generated scenes")
+    parser.add_argument("--dataset", help="folder or Hub id of photographs with labels; default: generated scenes")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for the model and the sheet")
     parser.add_argument("--max-steps", type=int, help="training steps; default: what fits the data")
     return parser.parse_args(argv)
@@ -56,9 +56,7 @@ def build(settings: Settings, label_set) -> tuple[SetrForSemanticSegmentation, S
         num_attention_heads=settings.hidden_size // 64,
         intermediate_size=4 * settings.hidden_size,
         image_size=settings.crop_size,
-        id2label=label_set.id2label,
-        label2id={name: index for index, name in label_set.id2label.items()},
-        palette=label_set.palette,
+        **label_set.config_fields,
         # The fastest on CPUs for sequences as short as these.
         attn_implementation="eager",
     )
@@ -127,11 +125,11 @@ def main(argv=None) -> int:
     arguments = parse_arguments(argv)
     start = time.perf_counter()
     set_seed(0)
-    if arguments.data is None:
+    if arguments.dataset is None:
         settings, (train_set, label_set), (validation_set, _) = SCENES, make_scenes(600, 0), make_scenes(100, 10_000)
     else:
-        settings, (train_set, label_set) = PHOTOGRAPHS, load_segmentation_data(arguments.data, "train")
-        validation_set, _ = load_segmentation_data(arguments.data, "validation")
+        settings, (train_set, label_set) = PHOTOGRAPHS, load_segmentation_data(arguments.dataset, "train")
+        validation_set, _ = load_segmentation_data(arguments.dataset, "validation")
     model, processor = build(settings, label_set)
     print(f"SETR-MLA with {model.num_parameters() / 1e6:.1f} M parameters on {len(train_set)} images")
     train(

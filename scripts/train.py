@@ -27,15 +27,15 @@ from setr_hf.training import collate, evaluation_examples, training_examples
 def load_data(job):
     """Training and validation data, and what their labels mean."""
     options = {
-        "config": job.data_config,
-        "revision": job.data_revision,
+        "config": job.dataset_config,
+        "revision": job.dataset_revision,
         "image_column": job.image_column,
         "annotation_column": job.annotation_column,
         "labels": job.labels,
         "streaming": job.streaming,
     }
-    train_set, label_set = load_segmentation_data(job.data, "train", **options)
-    return train_set, load_segmentation_data(job.data, "validation", **options)[0], label_set
+    train_set, label_set = load_segmentation_data(job.dataset, "train", **options)
+    return train_set, load_segmentation_data(job.dataset, "validation", **options)[0], label_set
 
 
 def final_scores(trainer: SetrTrainer) -> dict[str, float]:
@@ -53,7 +53,10 @@ def train(command, job, arguments, resume, tell) -> int:
     model, start = load_model(job, label_set) if job.model else new_model(command, label_set)
     tell(f"  {'start':<13} {start}")
     processor = build_processor(job, label_set)
-    if not job.streaming:
+    if job.streaming:
+        # Each process reads the stream itself: accelerate's other way, one reader for all, loses samples.
+        arguments.accelerator_config.dispatch_batches = False
+    else:
         train_set = checked_samples(train_set, label_set, job.skip_bad_samples)
         validation_set = checked_samples(validation_set, label_set, job.skip_bad_samples)
         check_length(len(train_set), arguments)

@@ -25,7 +25,7 @@ def benchmark(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"id2label": dict(enumerate(CLASSES))}))
 
     def run(*options):
-        command = [sys.executable, "scripts/benchmark.py", "augmentation", "--data", tmp_path, *options]
+        command = [sys.executable, "scripts/benchmark.py", "augmentation", "--dataset", tmp_path, *options]
         sizes = ["--crop-size", "64", "80", "--size", "96", "120", "--rounds", "2", "--passes", "1"]
         return subprocess.run([*map(str, command), *sizes], capture_output=True, text=True, cwd=ROOT)
 

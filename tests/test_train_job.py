@@ -90,7 +90,16 @@ def save_small(folder: Path, names: list[str], **fields) -> Path:
 
 def test_it_trains_a_model_that_the_pipeline_loads(scene_folder, tmp_path):
     output = tmp_path / "trained"
-    command = [sys.executable, "scripts/train.py", "--data", scene_folder, *COMMON, *NETWORK, "--output_dir", output]
+    command = [
+        sys.executable,
+        "scripts/train.py",
+        "--dataset",
+        scene_folder,
+        *COMMON,
+        *NETWORK,
+        "--output_dir",
+        output,
+    ]
     result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "all weights are random" in result.stdout
@@ -108,7 +117,7 @@ def test_it_goes_on_in_fp32_from_a_model_saved_in_half_precision(train, scene_fo
     model = save_small(tmp_path / "model", CLASSES)
     SetrForSemanticSegmentation.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(model)
     output = tmp_path / "again"
-    out, _ = train("--data", scene_folder, *COMMON, "--model", model, "--learning_rate", 0, "--output_dir", output)
+    out, _ = train("--dataset", scene_folder, *COMMON, "--model", model, "--learning_rate", 0, "--output_dir", output)
     assert "eval_mean_iou" in out
     before, after = weights(model), weights(output)
     trained = [name for name in before if "running" not in name and "num_batches" not in name]
@@ -150,7 +159,7 @@ RECIPE += ("--size", 96, "--test_size", 96, "--crop_size", 64, "--stride", 48, "
 def test_it_follows_a_recipe_but_for_what_is_overridden(train, benchmark_folder, small_vit, tmp_path):
     output = tmp_path / "out"
     out, _ = train(
-        *RECIPE, "--data", benchmark_folder, "--encoder", small_vit, "--output_dir", output,
+        *RECIPE, "--dataset", benchmark_folder, "--encoder", small_vit, "--output_dir", output,
         "--max_steps", 2, "--global-batch-size", 2, "--gradient_accumulation_steps", 2, "--logging_steps", 1,
     )  # fmt: skip
     assert "2 = processes 1 × per device 1 × accumulation 2; the recipe's is 16" in out
@@ -174,18 +183,18 @@ def test_it_follows_a_recipe_but_for_what_is_overridden(train, benchmark_folder,
 
 
 def test_a_recipe_wants_the_classes_of_its_data_set(refused, train, scene_folder, tmp_path):
-    error = refused(*RECIPE, "--data", scene_folder, "--encoder", "none", "--max_steps", 1)
+    error = refused(*RECIPE, "--dataset", scene_folder, "--encoder", "none", "--max_steps", 1)
     assert "150" in error and str(len(CLASSES)) in error and "--other_classes" in error
     output = tmp_path / "own"
     arguments = ("--max_steps", 1, "--global_batch_size", 2, "--encoder", "none", "--output_dir", output)
-    train(*RECIPE, "--data", scene_folder, "--other-classes", *arguments)
+    train(*RECIPE, "--dataset", scene_folder, "--other-classes", *arguments)
     assert SetrConfig.from_pretrained(output).num_labels == len(CLASSES)
 
 
 def test_a_recipe_wants_the_names_too(refused, scene_folder):
     names = dict(enumerate(CLASS_NAMES["ade20k"])) | {2: "ceiling of the world"}
     (scene_folder / "labels.json").write_text(json.dumps({"id2label": names}))
-    error = refused(*RECIPE, "--data", scene_folder, "--encoder", "none")
+    error = refused(*RECIPE, "--dataset", scene_folder, "--encoder", "none")
     assert "'sky'" in error and "'ceiling of the world'" in error and "class 2" in error
 
 
@@ -201,7 +210,7 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(job, monkeypatch, capsys, tm
 
 def test_a_stream_is_trained_on(train, scene_folder, tmp_path):
     output = tmp_path / "streamed"
-    train("--data", scene_folder, *COMMON, *NETWORK, "--streaming", "--max_steps", 3, "--output_dir", output)
+    train("--dataset", scene_folder, *COMMON, *NETWORK, "--streaming", "--max_steps", 3, "--output_dir", output)
     assert (output / "model.safetensors").is_file()
 
 
@@ -210,18 +219,18 @@ def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "log"))
-    train("--data", scene_folder, *COMMON, *NETWORK, "--report_to", "tensorboard", "--output_dir", tmp_path / "out")
+    train("--dataset", scene_folder, *COMMON, *NETWORK, "--report_to", "tensorboard", "--output_dir", tmp_path / "out")
     events = EventAccumulator(str(next((tmp_path / "log").rglob("events*")).parent)).Reload()
     assert "eval/mean_iou" in events.Tags()["scalars"]
 
 
 def test_new_classifiers_keep_all_other_weights(train, refused, scene_folder, tmp_path):
     model = save_small(tmp_path / "model", [f"kind {i}" for i in range(7)])
-    error = refused("--data", scene_folder, *COMMON, "--model", model)
+    error = refused("--dataset", scene_folder, *COMMON, "--model", model)
     assert "7 classes" in error and str(len(CLASSES)) in error and "--reinitialize_classifier" in error
     output = tmp_path / "out"
     arguments = ("--model", model, "--reinitialize-classifier", "--learning_rate", 0, "--output_dir", output)
-    out, _ = train("--data", scene_folder, *COMMON, *arguments)
+    out, _ = train("--dataset", scene_folder, *COMMON, *arguments)
     assert "decode_head.classifier.weight" in out and "decode_head.auxiliary_classifiers.3.weight" in out
     before, after = weights(model), weights(output)
     new = {name for name in before if before[name].shape != after[name].shape}
@@ -233,11 +242,11 @@ def test_new_classifiers_keep_all_other_weights(train, refused, scene_folder, tm
 
 def test_new_classifiers_are_new_too_where_only_the_names_differ(train, refused, scene_folder, tmp_path):
     model = save_small(tmp_path / "model", [f"kind {i}" for i in range(len(CLASSES))], decoder_type="naive")
-    error = refused("--data", scene_folder, *COMMON, "--model", model)
+    error = refused("--dataset", scene_folder, *COMMON, "--model", model)
     assert "kind 0" in error and CLASSES[0] in error and "--reinitialize_classifier" in error
     output = tmp_path / "out"
     arguments = ("--model", model, "--reinitialize_classifier", "--learning_rate", 0, "--output_dir", output)
-    train("--data", scene_folder, *COMMON, *arguments)
+    train("--dataset", scene_folder, *COMMON, *arguments)
     before, after = weights(model), weights(output)
     assert not torch.equal(before["decode_head.classifier.weight"], after["decode_head.classifier.weight"])
     assert torch.equal(before["setr.layers.0.mlp.fc1.weight"], after["setr.layers.0.mlp.fc1.weight"])
@@ -245,50 +254,50 @@ def test_new_classifiers_are_new_too_where_only_the_names_differ(train, refused,
 
 
 def test_a_model_that_is_no_setr_is_refused(refused, scene_folder, small_vit):
-    error = refused("--data", scene_folder, *COMMON, "--model", small_vit)
+    error = refused("--dataset", scene_folder, *COMMON, "--model", small_vit)
     assert "is a vit" in error and "--encoder" in error
 
 
 def test_an_encoder_that_does_not_fit_is_refused(refused, scene_folder, small_vit):
     wider = json.dumps({**SMALL, "hidden_size": 48})
-    error = refused("--data", scene_folder, *COMMON, "--config", wider, "--encoder", small_vit)
+    error = refused("--dataset", scene_folder, *COMMON, "--config", wider, "--encoder", small_vit)
     assert str(small_vit) in error and "48" in error
 
 
 def test_ids_outside_the_classes_are_named_before_the_first_step(refused, scene_folder):
     path = sorted((scene_folder / "annotations/val").iterdir())[1]
     Image.fromarray(np.full((128, 160), 99, dtype=np.uint8)).save(path)
-    error = refused("--data", scene_folder, *COMMON, *NETWORK)
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK)
     assert path.stem in error and "99" in error
 
 
 def test_images_without_labels_are_named(refused, scene_folder):
     path = sorted((scene_folder / "annotations/train").iterdir())[2]
     path.unlink()
-    assert path.stem in refused("--data", scene_folder, *COMMON, *NETWORK)
+    assert path.stem in refused("--dataset", scene_folder, *COMMON, *NETWORK)
 
 
 def test_sizes_that_differ_are_named(refused, scene_folder):
     path = sorted((scene_folder / "annotations/train").iterdir())[0]
     Image.fromarray(np.zeros((100, 160), dtype=np.uint8)).save(path)
-    error = refused("--data", scene_folder, *COMMON, *NETWORK)
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK)
     assert path.stem in error and "128" in error and "100" in error
 
 
 def test_unreadable_files_are_named_or_skipped_and_counted(refused, train, scene_folder, tmp_path):
     path = sorted((scene_folder / "images/train").iterdir())[3]
     path.write_bytes(path.read_bytes()[:200])
-    error = refused("--data", scene_folder, *COMMON, *NETWORK)
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK)
     assert path.name in error
     assert "--skip-bad-samples" in error
     output = tmp_path / "out"
-    out, _ = train("--data", scene_folder, *COMMON, *NETWORK, "--skip-bad-samples", "--output_dir", output)
+    out, _ = train("--dataset", scene_folder, *COMMON, *NETWORK, "--skip-bad-samples", "--output_dir", output)
     assert "3 for training, 4 for validation" in out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, tmp_path):
-    arguments = ("--data", scene_folder, "--crop_size", 64, "--max_steps", 1, *NETWORK)
+    arguments = ("--dataset", scene_folder, "--crop_size", 64, "--max_steps", 1, *NETWORK)
     error = refused("--recipe", "setr-mla-small-camvid", *arguments)
     assert "bf16" in error and "--use_cpu" in error
     error = refused(*arguments, "--fp16", "--use_cpu")
@@ -321,22 +330,22 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(refused, tmp_path, arguments, named):
-    error = refused("--data", tmp_path, "--use_cpu", *arguments)
+    error = refused("--dataset", tmp_path, "--use_cpu", *arguments)
     assert all(text in error for text in named), error
 
 
 def test_the_data_is_asked_for(refused):
-    assert "--data" in refused("--recipe", "setr-mla-large-ade20k-b16", "--use_cpu")
+    assert "--dataset" in refused("--recipe", "setr-mla-large-ade20k-b16", "--use_cpu")
 
 
 def test_data_that_does_not_fill_a_batch_is_refused(refused, scene_folder):
     arguments = ("--per_device_train_batch_size", 5, "--dataloader_drop_last")
-    error = refused("--data", scene_folder, *COMMON, *NETWORK, *arguments)
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK, *arguments)
     assert "4 training samples" in error and "5" in error
 
 
 def test_an_output_folder_in_use_is_refused(train, scene_folder, tmp_path):
-    arguments = ("--data", scene_folder, *COMMON, *NETWORK, "--output_dir", tmp_path / "out")
+    arguments = ("--dataset", scene_folder, *COMMON, *NETWORK, "--output_dir", tmp_path / "out")
     train(*arguments)
     before = weights(tmp_path / "out")
     _, err = train(*arguments, status=2)
@@ -348,13 +357,13 @@ def test_an_output_folder_of_a_running_job_is_refused(refused, scene_folder, tmp
     monkeypatch.setattr("setr_hf.output_folder.LOCK_TIMEOUT", 0.1)
     (tmp_path / "refused").mkdir()
     with FileLock(tmp_path / "refused" / LOCK_NAME):
-        error = refused("--data", scene_folder, *COMMON, *NETWORK, "--resume_from_checkpoint", "True")
+        error = refused("--dataset", scene_folder, *COMMON, *NETWORK, "--resume_from_checkpoint", "True")
     assert "another running job" in error
 
 
 def test_a_killed_run_resumes_to_the_same_weights(train, scene_folder, tmp_path):
     common = [*COMMON, *NETWORK, "--max_steps", 5, "--save_steps", 1, "--seed", 3, "--resume_from_checkpoint", "True"]
-    arguments = [str(argument) for argument in ("--data", scene_folder, *common)]
+    arguments = [str(argument) for argument in ("--dataset", scene_folder, *common)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # The first run starts at the beginning, as there is nothing to resume.
     killed = tmp_path / "killed"
@@ -382,7 +391,7 @@ def test_several_gpus_in_one_process_are_refused(job, monkeypatch, capsys, tmp_p
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for name in WORLD_SIZE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    recipe = ["--recipe", "setr-naive-large-cityscapes-40k", "--data", str(tmp_path)]
+    recipe = ["--recipe", "setr-naive-large-cityscapes-40k", "--dataset", str(tmp_path)]
     assert run_job(lambda: job(recipe)) == 2
     error = capsys.readouterr().err
     assert "4 GPUs" in error and "accelerate launch" in error and "--num_processes 4" in error

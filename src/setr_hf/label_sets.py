@@ -41,6 +41,12 @@ class LabelSet:
         return [self.id2label[i] for i in range(len(self.id2label))]
 
     @property
+    def config_fields(self) -> dict:
+        """The fields of `SetrConfig` that say what a model's classes are."""
+        label2id = {name: index for index, name in self.id2label.items()}
+        return {"id2label": self.id2label, "label2id": label2id, "palette": self.palette}
+
+    @property
     def is_reduced(self) -> bool:
         """Whether pixel value 0 is not counted and k is class k − 1: `do_reduce_labels` of the image processors."""
         return bool(self.lookup[0] == IGNORED_LABEL and self.lookup[1] == 0)

@@ -108,7 +108,7 @@ def network_lines(command: Command) -> list[tuple[str, str]]:
 
 def data_lines(command: Command) -> list[tuple[str, str]]:
     options, recipe = command.options, command.recipe
-    data = options.data or "(--data is not given)"
+    data = options.dataset or "(--dataset is not given)"
     if recipe and recipe.dataset and not options.other_classes:
         data += f", which must be {recipe.dataset} with its {recipe.num_labels} classes"
     crop = "×".join(map(str, crop_of(options.crop_size))) if options.crop_size else "as large as the model's windows"

@@ -31,12 +31,12 @@ class JobArguments:
         default=None, metadata={"help": "a published run, such as setr-mla-large-ade20k-b16: the defaults of all else"}
     )
     dry_run: bool = field(default=False, metadata={"help": "show what would be done, without data or weights"})
-    data: str | None = field(
+    dataset: str | None = field(
         default=None,
         metadata={"help": "Hub id; folder of ADE20K, Cityscapes or Pascal Context; or images/ + annotations/"},
     )
-    data_config: str | None = field(default=None, metadata={"help": "configuration of the data set on the Hub"})
-    data_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of the data set"})
+    dataset_config: str | None = field(default=None, metadata={"help": "configuration of the data set on the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of the data set"})
     image_column: str | None = field(default=None, metadata={"help": "column of the photographs"})
     annotation_column: str | None = field(default=None, metadata={"help": "column of the label maps"})
     labels: str | None = field(
@@ -213,7 +213,7 @@ def parse_command(argv: Sequence[str] | None, description: str) -> Command:
         `ValueError`: no such recipe, options that exclude each other, or a batch that cannot be split.
     """
     # Listing all options takes a screen, and is left to --help.
-    usage = "%(prog)s [--recipe NAME] --data DATA [options]"
+    usage = "%(prog)s [--recipe NAME] --dataset DATA [options]"
     parser = HfArgumentParser((JobArguments, SetrTrainingArguments), description=description, usage=usage)
     names = [option.name for kind in parser.dataclass_types for option in fields(kind)]
     unset = object()
@@ -249,8 +249,8 @@ def check_options(options: Namespace, given: Collection[str]):
         raise ValueError("--reinitialize_classifier belongs to --model: a new model has new classifiers")
     if options.other_classes and not options.recipe:
         raise ValueError("--other_classes belongs to --recipe")
-    if not options.data and not options.dry_run:
-        raise ValueError("--data is missing: a folder or Hub id (--dry_run shows a recipe without)")
+    if not options.dataset and not options.dry_run:
+        raise ValueError("--dataset is missing: a folder or Hub id (--dry_run shows a recipe without)")
     if not 0 < options.min_scale <= options.max_scale:
         raise ValueError(f"--min_scale {options.min_scale:g} and --max_scale {options.max_scale:g} are no range")
     if options.loss_average not in (None, "valid", "all"):

@@ -57,12 +57,6 @@ def check_recipe_classes(recipe: Recipe, label_set: LabelSet):
             )
 
 
-def label_fields(label_set: LabelSet) -> dict:
-    """`SetrConfig` fields of a data set's classes."""
-    label2id = {name: index for index, name in label_set.id2label.items()}
-    return {"id2label": label_set.id2label, "label2id": label2id, "palette": label_set.palette}
-
-
 def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcessor:
     """The image processor of `job.model`, or a new one with sliding windows; what the options say wins."""
     settings = {"do_reduce_labels": label_set.is_reduced}
@@ -84,7 +78,7 @@ def is_classifier(name: str) -> bool:
 
 def with_new_classifiers(model: SetrForSemanticSegmentation, label_set: LabelSet) -> SetrForSemanticSegmentation:
     """The model with main and auxiliary classifiers of random weights for other classes, all else as it is."""
-    config = SetrConfig.from_dict(model.config.to_dict() | label_fields(label_set))
+    config = SetrConfig.from_dict(model.config.to_dict() | label_set.config_fields)
     new_model = SetrForSemanticSegmentation(config)
     kept = {name: tensor for name, tensor in model.state_dict().items() if not is_classifier(name)}
     new_model.load_state_dict(new_model.state_dict() | kept)
@@ -121,7 +115,7 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
         raise ValueError(f"{job.model} lacks {len(missing)} parameters, such as {missing[0]}")
     loss_fields = {"semantic_loss_average": job.loss_average} if job.loss_average else {}
     if not job.reinitialize_classifier:
-        model.config.update(label_fields(label_set) | loss_fields)
+        model.config.update(label_set.config_fields | loss_fields)
         return model, f"all weights from {job.model}"
     model = with_new_classifiers(model, label_set)
     model.config.update(loss_fields)
@@ -150,7 +144,7 @@ def initialize_as_mmseg(model: SetrForSemanticSegmentation):
 
 def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """A model for the data's classes, and what its weights start from, in a line."""
-    model = SetrForSemanticSegmentation(new_config(command, **label_fields(label_set)))
+    model = SetrForSemanticSegmentation(new_config(command, **label_set.config_fields))
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
     if command.options.encoder in (None, RANDOM_WEIGHTS):
