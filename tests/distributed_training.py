@@ -3,13 +3,15 @@ A small training run on generated scenes, for tests that kill it, resume it, or 
 
     torchrun --nproc_per_node 2 tests/distributed_training.py '[["OUTPUT", {"max_steps": 6}]]'
 
-runs one training after the other, each in its own folder. With the option --fsdp they are sharded by FSDP2.
+runs one training after the other, each in its own folder.
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -71,7 +73,9 @@ def crop_differently(row: dict, index: int) -> dict:
     return {"image": row["image"].crop(box), "annotation": row["annotation"].crop(box)}
 
 
-def make_trainer(output_dir: str | Path, arguments: dict, config: dict | None = None, **options) -> SetrTrainer:
+def make_trainer(
+    output_dir: str | Path, arguments: dict, config: dict | None = None, trainer_class=SetrTrainer, **options
+) -> SetrTrainer:
     """A trainer of a small SETR on 12 scenes, evaluated on 5 of several sizes, which have several windows."""
     torch.set_num_threads(1)
     arguments = SetrTrainingArguments(str(output_dir), **{**ARGUMENTS, **arguments})
@@ -82,7 +86,7 @@ def make_trainer(output_dir: str | Path, arguments: dict, config: dict | None = 
     record = Path(output_dir) / f"examples-{arguments.process_index}.txt"
     record.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(5)
-    return SetrTrainer(
+    return trainer_class(
         SetrForSemanticSegmentation(SetrConfig(**{**CONFIG, **(config or {})}, id2label=label_set.id2label)),
         arguments,
         train_dataset=RecordedExamples(dataset, label_set, transform, 7, record=record),
@@ -107,11 +111,38 @@ def run(output_dir: str | Path, arguments: dict, resume: bool = False, killed_at
     if killed_at:
         sys.addaudithook(partial(kill_at, killed_at))
     config = arguments.pop("config", None)
-    trainer = make_trainer(output_dir, arguments, config)
+    trainer = make_trainer(output_dir, arguments, config, SlowToSave if killed_at else SetrTrainer)
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     if trainer.is_world_process_zero():
         (Path(output_dir) / "history.json").write_text(json.dumps(history(trainer)))
+
+
+class SlowToSave(SetrTrainer):
+    """The second process comes late with what each process saves."""
+
+    def _save_rng_state(self, output_dir):
+        if self.args.process_index == 1:
+            time.sleep(1)
+        super()._save_rng_state(output_dir)
+
+
+def start(function, *args) -> multiprocessing.Process:
+    """Calls a function in a process of its own. Packages are imported once, for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["setr_hf.scenes", "setr_hf.trainer", "setr_hf.training"])
+    process = context.Process(target=function, args=args)
+    process.start()
+    return process
+
+
+def run_as_one_of_two(rank: int, port: int, fsdp: bool, *args):
+    """[`run`] as torchrun would start it."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    if fsdp:
+        let_fsdp_run_on_cpu()
+    run(*args)
 
 
 def kill_at(name: str, event: str, args: tuple):
@@ -135,7 +166,5 @@ def let_fsdp_run_on_cpu():
 
 
 if __name__ == "__main__":
-    if "--fsdp" in sys.argv:
-        let_fsdp_run_on_cpu()
     for folder, options in json.loads(sys.argv[1]):
         run(folder, options)
