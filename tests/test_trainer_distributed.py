@@ -60,7 +60,7 @@ def two_processes(tmp_path_factory):
     runs.append([str(folder / "own statistics"), FROZEN | BATCHES["two each"] | {"freeze_batch_norm": False}])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = Path(__file__).with_name("distributed_training.py")
-    done = subprocess.run([*command, str(script), json.dumps(runs)], capture_output=True, text=True)
+    done = subprocess.run([*command, str(script), json.dumps(runs)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
