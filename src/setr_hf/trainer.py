@@ -36,6 +36,10 @@ class MeanIouOfMatrices:
     """`compute_metrics` of [`SetrTrainer`]: scores of the sum of all confusion matrices."""
 
     def __init__(self):
+        self.reset()
+
+    def reset(self):
+        """Forgets what an evaluation that was broken off has added."""
         self.total = 0
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
@@ -43,7 +47,7 @@ class MeanIouOfMatrices:
         if not compute_result:
             return {}
         scores = segmentation_scores(self.total)
-        self.total = 0
+        self.reset()
         return {name: scores[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
 
 
@@ -266,6 +270,8 @@ class SetrTrainer(Trainer):
             # Each process has its own running statistics since its last batch; saved are those of the main process.
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, src=0)
+        if isinstance(self.compute_metrics, MeanIouOfMatrices):
+            self.compute_metrics.reset()
         num_images = len(dataloader.dataset) // self.args.world_size if has_length(dataloader.dataset) else None
         num_samples = self.args.num_prediction_pictures if self.is_world_process_zero() else 0
         self.prediction_samples = PredictionSamples(num_samples, num_images)
