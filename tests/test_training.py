@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import ImageSegmentationPipeline, Trainer, TrainingArguments
+from transformers import ImageSegmentationPipeline, Trainer
 
 from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf.scenes import CLASSES, make_scenes
-from setr_hf.trainer import SetrTrainer
+from setr_hf.trainer import SetrTrainer, SetrTrainingArguments
 from setr_hf.training import collate, evaluation_examples, training_examples
 from setr_hf.transforms import training_transform
 
@@ -20,8 +20,8 @@ def scenes():
 
 
 def arguments(folder, **options):
-    return TrainingArguments(
-        str(folder), use_cpu=True, remove_unused_columns=False, report_to=[], save_strategy="no", disable_tqdm=True,
+    return SetrTrainingArguments(
+        str(folder), use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
         **options,
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes
 
 def test_the_trainer_says_that_columns_must_stay(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="remove_unused_columns=False"):
-        SetrTrainer(tiny_model(), TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]), data_collator=collate)
+        SetrTrainer(tiny_model(), arguments(tmp_path, remove_unused_columns=True), data_collator=collate)
 
 
 def test_an_image_and_annotation_of_different_sizes_are_named(scenes):
