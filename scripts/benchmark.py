@@ -16,8 +16,8 @@ from PIL import Image
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from setr_hf.cli import run_job
-from setr_hf.data import decode_row, load_segmentation_data, undecoded
-from setr_hf.transforms import to_tv_tensors, training_transform
+from setr_hf.data.augmentation import to_tv_tensors, training_transform
+from setr_hf.data.loading import decode_row, load_segmentation_data, undecoded
 
 
 REFERENCE = Path(__file__).parent / "benchmarks" / "mmseg_augmentation.py"

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from setr_hf.cli import run_job
-from setr_hf.comparison import compare_records, comparison_record, comparison_table
-from setr_hf.data_arguments import add_data_arguments, dataset_name, load_data
-from setr_hf.evaluation import evaluation_settings, load_for_evaluation
-from setr_hf.evaluation_records import compute_records, start_processes, write_text
-from setr_hf.inference import check_multi_scale, published_scales, segment
+from setr_hf.data.arguments import add_data_arguments, dataset_name, load_data
+from setr_hf.data.public_datasets import published_scales
+from setr_hf.evaluation.comparison import compare_records, comparison_record, comparison_table
+from setr_hf.evaluation.records import compute_records, start_processes, write_text
+from setr_hf.evaluation.results import evaluation_settings, load_for_evaluation
+from setr_hf.inference.sliding_windows import check_multi_scale, segment
 
 
 def parse_arguments(argv=None):

@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+from setr_hf.checkpoints.convert import IMPLEMENTATIONS, ConversionReport, convert_checkpoint
+from setr_hf.checkpoints.export import write_public_checkpoint
 from setr_hf.cli import run_job
-from setr_hf.conversion import IMPLEMENTATIONS, ConversionReport, convert_checkpoint
-from setr_hf.conversion_back import write_public_checkpoint
-from setr_hf.labels import CLASS_NAMES
+from setr_hf.data.public_datasets import CLASS_NAMES
 
 
 def json_object(text: str) -> dict:

@@ -14,12 +14,12 @@ from transformers import ImageSegmentationPipeline, Trainer, TrainingArguments, 
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
-from setr_hf.data import load_segmentation_data
+from setr_hf.data.augmentation import training_transform
+from setr_hf.data.examples import collate, training_examples
+from setr_hf.data.loading import load_segmentation_data
+from setr_hf.data.scenes import make_scenes
+from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.metrics import confusion_matrix, segmentation_scores
-from setr_hf.scenes import make_scenes
-from setr_hf.training import collate, training_examples
-from setr_hf.transforms import training_transform
-from setr_hf.visualization import class_colors, comparison_sheet
 
 
 @dataclass(frozen=True)

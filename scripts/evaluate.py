@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 
+from setr_hf.cards.model_card import eval_results, update_card
 from setr_hf.cli import run_job
-from setr_hf.data_arguments import add_data_arguments, dataset_name, load_data
-from setr_hf.evaluation import (
+from setr_hf.data.arguments import add_data_arguments, dataset_name, load_data
+from setr_hf.data.public_datasets import published_scales
+from setr_hf.evaluation.records import compute_records, read_image, start_processes, sum_matrices
+from setr_hf.evaluation.results import (
     class_table,
     evaluation_settings,
     image_record,
@@ -18,11 +21,9 @@ from setr_hf.evaluation import (
     worst_images,
     write_report,
 )
-from setr_hf.evaluation_records import compute_records, read_image, start_processes, sum_matrices
-from setr_hf.inference import check_multi_scale, published_scales, segment
-from setr_hf.model_card import eval_results, update_card
-from setr_hf.submission import server_form, submission_file, write_submission
-from setr_hf.visualization import class_colors, comparison_sheet
+from setr_hf.evaluation.submission import server_form, submission_file, write_submission
+from setr_hf.inference.pictures import class_colors, comparison_sheet
+from setr_hf.inference.sliding_windows import check_multi_scale, segment
 
 
 SHEET_IMAGES = 16

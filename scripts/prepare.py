@@ -4,12 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from setr_hf.cards.dataset_card import CITYSCAPES, PASCAL_CONTEXT, Source
 from setr_hf.cli import run_job
-from setr_hf.data_folders import cityscapes_files
-from setr_hf.dataset_card import CITYSCAPES, PASCAL_CONTEXT, Source
-from setr_hf.label_sets import cityscapes_raw_label_set, published_label_set
-from setr_hf.pascal_context import left_out_notes, read_context_images, usable_samples
-from setr_hf.preparation import (
+from setr_hf.data.folders import cityscapes_files
+from setr_hf.data.label_sets import cityscapes_raw_label_set, published_label_set
+from setr_hf.prepare.parquet import (
     check_can_publish,
     check_is_new,
     content_table,
@@ -18,6 +17,7 @@ from setr_hf.preparation import (
     publish,
     write_dataset,
 )
+from setr_hf.prepare.pascal_context import left_out_notes, read_context_images, usable_samples
 
 
 def parse_arguments(argv=None):

@@ -5,12 +5,13 @@ import sys
 from transformers import set_seed
 
 from setr_hf.cli import run_job
-from setr_hf.data import load_segmentation_data
-from setr_hf.data_checks import checked_samples
-from setr_hf.output_folder import output_folder_lock
-from setr_hf.train_description import describe
-from setr_hf.train_options import parse_command
-from setr_hf.train_setup import (
+from setr_hf.data.checks import checked_samples
+from setr_hf.data.examples import collate, evaluation_examples, training_examples
+from setr_hf.data.loading import load_segmentation_data
+from setr_hf.training.description import describe
+from setr_hf.training.options import parse_command
+from setr_hf.training.output_folder import output_folder_lock
+from setr_hf.training.setup import (
     build_processor,
     build_transform,
     check_length,
@@ -20,8 +21,7 @@ from setr_hf.train_setup import (
     load_model,
     new_model,
 )
-from setr_hf.trainer import SetrTrainer
-from setr_hf.training import collate, evaluation_examples, training_examples
+from setr_hf.training.trainer import SetrTrainer
 
 
 def load_data(job):

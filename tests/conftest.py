@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation
-from setr_hf.scenes import CLASSES, make_scenes
+from setr_hf.data.scenes import CLASSES, make_scenes
 
 
 TINY = {

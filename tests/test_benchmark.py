@@ -4,14 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-from setr_hf.scenes import CLASSES, make_scenes
-
-
-ROOT = Path(__file__).parents[1]
+from setr_hf.data.scenes import CLASSES, make_scenes
 
 
 @pytest.fixture

@@ -2,15 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
+from paths import ROOT
 from transformers import pipeline
 
 from setr_hf import SetrImageProcessor
-from setr_hf.scenes import CLASSES
+from setr_hf.data.scenes import CLASSES
 
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 MARK = "<!-- tests/test_readme.py runs this -->\n```python\n"
 
 

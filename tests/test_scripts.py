@@ -3,17 +3,14 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 from transformers import pipeline
 
 from setr_hf import SetrImageProcessor
-
-
-ROOT = Path(__file__).parents[1]
 
 
 def run(*command, status=0):

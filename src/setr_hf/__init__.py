@@ -8,10 +8,10 @@ from transformers import (
     AutoModelForSemanticSegmentation,
 )
 
-from .configuration_setr import SetrConfig
-from .image_processing_pil_setr import SetrImageProcessorPil
-from .image_processing_setr import SetrImageProcessor
-from .modeling_setr import SetrBackbone, SetrForSemanticSegmentation, SetrModel, SetrPreTrainedModel
+from .model.configuration_setr import SetrConfig
+from .model.image_processing_pil_setr import SetrImageProcessorPil
+from .model.image_processing_setr import SetrImageProcessor
+from .model.modeling_setr import SetrBackbone, SetrForSemanticSegmentation, SetrModel, SetrPreTrainedModel
 
 
 __version__ = "0.1.0"

@@ -1,0 +1,133 @@
+"""Cards of prepared data sets: the YAML that `load_dataset` and the Hub read, and where it all comes from."""
+
+from dataclasses import dataclass
+
+from datasets import DatasetInfo, Features, SplitDict
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..data.label_sets import LabelSet
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    A published data set that is prepared.
+
+    Args:
+        title (`str`): Its name, with the number of classes.
+        homepage (`str`): Where its owners publish it.
+        license_name, license_link (`str`): The owners' terms.
+        terms (`str`): What the terms say of the images, in a sentence or two.
+        labels (`str`): What the class ids were made of.
+        num_images (`dict[str, int]`): Usable images of each split, as published.
+    """
+
+    title: str
+    homepage: str
+    license_name: str
+    license_link: str
+    terms: str
+    labels: str
+    num_images: dict[str, int]
+
+
+CITYSCAPES = Source(
+    title="Cityscapes, 19 training classes",
+    homepage="https://www.cityscapes-dataset.com",
+    license_name="cityscapes",
+    license_link="https://www.cityscapes-dataset.com/license/",
+    terms="The terms of Cityscapes allow non-commercial research and do not allow passing the data on: keep the "
+    "repository private.",
+    labels="The `labelIds` of gtFine as the 19 train ids of the Cityscapes scripts, every other id as 255.",
+    num_images={"train": 2975, "validation": 500},
+)
+PASCAL_CONTEXT_IMAGES = {
+    "homepage": "https://www.cs.stanford.edu/~roozbeh/pascal-context/",
+    "license_name": "flickr-terms-of-use",
+    "license_link": "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/#rights",
+    "terms": "The photographs of PASCAL VOC 2010 come from Flickr; their use must respect Flickr's terms, and the "
+    "rights stay with the photographers.",
+    "num_images": {"train": 4996, "validation": 5104},
+}
+PASCAL_CONTEXT_LABELS = (
+    "The masks of `trainval_merged.json` (Detail API), painted over each other in the file's order; the classes are "
+    "in alphabetical order, "
+)
+PASCAL_CONTEXT = {
+    59: Source(
+        title="Pascal Context, 59 classes",
+        labels=f"{PASCAL_CONTEXT_LABELS}the background is 255.",
+        **PASCAL_CONTEXT_IMAGES,
+    ),
+    60: Source(
+        title="Pascal Context, 59 classes and the background",
+        labels=f"{PASCAL_CONTEXT_LABELS}the background is class 0.",
+        **PASCAL_CONTEXT_IMAGES,
+    ),
+}
+# The Hub's steps of `size_categories`; larger sets than this are not prepared here.
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+
+
+def card_data(source: Source, splits: SplitDict, features: Features) -> DatasetCardData:
+    """The YAML header: where each split lies, columns, counts, licence."""
+    data = DatasetCardData(
+        pretty_name=source.title,
+        license="other",
+        license_name=source.license_name,
+        license_link=source.license_link,
+        task_categories=["image-segmentation"],
+        task_ids=["semantic-segmentation"],
+        size_categories=next(name for limit, name in SIZE_CATEGORIES.items() if splits.total_num_examples < limit),
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in splits],
+            }
+        ],
+    )
+    DatasetInfosDict({"default": DatasetInfo(features=features, splits=splits)}).to_dataset_card_data(data)
+    return data
+
+
+def dataset_card(
+    source: Source, label_set: LabelSet, splits: SplitDict, features: Features, notes: list[str]
+) -> DatasetCard:
+    """
+    The card of a prepared data set.
+
+    Args:
+        splits: Rows and bytes of each split.
+        notes: Sentences on this copy, such as what was left out of it.
+    """
+    counts = "\n".join(f"| {info.name} | {info.num_examples:,} |" for info in splits.values())
+    remarks = "".join(f"\n- {note}" for note in notes)
+    text = f"""# {source.title}
+
+[{source.title.split(",")[0]}]({source.homepage}) as parquet files that `load_dataset` reads.
+
+| split | images |
+| --- | --- |
+{counts}
+
+## Columns
+
+- `image`: the image files as their owners publish them, byte for byte.
+- `annotation`: 8-bit grayscale PNG of the image's size. Pixel values are class ids, 0 to
+  {len(label_set.id2label) - 1}; 255 is not counted.
+- `name`: the image file's name without suffix.
+
+`labels.json` holds the class names, the ignored id and colours.
+
+## How it was made
+
+By the job `setr-hf prepare`, which checks every image and annotation. {source.labels}
+{remarks}
+
+## Terms
+
+Images and annotations are not ours, and this copy changes nothing about who owns them: see
+[the terms]({source.license_link}). {source.terms}
+"""
+    return DatasetCard(f"---\n{card_data(source, splits, features).to_yaml()}\n---\n\n{text}")

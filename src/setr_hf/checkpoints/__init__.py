@@ -1,0 +1,1 @@
+"""Other people's weights to ours and back; encoder starts."""

@@ -1,0 +1,299 @@
+"""Starts a SETR from the encoder of an image classifier, or of another SETR."""
+
+import copy
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from ..model.configuration_setr import SetrConfig
+from ..model.modeling_setr import SetrForSemanticSegmentation, SetrModel, resize
+from .detection import count_modules
+from .keys import encoder_rules, matching_reason, to_ours
+from .reading import read_checkpoint
+
+
+TRANSFORMERS_TYPES = ("vit", "deit", "setr")
+POSITIONS, CLASS_TOKEN = "embeddings.position_embeddings", "embeddings.cls_token"
+# Keys of a source that are no part of the encoder as SETR uses it, by regular expression.
+LEFT_OUT = {
+    r"norm\..*|layernorm\..*|fc_norm\..*|Transformer/encoder_norm/.*": "final normalization: SETR reads raw layers",
+    r"head\..*|head_dist\..*|head/.*|pre_logits[./].*|pooler\..*|(cls_|distillation_)?classifier\..*": "classifier",
+    r"dist_token|embeddings\.distillation_token": "distillation token",
+    r"embeddings\.mask_token": "mask token of pretraining",
+    r"decode_head\..*|auxiliary_heads?\..*|neck\..*|backbone\.mla\..*|backbone\.norm_\d+\..*": "decoder of the source",
+}
+DISTILLATION_TOKENS = ("dist_token", "embeddings.distillation_token")
+
+
+@dataclass
+class Source:
+    """
+    An encoder to start from.
+
+    Args:
+        description: What was read.
+        tensors: Under the names of [`SetrModel`] where they have one.
+        num_heads: Attention heads, if known.
+        grid: Rows and columns of the position embeddings, if known.
+    """
+
+    description: str
+    tensors: dict[str, torch.Tensor]
+    num_heads: int | None = None
+    grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class EncoderReport:
+    """
+    What [`load_encoder`] loaded.
+
+    Args:
+        source: What was read.
+        num_loaded: Number of parameters (scalars) of the encoder that were set.
+        num_parameters: Number of parameters of the encoder; equal to `num_loaded`.
+        resized: Patch grids `((height, width), (height, width))` of the source and of the model, if they differ.
+        left_out: Keys of the source that were not used, with the reason.
+    """
+
+    source: str
+    num_loaded: int
+    num_parameters: int
+    resized: tuple[tuple[int, int], tuple[int, int]] | None
+    left_out: dict[str, str]
+
+    def __str__(self):
+        text = f"{self.num_loaded:,} of {self.num_parameters:,} encoder parameters loaded from {self.source}"
+        if self.resized:
+            source, target = (f"{height}×{width}" for height, width in self.resized)
+            text += f"; position embeddings resized from {source} to {target} patches"
+        for reason in dict.fromkeys(self.left_out.values()):
+            keys = [key for key in self.left_out if self.left_out[key] == reason]
+            text += f"; {len(keys)} tensors left out ({reason})"
+        return text
+
+
+def read_transformers(source: str) -> nn.Module:
+    """A ViT, DeiT or SETR of Transformers' form, from a folder or the Hub; every parameter of it from there."""
+    model_type = AutoConfig.from_pretrained(source).model_type
+    if model_type not in TRANSFORMERS_TYPES:
+        raise ValueError(f"{source} is a {model_type}, none of {', '.join(TRANSFORMERS_TYPES)}")
+    options = {} if model_type == "setr" else {"add_pooling_layer": False}
+    model, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+    if info["missing_keys"]:
+        raise ValueError(f"{source} lacks the parameters {', '.join(sorted(info['missing_keys']))}")
+    return model
+
+
+def read_timm(name: str) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"{name} is a model of timm: `pip install timm`, or pass a file or folder") from None
+    if not timm.is_model(name.removeprefix("timm/")):
+        raise ValueError(f"{name} is no file, folder or model of timm")
+    return timm.create_model(name.removeprefix("timm/"), pretrained=True, num_classes=0)
+
+
+def read_npz(path: Path) -> Source:
+    """
+    A file of Google's ViT in JAX under our names. Kernels there are (in, out), those of attention
+    (in, heads, channels) or (heads, channels, out), that of the patches (height, width, in, out).
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as .npz: {error}") from None
+    names = {
+        r"cls": CLASS_TOKEN,
+        r"Transformer/posembed_input/pos_embedding": POSITIONS,
+        r"embedding/(\w+)": r"embeddings.patch_embeddings.\1",
+        r"Transformer/encoderblock_(\d+)/LayerNorm_0/(\w+)": r"layers.\1.layernorm_before.\2",
+        r"Transformer/encoderblock_(\d+)/LayerNorm_2/(\w+)": r"layers.\1.layernorm_after.\2",
+        r"Transformer/encoderblock_(\d+)/MlpBlock_3/Dense_0/(\w+)": r"layers.\1.mlp.fc1.\2",
+        r"Transformer/encoderblock_(\d+)/MlpBlock_3/Dense_1/(\w+)": r"layers.\1.mlp.fc2.\2",
+        r"Transformer/encoderblock_(\d+)/MultiHeadDotProductAttention_1/([qkvo])\w+/(\w+)": (
+            r"layers.\1.attention.\2_proj.\3"
+        ),
+    }
+    tensors, num_heads = {}, None
+    for key, array in arrays.items():
+        pattern = next((pattern for pattern in names if re.fullmatch(pattern, key)), None)
+        name = re.sub(pattern, names[pattern], key) if pattern else key
+        if name.endswith(".kernel"):
+            if array.ndim == 4:
+                array = array.permute(3, 2, 0, 1)
+            else:
+                array = array.flatten(0, -2) if "o_proj" in name else array.flatten(1)
+                array = array.T
+            name = name.removesuffix("kernel") + "weight"
+        elif name.endswith("q_proj.bias"):
+            num_heads = array.shape[0]
+        if ".attention." in name and name.endswith(".bias"):
+            array = array.flatten()
+        tensors[re.sub(r"(layernorm_\w+)\.scale", r"\1.weight", name)] = array
+    return Source(str(path), tensors, num_heads)
+
+
+def rename_public(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str, torch.Tensor]:
+    """Tensors of timm's, the original repository's or mmsegmentation's naming under our names; others keep theirs."""
+    prefix = "backbone." if any(key.startswith("backbone.") for key in state_dict) else ""
+    naming, template = "timm", f"{prefix}blocks.{{}}."
+    if not count_modules(state_dict, template):
+        naming, template = "mmseg", f"{prefix}layers.{{}}."
+    source_config = copy.copy(config)
+    # Positions and class token are taken as they are; whether the model needs them is decided later.
+    source_config.use_class_token = True
+    source_config.num_hidden_layers = count_modules(state_dict, template)
+    renamed, used = {}, set()
+    for rule in encoder_rules(naming, source_config, prefix):
+        tensors = [state_dict.get(key) for key in rule.theirs]
+        if tensors[0] is not None or rule.kind == "optional_bias":
+            ours = [key.removeprefix("setr.") for key in rule.ours]
+            renamed |= zip(ours, to_ours(rule, tensors, source_config))
+            used.update(rule.theirs)
+    return renamed | {key: tensor for key, tensor in state_dict.items() if key not in used}
+
+
+def rename(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str, torch.Tensor]:
+    """Any known naming to that of [`SetrModel`]."""
+    if any(re.match(r"(backbone\.)?(blocks\.0\.|layers\.0\.ln1\.)", key) for key in state_dict):
+        return rename_public(state_dict, config)
+    renamed = {re.sub(r"^(vit|deit|setr)\.", "", key): tensor for key, tensor in state_dict.items()}
+    return {key.replace("patch_embeddings.projection.", "patch_embeddings."): t for key, t in renamed.items()}
+
+
+def module_source(description: str, module: nn.Module, config: SetrConfig) -> Source:
+    """A model of Transformers, timm or ours, which tells its heads and grid."""
+    source = Source(description, rename(module.state_dict(), config))
+    if hasattr(module, "blocks"):
+        source.num_heads = module.blocks[0].attn.num_heads
+    elif hasattr(module, "config"):
+        source.num_heads = module.config.num_attention_heads
+        sides, patch_size = module.config.image_size, module.config.patch_size
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        source.grid = (height // patch_size, width // patch_size)
+    # SetrEmbeddings, or timm's PatchEmbed.
+    grids = [part.grid_size for part in module.modules() if hasattr(part, "grid_size")]
+    return replace(source, grid=tuple(grids[0])) if grids else source
+
+
+def read_source(source: str | Path | nn.Module, config: SetrConfig) -> Source:
+    if isinstance(source, nn.Module):
+        return module_source(type(source).__name__, source, config)
+    path, name = Path(source), str(source)
+    if path.is_file() and path.suffix == ".npz":
+        return read_npz(path)
+    if path.is_file():
+        return Source(name, rename(read_checkpoint(path)[0], config))
+    if not path.is_dir() and re.match(r"timm/|vit_|deit3?_", name):
+        return module_source(name, read_timm(name), config)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"{path} is no folder of a model: it has no config.json")
+    return module_source(name, read_transformers(name), config)
+
+
+def fit_positions(
+    positions: torch.Tensor, num_tokens: int, grid: tuple[int, int], target: tuple[int, int], with_class: bool
+) -> torch.Tensor:
+    """
+    Position embeddings for the grid `target`, resized bilinearly with corners not aligned from those of `grid`.
+
+    Args:
+        positions: Of shape `(1, num_tokens + rows * columns, hidden_size)`.
+        num_tokens: Positions before those of the patches: class and distillation token.
+        with_class: Whether the result begins with the position of the class token.
+    """
+    positions = positions.float()
+    extra, patches = positions[:, :num_tokens], positions[:, num_tokens:]
+    if grid != target:
+        maps = patches.transpose(1, 2).unflatten(2, grid)
+        patches = resize(maps, target).flatten(2).transpose(1, 2)
+    if not with_class:
+        return patches
+    # Some of timm's models add no position to the class token.
+    class_position = extra[:, :1] if num_tokens else torch.zeros_like(patches[:, :1])
+    return torch.cat([class_position, patches], dim=1)
+
+
+def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    """
+    Number of positions before those of the patches, and the patch grid: the one known, the model's own or a square.
+
+    Raises:
+        `ValueError`: no such grid has that many patches.
+    """
+    num_positions = source.tensors[POSITIONS].shape[1]
+    for before in dict.fromkeys((num_tokens, 0)):
+        num_patches = num_positions - before
+        side = math.isqrt(num_patches)
+        for grid in [source.grid] if source.grid else [target, (side, side)]:
+            if math.prod(grid) == num_patches:
+                return before, grid
+    raise ValueError(
+        f"{source.description} has {num_positions} position embeddings, which are neither those of a square image nor "
+        f"of the model's grid of {target[0]}×{target[1]} patches"
+    )
+
+
+def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | Path | nn.Module) -> EncoderReport:
+    """
+    Sets the encoder of `model` to that of a classification ViT or of another SETR. The decoder stays as it is.
+
+    Args:
+        model: A SETR with an encoder of its own, of the source's width, depth, heads and patch size.
+        source: A ViT, DeiT (distilled or not) or SETR of Transformers, as folder, Hub id or model; a model of timm,
+            by name ("vit_…", "deit_…": pretrained weights are downloaded), or itself; a file of timm's or of a SETR
+            of the original repository or mmsegmentation; or a `.npz` of Google's ViT.
+
+    Returns:
+        The report: all parameters of the encoder were loaded.
+
+    Raises:
+        `ValueError`: parameters are missing, of another shape or unknown, or the number of heads differs; lists them.
+    """
+    encoder = getattr(model, "setr", model)
+    if not isinstance(encoder, SetrModel):
+        raise ValueError("the model has a backbone of Transformers in place of its own encoder: load that by its name")
+    config = encoder.config
+    source = read_source(source, config)
+    tensors, description = source.tensors, source.description
+    if source.num_heads not in (None, config.num_attention_heads):
+        raise ValueError(
+            f"{description} has {source.num_heads} attention heads, the model {config.num_attention_heads}"
+        )
+    if POSITIONS not in tensors:
+        raise ValueError(f"{description} is no plain ViT: it has no position embeddings under a known name")
+
+    target = encoder.embeddings.grid_size
+    num_tokens = sum(token in tensors for token in (CLASS_TOKEN, *DISTILLATION_TOKENS))
+    before, grid = source_grid(source, num_tokens, target)
+    tensors[POSITIONS] = fit_positions(tensors[POSITIONS], before, grid, target, config.use_class_token)
+
+    expected = encoder.state_dict()
+    reasons = LEFT_OUT if config.use_class_token else LEFT_OUT | {re.escape(CLASS_TOKEN): "only patches are encoded"}
+    left_out = {key: matching_reason(key, reasons) for key in tensors if key not in expected}
+    wrong = [f"{key} is missing" for key in expected if key not in tensors]
+    wrong += [f"{key} is unknown" for key, reason in left_out.items() if reason is None]
+    wrong += [
+        f"{key} has the shape {tuple(tensors[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in tensors and tensors[key].shape != tensor.shape
+    ]
+    if wrong:
+        raise ValueError(f"{description} does not fit the model: {'; '.join(wrong[:20])}")
+    encoder.load_state_dict({key: tensors[key] for key in expected})
+    return EncoderReport(
+        source=description,
+        num_loaded=sum(tensors[key].numel() for key in expected),
+        num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        resized=(grid, target) if grid != target else None,
+        left_out=left_out,
+    )

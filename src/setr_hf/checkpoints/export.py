@@ -1,0 +1,175 @@
+"""A SETR model of ours as a checkpoint of the original repository or of mmsegmentation."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..model.configuration_setr import SetrConfig
+from ..model.modeling_setr import SetrForSemanticSegmentation
+from .convert import META_KEY
+from .keys import conversion_rules, to_theirs
+
+
+# What the keys and shapes of a checkpoint do not show. In the file's metadata, it makes the way here again exact.
+UNREADABLE_FIELDS = (
+    "decoder_type",
+    "num_attention_heads",
+    "image_size",
+    "use_class_token",
+    "out_indices",
+    "auxiliary_out_indices",
+    "decoder_scale_factor",
+    "auxiliary_scale_factor",
+)
+# Input channels of the classifier that the original's heads inherit and never use, as in its configurations.
+ORIGINAL_UNUSED_CHANNELS = 512
+
+
+def upsample_forms(config: SetrConfig) -> dict[str, tuple[int, int, int]]:
+    """(number of convolutions, kernel, upsampling after each) of the naive or PUP decoder and its auxiliary heads."""
+    kernel_size = config.decoder_kernel_size
+    forms = {"decoder": (config.decoder_num_convs, kernel_size, config.decoder_scale_factor)}
+    if config.auxiliary_out_indices:
+        forms["auxiliary head"] = (config.auxiliary_num_convs, kernel_size, config.auxiliary_scale_factor)
+    return forms
+
+
+def common_obstacles(config: SetrConfig) -> list[str]:
+    obstacles = []
+    if config.hidden_act != "gelu":
+        obstacles.append(f"hidden_act is {config.hidden_act!r}, not 'gelu'")
+    if config.layer_norm_eps != 1e-6:
+        obstacles.append(f"layer_norm_eps is {config.layer_norm_eps}, not 1e-6")
+    sides = [config.image_size] if isinstance(config.image_size, int) else config.image_size
+    if any(side % config.patch_size for side in sides):
+        obstacles.append(f"image_size {config.image_size} is no multiple of the patch size {config.patch_size}")
+    return obstacles
+
+
+def original_obstacles(config: SetrConfig) -> list[str]:
+    """What the original repository's networks cannot express, in sentences."""
+    obstacles = common_obstacles(config)
+    is_mla, has_auxiliary = config.decoder_type == "mla", bool(config.auxiliary_out_indices)
+    if not isinstance(config.image_size, int) and len(set(config.image_size)) > 1:
+        obstacles.append(f"image_size {config.image_size} is no square")
+    if config.use_class_token == is_mla:
+        obstacles.append(f"use_class_token is {config.use_class_token}")
+    if config.decoder_hidden_size != 256 and (has_auxiliary or not is_mla):
+        obstacles.append(f"decoder_hidden_size is {config.decoder_hidden_size}, not 256")
+    if is_mla:
+        if len(config.decoder_indices) != 4:
+            obstacles.append(f"it has {len(config.decoder_indices)} mla streams, not 4")
+        if not config.mla_align_corners:
+            obstacles.append("mla_align_corners is False")
+        if config.mla_classifier_kernel_size != 3:
+            obstacles.append(f"mla_classifier_kernel_size is {config.mla_classifier_kernel_size}, not 3")
+        if has_auxiliary and config.mla_auxiliary_bias:
+            obstacles.append("mla_auxiliary_bias is True")
+        return obstacles
+    possible = [(4, 3, 2)] + [(1, kernel_size, scale) for kernel_size in (1, 3) for scale in (1, 4)]
+    for part, form in upsample_forms(config).items():
+        if form not in possible:
+            num_convs, kernel_size, scale = form
+            obstacles.append(
+                f"each {part} has {num_convs} convolutions of kernel {kernel_size} with ×{scale} after each; there "
+                "are only 4 of kernel 3 with ×2, or 1 of kernel 1 or 3 with ×1 or ×4"
+            )
+    return obstacles
+
+
+def mmseg_obstacles(config: SetrConfig) -> list[str]:
+    """What mmsegmentation's networks cannot express, in sentences."""
+    obstacles = common_obstacles(config)
+    if config.intermediate_size % config.hidden_size:
+        obstacles.append(f"intermediate_size {config.intermediate_size} is no multiple of {config.hidden_size}")
+    if config.decoder_type == "mla":
+        if config.mla_align_corners:
+            obstacles.append("mla_align_corners is True")
+        if config.mla_classifier_kernel_size != 1:
+            obstacles.append(f"mla_classifier_kernel_size is {config.mla_classifier_kernel_size}, not 1")
+        if config.auxiliary_out_indices and not config.mla_auxiliary_bias:
+            obstacles.append("mla_auxiliary_bias is False")
+    elif config.decoder_kernel_size not in (1, 3):
+        obstacles.append(f"decoder_kernel_size is {config.decoder_kernel_size}, neither 1 nor 3")
+    return obstacles
+
+
+def unread_tensors(implementation: str, config: SetrConfig) -> dict[str, torch.Tensor]:
+    """Zeros for what the other network holds and never reads, so that it loads strictly."""
+    tensors = {}
+    if not config.use_class_token:
+        tensors["backbone.cls_token"] = torch.zeros(1, 1, config.hidden_size)
+    if implementation == "original":
+        heads = ["decode_head"] + [f"auxiliary_head.{i}" for i in range(len(config.auxiliary_out_indices))]
+        for head in heads:
+            tensors[f"{head}.conv_seg.weight"] = torch.zeros(config.num_labels, ORIGINAL_UNUSED_CHANNELS, 1, 1)
+            tensors[f"{head}.conv_seg.bias"] = torch.zeros(config.num_labels)
+    return tensors
+
+
+def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str) -> dict[str, torch.Tensor]:
+    """
+    The state dict with which the original repository ("original") or mmsegmentation ("mmseg") gives the same logits.
+
+    mmsegmentation 1.x builds SETR without a bias in the patch embedding; where the state dict has that key, build it
+    with `backbone.patch_bias=True`.
+
+    Raises:
+        `ValueError`: that form cannot express the model; says what.
+    """
+    config = model.config
+    if config.backbone_config is not None:
+        raise ValueError(
+            f"the model has no form in {implementation}: its encoder is a {config.backbone_config.model_type}"
+        )
+    obstacles = original_obstacles(config) if implementation == "original" else mmseg_obstacles(config)
+    if obstacles:
+        raise ValueError(f"the model has no form in {implementation}: {'; '.join(obstacles)}")
+    tensors = model.state_dict()
+    state_dict = unread_tensors(implementation, config)
+    for rule in conversion_rules(implementation, config):
+        theirs = to_theirs(rule, [tensors[key] for key in rule.ours], config)
+        state_dict |= {key: tensor for key, tensor in zip(rule.theirs, theirs) if tensor is not None}
+    has_output_bias = any(key.endswith("attn.out_proj.bias") for key in state_dict)
+    if implementation == "mmseg" and not config.qkv_bias and has_output_bias:
+        raise ValueError("the model has no form in mmseg: attention there has all its biases or none")
+    return state_dict
+
+
+def public_metadata(config: SetrConfig) -> dict:
+    """The `meta` of a checkpoint, in the form of mmsegmentation 0.x, which is the original's too, and of 1.x."""
+    classes = tuple(config.id2label[index] for index in range(config.num_labels))
+    return {
+        "CLASSES": classes,
+        "PALETTE": config.palette,
+        "dataset_meta": {"classes": classes, "palette": config.palette},
+        META_KEY: {name: getattr(config, name) for name in UNREADABLE_FIELDS},
+    }
+
+
+def write_public_checkpoint(model_dir: str | Path, checkpoint: str | Path, implementation: str) -> dict:
+    """
+    Writes a folder of ours as a `.pth` of the original repository ("original") or of mmsegmentation ("mmseg").
+
+    Returns:
+        The state dict that was written.
+
+    Raises:
+        `ValueError`: the file exists, the folder holds no SETR model, or that form cannot express it.
+    """
+    checkpoint = Path(checkpoint)
+    if checkpoint.exists():
+        raise ValueError(f"{checkpoint} exists already: name another file or remove it")
+    if not (Path(model_dir) / "config.json").is_file():
+        raise ValueError(f"{model_dir} is no folder of a converted or trained SETR model: it has no config.json")
+    model = SetrForSemanticSegmentation.from_pretrained(model_dir, dtype=torch.float32)
+    state_dict = to_public_state_dict(model, implementation)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}")
+    try:
+        torch.save({"meta": public_metadata(model.config), "state_dict": state_dict}, temporary)
+        os.replace(temporary, checkpoint)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return state_dict

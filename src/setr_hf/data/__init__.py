@@ -1,0 +1,1 @@
+"""Any data set to photographs and class ids; training examples and augmentation."""

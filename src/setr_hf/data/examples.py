@@ -1,0 +1,185 @@
+"""Examples and batches for training and evaluation from a segmentation data set."""
+
+import logging
+import zlib
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from torchvision.transforms import v2
+
+from .augmentation import to_tv_tensors
+from .loading import LabelSet, decode_row, undecoded
+
+
+logger = logging.getLogger(__name__)
+
+# Rows that a stream holds, still encoded, to draw the next one from.
+SHUFFLE_BUFFER_SIZE = 1000
+
+
+def training_example(row: dict, label_set: LabelSet, transform: v2.Transform, random_state: tuple[int, ...]) -> dict:
+    """
+    `pixel_values`, float32 of shape `(3, height, width)`, and `labels`, int64 of shape `(height, width)`, of a row of
+    an [`undecoded`] data set. Augmentation draws from torch's global generator, here from the state that
+    the numbers of `random_state` stand for; the generator is left as it was.
+
+    Raises:
+        `ValueError`: the row cannot be used; names the sample.
+    """
+    row = decode_row(row)
+    labels = label_set.encode_row(row)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reset the generators of GPUs too.
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(random_state).generate_state(1, np.uint64)[0]))
+        image, labels = transform(*to_tv_tensors(row["image"], labels))
+    return {"pixel_values": image.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor).long()}
+
+
+def check_annotations(dataset: Dataset | IterableDataset):
+    """Raises a `ValueError` if the data set has no annotations to learn from."""
+    if "annotation" not in dataset.column_names:
+        raise ValueError("this split has no annotations, as test splits of benchmarks: choose another one to train on")
+
+
+class TrainingExamples(torch.utils.data.Dataset):
+    """
+    The examples of a data set, augmented as they are read, see [`training_example`]. What is drawn for an example is a
+    function of seed, epoch and index alone: however many workers and processes read them, and after a resumption, they
+    are the same.
+
+    Args:
+        dataset: With the columns `image`, `annotation` and `name`.
+        transform: Takes a `tv_tensors.Image` and a `tv_tensors.Mask`, see
+            [`training_transform`].
+    """
+
+    def __init__(self, dataset: Dataset, label_set: LabelSet, transform: v2.Transform, seed: int = 0):
+        check_annotations(dataset)
+        self.dataset = undecoded(dataset)
+        self.label_set = label_set
+        self.transform = transform
+        self.seed = seed
+        # Shared with workers that were started in an earlier epoch and go on.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int):
+        """Other augmentation from here on; to be called before each epoch, before its first example is read."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        index = range(len(self))[index]
+        random_state = (self.seed, self.epoch.item(), index)
+        return training_example(self.dataset[index], self.label_set, self.transform, random_state)
+
+
+class StreamingExamples(torch.utils.data.IterableDataset):
+    """
+    The examples of a data set that is read while training: each once in an epoch, in an order that a buffer of
+    `SHUFFLE_BUFFER_SIZE` rows shuffles, augmented by a function of seed, epoch and image file alone. `Trainer` needs
+    `max_steps` for it, and begins a new epoch when the stream ends.
+
+    Dataloader workers share the stream's parts (files on the Hub), so more workers than parts are of no use. Several
+    processes need `accelerator_config={"dispatch_batches": False}`: each then reads the whole stream and keeps its
+    share, the last batch filled up from the first. By default accelerate lets the first process read and hand out the
+    batches, and loses samples where workers end with batches that are not full. A bad sample ends the stream when it
+    comes up, or is skipped and counted.
+
+    Args:
+        dataset: With the columns `image`, `annotation` and `name`. A row without a name of its own is called by its
+            place in the stream of its worker.
+        transform: See [`TrainingExamples`].
+        skip_bad_samples: Whether to go on after samples that cannot be used.
+
+    Raises:
+        `ValueError`: while iterating: a sample cannot be used, or with `skip_bad_samples` none can; names it.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset,
+        label_set: LabelSet,
+        transform: v2.Transform,
+        seed: int = 0,
+        skip_bad_samples: bool = False,
+    ):
+        check_annotations(dataset)
+        self.dataset = undecoded(dataset).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_SIZE)
+        self.label_set = label_set
+        self.transform = transform
+        self.seed = seed
+        self.skip_bad_samples = skip_bad_samples
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int):
+        """Another order and other augmentation, from the next iteration on."""
+        self.epoch.fill_(epoch)
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        epoch, num_read, num_skipped = self.epoch.item(), 0, 0
+        for row in self.dataset:
+            num_read += 1
+            try:
+                random_state = (self.seed, epoch, file_checksum(row["image"]))
+                example = training_example(row, self.label_set, self.transform, random_state)
+            except ValueError as error:
+                if not self.skip_bad_samples:
+                    raise ValueError(f"{error}. --skip-bad-samples goes on without such samples") from error
+                num_skipped += 1
+                logger.warning("Skipped %d of %d samples so far: %s", num_skipped, num_read, error)
+                continue
+            yield example
+        if num_read and num_skipped == num_read:
+            raise ValueError(f"none of {num_read} samples can be used; see the warnings for why")
+
+
+def file_checksum(image: dict | None) -> int:
+    """A number for an undecoded image by its content, or by its path where only that is known."""
+    image = image or {}
+    return zlib.crc32(image.get("bytes") or str(image.get("path")).encode())
+
+
+def training_examples(
+    dataset: Dataset | IterableDataset,
+    label_set: LabelSet,
+    transform: v2.Transform,
+    seed: int = 0,
+    skip_bad_samples: bool = False,
+) -> TrainingExamples | StreamingExamples:
+    """
+    What `Trainer` trains on. `skip_bad_samples` is for streams, see [`StreamingExamples`]; other data sets are checked
+    as a whole, see [`checked_samples`].
+    """
+    if isinstance(dataset, IterableDataset):
+        return StreamingExamples(dataset, label_set, transform, seed, skip_bad_samples)
+    return TrainingExamples(dataset, label_set, transform, seed)
+
+
+def evaluation_batch(batch: dict[str, list], label_set: LabelSet) -> dict[str, list]:
+    rows = [decode_row(dict(zip(batch, values))) for values in zip(*batch.values())]
+    return {"photo": [row["image"] for row in rows], "label_map": [label_set.encode_row(row) for row in rows]}
+
+
+def evaluation_examples(dataset: Dataset | IterableDataset, label_set: LabelSet) -> Dataset:
+    """
+    The data set as `photo`, a PIL image, and `label_map`, its class ids, both at the original size. A stream is read
+    to its end first and held in memory, its images still encoded: evaluation divides it among processes by index.
+    """
+    check_annotations(dataset)
+    dataset = undecoded(dataset)
+    if isinstance(dataset, IterableDataset):
+        dataset = Dataset.from_list(list(dataset), features=dataset.features)
+    return dataset.with_transform(partial(evaluation_batch, label_set=label_set))
+
+
+def collate(examples: list[dict]) -> dict:
+    """Stacks training examples, which have one size; leaves photographs and their label maps as lists."""
+    if "photo" in examples[0]:
+        return {key: [example[key] for example in examples] for key in ("photo", "label_map")}
+    return {key: torch.stack([example[key] for example in examples]) for key in ("pixel_values", "labels")}

@@ -1,0 +1,165 @@
+"""Folders of images and annotations as they are published: the files of a split, and what their labels mean."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+
+from .label_sets import (
+    NAMES_FILE,
+    LabelSet,
+    chosen_label_set,
+    cityscapes_raw_label_set,
+    own_label_set,
+    published_label_set,
+)
+
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+# Published names of the same split.
+SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("test", "testing"))
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The images of a split in order, their annotations (`None` where one is missing), and the labels' own meaning."""
+
+    images: list[Path]
+    annotations: list[Path | None] | None
+    label_set: LabelSet | None
+
+
+def names_of_split(split: str) -> tuple[str, ...]:
+    """All published names of a split, `split` itself first."""
+    group = next((names for names in SPLIT_NAMES if split in names), (split,))
+    return (split, *(name for name in group if name != split))
+
+
+def is_test_split(split: str) -> bool:
+    """Whether benchmarks publish this split without annotations."""
+    return "test" in names_of_split(split)
+
+
+def find_split(split: str, available: list[str], source: str | Path) -> str:
+    """
+    The name that a source has for a split.
+
+    Raises:
+        `ValueError`: it has no such split; lists those it has.
+    """
+    for name in names_of_split(split):
+        if name in available:
+            return name
+    raise ValueError(f"{source} has no split {split!r}, only {', '.join(sorted(available)) or 'none'}")
+
+
+def split_folder(folder: Path, split: str) -> Path:
+    """The subfolder of `folder` for a split, under any of its published names."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is missing")
+    return folder / find_split(split, [path.name for path in folder.iterdir() if path.is_dir()], folder)
+
+
+def annotations_of(images: list[Path], candidates: list[Path], folder: Path) -> list[Path | None]:
+    """
+    The candidates that are there, `None` in the place of the others.
+
+    Raises:
+        `ValueError`: none of them is there, so that the folder must be another one.
+    """
+    found = [path if path.is_file() else None for path in candidates]
+    if not any(found):
+        raise ValueError(
+            f"{folder} has an annotation for none of {len(images)} images; that of {images[0].name} would be "
+            f"{candidates[0].relative_to(folder)}"
+        )
+    return found
+
+
+def image_annotation_files(root: Path, split: str) -> SplitFiles:
+    """`images/{train,val}` and `annotations/{train,val}`: ADEChallengeData2016, or any folder with a names file."""
+    is_ade20k = (root / "objectInfo150.txt").is_file()
+    own = published_label_set("ade20k") if is_ade20k else own_label_set(root)
+    folder = split_folder(root / "images", split)
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"{folder} holds no images")
+    if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
+        return SplitFiles(images, None, own)
+    annotation_folder = split_folder(root / "annotations", split)
+    candidates = [annotation_folder / f"{path.stem}.png" for path in images]
+    return SplitFiles(images, annotations_of(images, candidates, annotation_folder), own)
+
+
+def cityscapes_files(root: Path, split: str) -> SplitFiles:
+    """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, raw label ids."""
+    folder = split_folder(root / "leftImg8bit", split)
+    images = sorted(folder.glob("*/*_leftImg8bit.png"))
+    if not images:
+        raise ValueError(f"{folder} holds no images CITY/*_leftImg8bit.png")
+    if is_test_split(split):
+        # Those that are published of this split are dummies.
+        return SplitFiles(images, None, cityscapes_raw_label_set())
+    annotation_folder = split_folder(root / "gtFine", split)
+    candidates = [
+        annotation_folder / path.parent.name / path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+        for path in images
+    ]
+    return SplitFiles(images, annotations_of(images, candidates, annotation_folder), cityscapes_raw_label_set())
+
+
+def pascal_context_files(root: Path, split: str) -> SplitFiles:
+    """`JPEGImages`, `SegmentationClassContext` and `ImageSets/SegmentationContext/{train,val}.txt` of VOC2010."""
+    lists, annotation_folder = root / "ImageSets/SegmentationContext", root / "SegmentationClassContext"
+    if not annotation_folder.is_dir() or not lists.is_dir():
+        raise ValueError(
+            f"{root} lacks {annotation_folder.name} or {lists.relative_to(root)}: the labels of Pascal Context have "
+            "to be made from trainval_merged.json first, see `setr-hf prepare pascal-context --help`"
+        )
+    name = find_split(split, [path.stem for path in lists.glob("*.txt")], lists)
+    stems = (lists / f"{name}.txt").read_text().split()
+    if not stems:
+        raise ValueError(f"{lists / name}.txt lists no images")
+    images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
+    candidates = [annotation_folder / f"{stem}.png" for stem in stems]
+    return SplitFiles(
+        images, annotations_of(images, candidates, annotation_folder), published_label_set("pascal_context")
+    )
+
+
+def split_files(root: Path, split: str) -> SplitFiles:
+    """
+    The files of a split in a folder of any of the layouts that are known here.
+
+    Raises:
+        `ValueError`: the folder has none of the layouts, lacks the split or all of its files, or is the full ADE20K,
+            which is not the benchmark.
+    """
+    if (root / "images/ADE").is_dir() or any(root.glob("index_ade20k.*")):
+        raise ValueError(
+            f"{root} is the full ADE20K: its annotations encode about 3,000 classes as colours. The benchmark with "
+            "its 150 classes is ADEChallengeData2016"
+        )
+    if (root / "leftImg8bit").is_dir():
+        return cityscapes_files(root, split)
+    if (root / "JPEGImages").is_dir():
+        return pascal_context_files(root, split)
+    if (root / "images").is_dir():
+        return image_annotation_files(root, split)
+    raise ValueError(
+        f"{root} is none of the folders that can be read: images + annotations with {NAMES_FILE}, "
+        "ADEChallengeData2016, Cityscapes (leftImg8bit + gtFine), VOC2010 with Pascal Context, or parquet files such "
+        "as `setr-hf prepare` writes"
+    )
+
+
+def read_folder(root: Path, split: str, labels: str | Path | None) -> tuple[Dataset, LabelSet]:
+    """A split with columns and meaning of the labels as [`load_segmentation_data`] returns them."""
+    files = split_files(root, split)
+    label_set = chosen_label_set(labels, files.label_set, str(root))
+    columns = {"image": [str(path) for path in files.images], "name": [path.stem for path in files.images]}
+    features = {"image": Image(), "name": Value("string")}
+    if files.annotations is not None:
+        columns["annotation"] = [path and str(path) for path in files.annotations]
+        features["annotation"] = Image()
+    return Dataset.from_dict(columns, features=Features(features)), label_set

@@ -1,0 +1,1 @@
+"""Label maps against the truth: records, results, comparison, submissions."""

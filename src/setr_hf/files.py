@@ -1,0 +1,76 @@
+"""Files and folders that are written whole or not at all, whenever the process is killed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import SetrError
+
+
+def unfinished(path: Path) -> Path:
+    """Where `path` is written before it is complete: beside it, hidden, one for each process."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """
+    Yields the path to write to; at the end of the block that file takes the place of `path`, which until then is as it
+    was. After an exception nothing is left behind. The suffix is that of `path`, as many writers go by it.
+
+    Args:
+        path (`str` or `Path`): The file to write. Its folder is created if it is missing.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.files import whole_file
+
+    >>> with whole_file("outputs/results.json") as unfinished:
+    ...     _ = unfinished.write_text("{}")
+    ```
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = unfinished(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_is_new(folder: str | Path):
+    """
+    Raises:
+        [`SetrError`]: `folder` exists and is not an empty folder.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SetrError(f"{folder} exists already: name another folder, or remove it first")
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """
+    As [`whole_file`], for a new folder: yields an empty folder beside `folder`, which gets its name at the end.
+
+    Raises:
+        [`SetrError`]: `folder` exists and is not an empty folder.
+    """
+    folder = Path(folder)
+    check_is_new(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = unfinished(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+__all__ = ["check_is_new", "whole_file", "whole_folder"]

@@ -1,0 +1,1 @@
+"""A photo to a label map to a picture."""

@@ -1,0 +1,156 @@
+"""The paper's test protocol: sliding windows at one scale, or at several scales with mirror images."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from PIL import Image, ImageOps
+from transformers import BatchFeature
+
+from ..model.image_processing_base_setr import MAX_SCORES_AT_ONCE, merge_windows, resize_scores
+from ..model.modeling_setr import SetrSemanticSegmenterOutput
+
+
+def check_multi_scale(processor, scales: tuple[float, ...]):
+    """Raises a `ValueError` if the processor cuts no windows, or a ratio is no positive number."""
+    if not processor.do_split_image:
+        raise ValueError(
+            "several scales need sliding windows, but this model's image processor resizes each photograph to one "
+            "size: set do_split_image=True, crop_size and stride in its preprocessor_config.json"
+        )
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales must be positive ratios such as (0.5, 1.0, 1.5), got {tuple(scales)}")
+
+
+def short_sides(processor, scales: tuple[float, ...]) -> Counter[int]:
+    """
+    How often each short side in pixels occurs among the views: ratio × base short side, rounded down, but no less
+    than the crop. On ADE20K the ratios up to 1 all have the crop's 512 pixels; such views are computed once.
+    """
+    base = processor.size.shortest_edge or min(processor.size.height, processor.size.width)
+    crop = min(processor.crop_size.height, processor.crop_size.width)
+    return Counter(max(crop, int(scale * base)) for scale in scales)
+
+
+def window_logits(model, views: list[BatchFeature], window_batch_size: int) -> Iterator[torch.Tensor]:
+    """
+    Logits of the windows of each view, `(1, num_windows, num_labels, h, w)`, one view after the other.
+
+    The model runs on the windows of all views together, `window_batch_size` at a time at most; windows of different
+    sizes, which only views smaller than the crop have, go apart. Each view holds `pixel_windows` and `patch_offsets`
+    of one image.
+    """
+    if window_batch_size < 1:
+        raise ValueError(f"window_batch_size must be at least 1, got {window_batch_size}")
+    windows = torch.cat([view["pixel_windows"] for view in views], dim=1)
+    offsets = torch.cat([view["patch_offsets"] for view in views], dim=1)
+    counts = [view["patch_offsets"].shape[1] for view in views]
+    sizes = offsets[0, :, 2:4].tolist()
+    computed, start = [], 0
+    while start < len(sizes):
+        stop = start + 1
+        while stop < min(start + window_batch_size, len(sizes)) and sizes[stop] == sizes[start]:
+            stop += 1
+        chunk = {
+            "pixel_windows": windows[:, start:stop].to(model.device),
+            "patch_offsets": offsets[:, start:stop].to(model.device),
+        }
+        with torch.inference_mode():
+            computed.extend(model(**chunk).logits[0])
+        while counts and len(computed) >= counts[0]:
+            yield torch.stack(computed[: counts[0]])[None]
+            computed = computed[counts.pop(0) :]
+        start = stop
+
+
+def segment_single_scale(model, processor, photos: list[Image.Image], window_batch_size: int) -> list[torch.Tensor]:
+    """Label maps as the processor, the model and the processor's post-processing make them."""
+    sizes = [(photo.height, photo.width) for photo in photos]
+    if not processor.do_split_image:
+        inputs = processor(photos, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            return processor.post_process_semantic_segmentation(model(**inputs), sizes)
+    views = [processor(photo, return_tensors="pt") for photo in photos]
+    label_maps = []
+    for view, size, logits in zip(views, sizes, window_logits(model, views, window_batch_size)):
+        outputs = SetrSemanticSegmenterOutput(logits=logits, patch_offsets=view["patch_offsets"])
+        label_maps += processor.post_process_semantic_segmentation(outputs, [size])
+    return label_maps
+
+
+def add_probabilities(
+    total: torch.Tensor, logits: torch.Tensor, offsets: list[list[int]], mirrored: bool, weight: int
+):
+    """
+    Adds the class probabilities of one view, `weight` times, to `total` of shape `(num_labels, height, width)`.
+
+    Besides `total` one tensor of its size is held, and the scores at the view's own size for some classes at a time.
+    """
+    scores = torch.empty_like(total)
+    chunk_size = max(1, MAX_SCORES_AT_ONCE // (offsets[0][4] * offsets[0][5]))
+    for start in range(0, len(total), chunk_size):
+        classes = slice(start, start + chunk_size)
+        merged = merge_windows(logits[:, classes], offsets)
+        scores[classes] = resize_scores(merged.flip(-1) if mirrored else merged, total.shape[-2:])
+    # Softmax in place.
+    scores.sub_(scores.amax(dim=0)).exp_()
+    total.add_(scores.div_(scores.sum(dim=0)), alpha=weight)
+
+
+def segment_multi_scale(
+    model, processor, photo: Image.Image, scales: tuple[float, ...], window_batch_size: int
+) -> torch.Tensor:
+    """
+    The label map of the class probabilities averaged over all scales and mirror images.
+
+    In every view the short side is `scale` × the processor's, but no less than the crop, and the long side follows
+    without a limit; overlapping windows are averaged as logits and resized to the photograph before the softmax.
+    """
+    views, mirrored, weights = [], [], []
+    as_it_is = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
+    for short_side, weight in short_sides(processor, scales).items():
+        size = {"shortest_edge": short_side}
+        image = processor(photo, size=size, do_split_image=False, return_tensors="pt")["pixel_values"][0]
+        for mirror in (False, True):
+            view = image.flip(-1) if mirror else image
+            views.append(processor(view, input_data_format="channels_first", return_tensors="pt", **as_it_is))
+            mirrored.append(mirror)
+            weights.append(weight)
+    total = torch.zeros((model.config.num_labels, photo.height, photo.width), device=model.device)
+    for view, mirror, weight, logits in zip(views, mirrored, weights, window_logits(model, views, window_batch_size)):
+        add_probabilities(total, logits[0], view["patch_offsets"][0].tolist(), mirror, weight)
+    return total.argmax(dim=0)
+
+
+def segment(
+    model,
+    processor,
+    photos: list[Image.Image],
+    scales: tuple[float, ...] | None = None,
+    window_batch_size: int = 32,
+) -> list[torch.Tensor]:
+    """
+    Label maps of photographs, at their original sizes.
+
+    Args:
+        model ([`SetrForSemanticSegmentation`]): In evaluation mode, on any device.
+        processor ([`SetrImageProcessor`]): With `do_split_image=True` for the paper's protocol.
+        photos: PIL images of any size; EXIF rotation is applied.
+        scales: Ratios of the multi-scale protocol, each with its mirror image, see [`published_scales`]. By default
+            one scale, the processor's `size`, without a mirror image: then the label map is that of
+            `pipeline("image-segmentation")`.
+        window_batch_size: How many windows the model takes at a time, of all photographs or of all views.
+
+    Returns:
+        A `torch.LongTensor` of shape `(height, width)` with class ids on the CPU for each photograph.
+
+    Raises:
+        `ValueError`: several scales are asked of a processor that cuts no windows, or a ratio is not positive.
+    """
+    photos = [ImageOps.exif_transpose(photo) for photo in photos]
+    if scales is None:
+        label_maps = segment_single_scale(model, processor, photos, window_batch_size)
+    else:
+        check_multi_scale(processor, scales)
+        label_maps = [segment_multi_scale(model, processor, photo, scales, window_batch_size) for photo in photos]
+    return [label_map.cpu() for label_map in label_maps]

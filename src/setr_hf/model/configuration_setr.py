@@ -1,0 +1,256 @@
+"""SETR model configuration."""
+
+from dataclasses import fields
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
+
+
+# Where the code that travels with a saved model is found by each Auto class.
+AUTO_MAP = {
+    "AutoConfig": "configuration_setr.SetrConfig",
+    "AutoModel": "modeling_setr.SetrModel",
+    "AutoBackbone": "modeling_setr.SetrBackbone",
+    "AutoModelForSemanticSegmentation": "modeling_setr.SetrForSemanticSegmentation",
+}
+
+DECODER_TYPES = ("naive", "pup", "mla")
+LOSS_AVERAGES = ("valid", "all")
+
+# Layers (counted from 1) that feed the auxiliary heads of the published models, by decoder and encoder depth.
+PUBLISHED_AUXILIARY_INDICES = {
+    ("naive", 24): [10, 15, 20],
+    ("naive", 12): [3, 6, 9],
+    ("pup", 24): [10, 15, 20, 24],
+    ("pup", 12): [5, 8, 10, 12],
+}
+
+
+def quarter_depths(num_layers: int) -> list[int]:
+    """The layers after each quarter of an encoder, such as `[6, 12, 18, 24]` for 24 layers."""
+    return sorted({max(1, num_layers * quarter // 4) for quarter in (1, 2, 3, 4)})
+
+
+@strict
+class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""
+    Configuration of [`SetrModel`], [`SetrBackbone`] and [`SetrForSemanticSegmentation`]: the segmentation
+    transformer of "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers"
+    (CVPR 2021). The defaults are SETR-MLA with the ViT-Large encoder ("T-Large", Table 1) on 512×512 windows.
+
+    Layers are counted from 1, as in the paper: layer `i` is Z^i, the output of the i-th transformer layer, and 0 is
+    the embedding, as in the backbones of Transformers.
+
+    Args:
+        hidden_size (`int`, defaults to 1024): Width of the encoder; a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, defaults to 24): Depth of the encoder.
+        num_attention_heads (`int`, defaults to 16): Attention heads of each layer.
+        intermediate_size (`int`, defaults to 4096): Width of the hidden layer of each MLP.
+        hidden_act (`str`, defaults to `"gelu"`): Activation in each MLP.
+        hidden_dropout_prob (`float`, defaults to 0.0): Dropout after embedding, attention and MLP layers.
+        attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout of the attention weights.
+        drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last layer; it grows linearly from 0.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of linear layers and embeddings at the start.
+        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of all LayerNorms.
+        image_size (`int` or pair `(height, width)`, defaults to 512): Size in pixels the position embeddings are made
+            for. Images of any other size work: the position embeddings are interpolated.
+        patch_size (`int`, defaults to 16): Side of a square patch in pixels.
+        num_channels (`int`, defaults to 3): Channels of `pixel_values`.
+        qkv_bias (`bool`, defaults to `True`): Bias of the query, key and value projections.
+        use_class_token (`bool`, *optional*): Whether a class token goes through the encoder. The decoders never see
+            it. Defaults to the original code's choice: `False` for "mla", `True` otherwise.
+        decoder_type (`str`, defaults to `"mla"`): `"naive"`, `"pup"` (progressive upsampling) or `"mla"` (multi-level
+            aggregation), paper section 3.3.
+        out_indices (`list[int]`, *optional*): Layers that feed the decoder: ascending, without repetition. Defaults
+            to the last layer for "naive" and "pup", and to one layer at each quarter of the depth for "mla".
+        out_features (`list[str]`, *optional*): The same by name, `"stem"`, `"stage1"`, …
+        auxiliary_out_indices (`list[int]`, *optional*): Layers that feed the auxiliary heads; empty for none.
+            "mla" has one auxiliary classifier on each aggregated map or none, so there it is `out_indices` or empty.
+        auxiliary_loss_weight (`float`, defaults to 0.4): Weight of the loss of each auxiliary head.
+        decoder_hidden_size (`int`, defaults to 256): Channels of the decoder's convolutions.
+        decoder_kernel_size (`int`, *optional*): Kernel of the "naive" and "pup" convolutions; 1 for "naive", 3 for
+            "pup" by default.
+        decoder_num_convs (`int`, *optional*): Number of these convolutions; 1 for "naive", 4 for "pup" by default.
+        decoder_scale_factor (`int`, *optional*): Upsampling after each of them; 1 for "naive", 2 for "pup" by default.
+        auxiliary_num_convs (`int`, defaults to 1): Number of convolutions of `decoder_kernel_size` in each auxiliary
+            head of "naive" and "pup".
+        auxiliary_scale_factor (`int`, *optional*): Upsampling after each of them; 1 for "naive", 4 for "pup" by
+            default.
+        mla_hidden_size (`int`, defaults to 128): Channels of each stream of "mla" before the classifier.
+        mla_align_corners (`bool`, defaults to `True`): Whether the ×4 upsampling of "mla" aligns corners.
+        mla_classifier_kernel_size (`int`, defaults to 3): Kernel of the classifier of "mla".
+        mla_auxiliary_bias (`bool`, defaults to `False`): Bias of the auxiliary classifiers of "mla".
+        semantic_loss_ignore_index (`int`, defaults to 255): Label that the loss leaves out.
+        semantic_loss_average (`str`, defaults to `"valid"`): What the sum of the pixels' losses is divided by. With
+            `"valid"`, by the number of pixels that are not ignored, as in the other models of Transformers. With
+            `"all"`, by the number of all pixels, ignored and padded ones too, so that images with many of them weigh
+            less; the paper's models were trained so, by the original code and by mmsegmentation.
+        palette (`list[list[int]]`, *optional*): RGB colour of each class, 0 to 255, for pictures of label maps.
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*): A plain-ViT backbone of Transformers (DINOv2,
+            DINOv3, …) in place of the own encoder. Width, depth, heads and patch size are then taken from it.
+
+    mmsegmentation trains other networks under the same names. Theirs are
+    `SetrConfig(decoder_type="naive", decoder_scale_factor=4, auxiliary_scale_factor=4)`,
+    `SetrConfig(decoder_type="pup", auxiliary_out_indices=[10, 15, 20])` and
+    `SetrConfig(decoder_type="mla", mla_align_corners=False, mla_classifier_kernel_size=1, mla_auxiliary_bias=True)`,
+    the first two with `auxiliary_num_convs=2` in all its recipes but naive on Cityscapes.
+
+    Raises:
+        `ValueError`: a field is out of range or fields contradict each other.
+        `StrictDataclassFieldValidationError`: a field has another type than the one stated.
+
+    Example:
+
+    ```python
+    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation
+
+    >>> config = SetrConfig(decoder_type="pup", num_labels=19)
+    >>> model = SetrForSemanticSegmentation(config)
+    ```
+    """
+
+    model_type = "setr"
+    sub_configs = {"backbone_config": AutoConfig}
+    keys_to_ignore_at_inference = ["auxiliary_logits", "patch_offsets"]
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float | int = 1e-6
+    image_size: int | list[int] | tuple[int, int] = 512
+    patch_size: int = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    use_class_token: bool | None = None
+    decoder_type: str = "mla"
+    auxiliary_out_indices: list[int] | tuple[int, ...] | None = None
+    auxiliary_loss_weight: float | int = 0.4
+    decoder_hidden_size: int = 256
+    decoder_kernel_size: int | None = None
+    decoder_num_convs: int | None = None
+    decoder_scale_factor: int | None = None
+    auxiliary_num_convs: int = 1
+    auxiliary_scale_factor: int | None = None
+    mla_hidden_size: int = 128
+    mla_align_corners: bool = True
+    mla_classifier_kernel_size: int = 3
+    mla_auxiliary_bias: bool = False
+    semantic_loss_ignore_index: int = 255
+    semantic_loss_average: str = "valid"
+    palette: list[list[int]] | None = None
+    backbone_config: dict | PreTrainedConfig | None = None
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.backbone_config is not None:
+            self._adopt_backbone_config()
+        if self.use_class_token is None:
+            self.use_class_token = self.decoder_type != "mla"
+        is_pup = self.decoder_type == "pup"
+        self.decoder_kernel_size = self.decoder_kernel_size or (3 if is_pup else 1)
+        self.decoder_num_convs = self.decoder_num_convs or (4 if is_pup else 1)
+        self.decoder_scale_factor = self.decoder_scale_factor or (2 if is_pup else 1)
+        self.auxiliary_scale_factor = self.auxiliary_scale_factor or (4 if is_pup else 1)
+        self._set_layer_indices(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        super().__post_init__(**kwargs)
+        if self.id2label and not self.label2id:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        # Called here although the strict dataclass calls it too: that wraps the ValueError in a type of its own.
+        self.validate_architecture()
+
+    def _adopt_backbone_config(self):
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
+            value = getattr(self.backbone_config, name, None)
+            if not isinstance(value, int):
+                raise ValueError(
+                    f"backbone_config of type {self.backbone_config.model_type!r} has {name}={value!r}, which is no "
+                    "single number: SETR takes plain ViT backbones, such as dinov2 or dinov3_vit"
+                )
+            setattr(self, name, value)
+
+    def _set_layer_indices(self, out_features, out_indices):
+        self.stage_names = ["stem"] + [f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1)]
+        if out_features is None and out_indices is None:
+            is_mla = self.decoder_type == "mla"
+            out_indices = quarter_depths(self.num_hidden_layers) if is_mla else [self.num_hidden_layers]
+        if out_indices is not None and any(abs(index) > self.num_hidden_layers for index in out_indices):
+            raise ValueError(
+                f"out_indices {list(out_indices)} lie outside the encoder of {self.num_hidden_layers} layers"
+            )
+        self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+        if self.auxiliary_out_indices is None:
+            self.auxiliary_out_indices = self._default_auxiliary_indices()
+        self.auxiliary_out_indices = list(self.auxiliary_out_indices)
+
+    def _default_auxiliary_indices(self):
+        if self.decoder_type == "mla":
+            return self.decoder_indices
+        default = quarter_depths(self.num_hidden_layers)[:-1]
+        return PUBLISHED_AUXILIARY_INDICES.get((self.decoder_type, self.num_hidden_layers), default)
+
+    def validate_architecture(self):
+        """Checks that the fields fit together; runs at creation, on saving and when a model is built."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            )
+        if self.decoder_type not in DECODER_TYPES:
+            raise ValueError(f"decoder_type must be one of {', '.join(DECODER_TYPES)}, got {self.decoder_type!r}")
+        if self.semantic_loss_average not in LOSS_AVERAGES:
+            raise ValueError(
+                f"semantic_loss_average must be one of {', '.join(LOSS_AVERAGES)}, got {self.semantic_loss_average!r}"
+            )
+        outside = [i for i in self.auxiliary_out_indices if not 0 <= i <= self.num_hidden_layers]
+        if outside:
+            raise ValueError(
+                f"auxiliary_out_indices {outside} lie outside the encoder of {self.num_hidden_layers} layers"
+            )
+        if self.auxiliary_out_indices != sorted(set(self.auxiliary_out_indices)):
+            raise ValueError(f"auxiliary_out_indices must ascend without repetition, got {self.auxiliary_out_indices}")
+        for name in ("decoder_kernel_size", "mla_classifier_kernel_size"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(f"{name} must be odd, got {getattr(self, name)}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def decoder_indices(self) -> list[int]:
+        """`out_indices` with negative ones counted out."""
+        return [self.stage_names.index(name) for name in self.out_features]
+
+    def check_decoder(self):
+        """Checks that the layers suit the decoder; backbones, which have none, skip this."""
+        if self.decoder_type != "mla":
+            if len(self.decoder_indices) != 1:
+                raise ValueError(
+                    f"the {self.decoder_type} decoder reads one layer, got out_indices {self.out_indices}"
+                )
+        elif self.auxiliary_out_indices not in ([], self.decoder_indices):
+            raise ValueError(
+                "the mla decoder has an auxiliary classifier on every stream or none: auxiliary_out_indices must be "
+                f"[] or {self.decoder_indices}, got {self.auxiliary_out_indices}"
+            )
+
+
+def known_fields(told: dict, origin: str) -> dict:
+    """`told`, if each is one of `SetrConfig`, which itself accepts unknown ones silently."""
+    known = {field.name for field in fields(SetrConfig)} | {"out_indices", "num_labels"}
+    unknown = sorted(set(told) - known)
+    if unknown:
+        raise ValueError(f"{origin} has the fields {unknown}, which SetrConfig does not have")
+    return told
+
+
+__all__ = ["SetrConfig", "known_fields"]

@@ -1,0 +1,1 @@
+"""Writes and publishes data sets."""

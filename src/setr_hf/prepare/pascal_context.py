@@ -1,0 +1,215 @@
+"""Reads `trainval_merged.json`, in which the Detail API publishes the label masks of Pascal Context."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from ..data.public_datasets import CLASS_NAMES
+from .parquet import Sample
+
+
+# The category ids of the 59 classes in alphabetical order of the names, which is also the ids' own order: the
+# benchmark's class values 1…59 are their ranks.
+CATEGORY_IDS = """
+2 9 18 19 22 23 25 31 33 34 44 45 46 59 65 68 72 80 85 98 104 105 113 115 144 158 159 162 187 189
+207 220 232 258 259 260 284 295 296 308 324 326 347 349 354 355 360 366 368 397 415 416 420 424 427
+440 445 454 458
+"""
+# The one class that the file calls otherwise than the benchmark.
+CLASS_OF_CATEGORY = {"diningtable": "table"}
+NUM_NAMES_SHOWN = 20
+SPLITS_BY_PHASE = {"train": "train", "val": "validation"}
+# All that is read of the file, several hundred megabytes of which most are parts, boundaries and occlusions.
+NEEDED_KEYS = {
+    "images",
+    "image_id",
+    "file_name",
+    "height",
+    "width",
+    "phase",
+    "categories",
+    "category_id",
+    "name",
+    "annos_segmentation",
+    "segmentation",
+    "size",
+    "counts",
+}
+
+
+@dataclass(frozen=True)
+class ContextImage:
+    """
+    An image of the file with its masks.
+
+    Args:
+        file_name (`str`): Name of the JPEG file.
+        height, width (`int`): Size in pixels.
+        masks (`list[tuple[int, str]]`): Class value 0…59 and compressed run lengths of each mask, in the order in
+            which they are painted over each other.
+    """
+
+    file_name: str
+    height: int
+    width: int
+    masks: list[tuple[int, str]]
+
+
+def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
+    """
+    The mask of COCO's compressed run-length form, boolean of shape `(height, width)`.
+
+    Columns follow each other; runs of zeros and ones take turns, zeros first. Each length is a signed number in groups
+    of 5 bits, lowest first, as a character 48 + group, + 32 where more follow; from the fourth on it is the difference
+    to the length two before.
+
+    Raises:
+        `ValueError`: the string is no such code, or its runs do not add up to the image.
+    """
+    code = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
+    if len(code) == 0 or code.min() < 0 or code.max() > 63 or code[-1] >= 32:
+        raise ValueError("no compressed run lengths")
+    is_last = code < 32
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    position = np.arange(len(code)) - np.repeat(starts, ends - starts + 1)
+    lengths = np.add.reduceat((code & 31) << 5 * position, starts)
+    lengths -= np.where(code[ends] & 16, 1 << 5 * (position[ends] + 1), 0)
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    if lengths.min() < 0 or lengths.sum() != height * width:
+        raise ValueError(f"run lengths that add up to {lengths.sum()} pixels, not {height}×{width}")
+    is_set = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(is_set, lengths).reshape(width, height).T
+
+
+def paint_masks(image: ContextImage) -> np.ndarray:
+    """
+    The class values of an image, uint8 of shape `(height, width)`: 0 is the background, 1…59 are the classes.
+
+    Later masks cover earlier ones, crowds included, as `Detail.getMask` paints them. Masks of categories that are none
+    of the 59 classes paint background.
+
+    Raises:
+        `ValueError`: a mask does not decode; names the image.
+    """
+    values = np.zeros((image.height, image.width), dtype=np.uint8)
+    for value, counts in image.masks:
+        try:
+            values[decode_run_lengths(counts, image.height, image.width)] = value
+        except ValueError as error:
+            raise ValueError(f"a mask of {image.file_name} has {error}: download the annotation file again") from None
+    return values
+
+
+def needed_fields(entry: dict) -> dict:
+    return {key: value for key, value in entry.items() if key in NEEDED_KEYS}
+
+
+def class_values(categories: list[dict]) -> dict[int, int]:
+    """
+    The class value of each category id: 1…59 for the classes, found by name, 0 for every other category.
+
+    Raises:
+        `ValueError`: a class is missing, or has another id than in the published file.
+    """
+    ids = {CLASS_OF_CATEGORY.get(entry["name"], entry["name"]): entry["category_id"] for entry in categories}
+    values = dict.fromkeys(ids.values(), 0)
+    known_ids = map(int, CATEGORY_IDS.split())
+    for value, (name, known_id) in enumerate(zip(CLASS_NAMES["pascal_context_59"], known_ids), start=1):
+        if ids.get(name) != known_id:
+            raise ValueError(f"its category {name!r} has the id {ids.get(name)}, not {known_id}")
+        values[known_id] = value
+    return values
+
+
+def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
+    values = class_values(content["categories"])
+    images, splits = {}, {split: [] for split in SPLITS_BY_PHASE.values()}
+    for entry in sorted(content["images"], key=lambda entry: entry["file_name"]):
+        image = ContextImage(entry["file_name"], entry["height"], entry["width"], masks=[])
+        images[entry["image_id"]] = image
+        # The phase «test» has no masks in any published file.
+        if entry["phase"] in SPLITS_BY_PHASE:
+            splits[SPLITS_BY_PHASE[entry["phase"]]].append(image)
+    for entry in content["annos_segmentation"]:
+        image, mask = images[entry["image_id"]], entry["segmentation"]
+        if list(mask["size"]) != [image.height, image.width] or not isinstance(mask["counts"], str):
+            raise ValueError(
+                f"a mask of {image.file_name} is not in compressed run lengths of {image.height}×{image.width} pixels"
+            )
+        image.masks.append((values[entry["category_id"]], mask["counts"]))
+    return splits
+
+
+def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
+    """
+    The images of trainval_merged.json by split, `"train"` and `"validation"`, in order of the file names.
+
+    What is not needed is dropped as soon as it is parsed: memory holds the text of the file and the masks, no more.
+
+    Raises:
+        `ValueError`: the file is missing, no JSON, or not trainval_merged.json; says what is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=needed_fields)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON, or its download broke off: {error}") from None
+    not_expected = f"{path} is not the trainval_merged.json of Pascal Context that the Detail API publishes"
+    missing = {"images", "categories", "annos_segmentation"} - set(content if isinstance(content, dict) else ())
+    if missing:
+        raise ValueError(f"{not_expected}: it has no {', '.join(sorted(missing))}")
+    try:
+        return images_by_split(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{not_expected}: an entry refers to or lacks {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{not_expected}: {error}") from None
+
+
+def open_painted(image: ContextImage) -> PIL.Image.Image:
+    return PIL.Image.fromarray(paint_masks(image))
+
+
+def usable_samples(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[Sample], dict[str, list[str]]]:
+    """
+    The images that have masks and a JPEG file, as samples with the class values 0…59.
+
+    Returns:
+        The samples in the given order, and the names of the images that were left out, by the reason.
+
+    Raises:
+        `ValueError`: `jpegs` is no folder.
+    """
+    if not jpegs.is_dir():
+        raise ValueError(f"{jpegs} is missing: VOC2010 is the folder that holds JPEGImages")
+    samples, left_out = [], {"no masks": [], "no JPEG file": []}
+    for image in images:
+        path = jpegs / image.file_name
+        if not image.masks:
+            left_out["no masks"].append(path.stem)
+        elif not path.is_file():
+            left_out["no JPEG file"].append(path.stem)
+        else:
+            annotation_name = f"{image.file_name} in the annotation file"
+            samples.append(Sample(path.stem, path, partial(open_painted, image), annotation_name))
+    return samples, left_out
+
+
+def left_out_notes(split: str, num_listed: int, left_out: dict[str, list[str]]) -> list[str]:
+    """A sentence on each reason for which images of a split were left out, with their names."""
+    notes = []
+    for reason, names in left_out.items():
+        if names:
+            more = f" and {len(names) - NUM_NAMES_SHOWN:,} more" if len(names) > NUM_NAMES_SHOWN else ""
+            shown = ", ".join(names[:NUM_NAMES_SHOWN])
+            notes.append(f"{split}: {len(names):,} of {num_listed:,} images left out, {reason}: {shown}{more}.")
+    return notes

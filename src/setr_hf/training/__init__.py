@@ -1,0 +1,1 @@
+"""The trainer, the recipes, and the train job's set-up."""

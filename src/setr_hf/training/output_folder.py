@@ -1,0 +1,103 @@
+"""The folder a training run writes to: whether it is free, and which of its checkpoints are complete."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# Names that start with "_" are not uploaded by `Trainer.push_to_hub`.
+LOCK_NAME = "_running.lock"
+# Data loading workers outlive a killed process by 5 seconds, and before filelock 4 hold its lock for as long.
+LOCK_TIMEOUT = 10
+MODEL_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "config.json")
+
+
+def checkpoint_folders(output_dir: str | Path) -> list[Path]:
+    """Folders `checkpoint-STEP` of a run, complete or not, in order of their steps."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def is_complete(checkpoint: str | Path) -> bool:
+    """
+    Whether a checkpoint was written to its end. `Trainer` writes `trainer_state.json` last, so it is there and whole
+    only after everything else; that this holds for the files of all processes is up to
+    [`SetrTrainer`], which lets them wait for each other before.
+    """
+    try:
+        json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """The checkpoint of the highest step that was written to its end, or `None` if there is none."""
+    complete = [folder for folder in checkpoint_folders(output_dir) if is_complete(folder)]
+    return str(complete[-1]) if complete else None
+
+
+def remove_incomplete_checkpoints(output_dir: str | Path):
+    """Deletes checkpoints that were being written when their run was killed."""
+    for folder in checkpoint_folders(output_dir):
+        if not is_complete(folder):
+            logger.warning(f"{folder} was being written when its run ended, and is removed")
+            shutil.rmtree(folder)
+
+
+def check_unused(output_dir: str | Path):
+    """
+    Raises:
+        `ValueError`: the folder holds checkpoints or a model; names the first such file.
+    """
+    models = [path for pattern in MODEL_PATTERNS for path in sorted(Path(output_dir).glob(pattern))]
+    found = [*checkpoint_folders(output_dir), *models]
+    if found:
+        raise ValueError(
+            f"{output_dir} holds {found[0].name} of another run: resume that run, or choose another output_dir"
+        )
+
+
+@contextmanager
+def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator[None]:
+    """
+    Holds a run's folder, which is made if need be, so that no other run writes to it at the same time. The lock ends
+    with the process, however it ends. In a distributed run only the main process holds it: a run on another machine
+    is noticed only where the folder is on a file system that shares locks between machines.
+
+    Args:
+        resume: Whether the run goes on from what is in the folder.
+
+    Raises:
+        `ValueError`: another running job holds the folder; or it holds checkpoints or a model, and `resume` is off.
+    """
+    if not PartialState().is_main_process:
+        yield
+        return
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(output_dir) / LOCK_NAME)
+    try:
+        lock.acquire(timeout=LOCK_TIMEOUT)
+    except Timeout as error:
+        raise ValueError(
+            f"another running job writes to {output_dir}: wait for its end, or choose another output_dir"
+        ) from error
+    try:
+        if not resume:
+            check_unused(output_dir)
+        yield
+    finally:
+        lock.release()
+
+
+__all__ = ["last_complete_checkpoint", "output_folder_lock", "remove_incomplete_checkpoints"]

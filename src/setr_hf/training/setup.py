@@ -1,0 +1,192 @@
+"""Model, image processor and checks of a train job, before its first step."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.transforms import v2
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers.utils import is_torch_bf16_gpu_available
+
+from ..checkpoints.encoder import load_encoder
+from ..data.augmentation import training_transform
+from ..data.label_sets import LabelSet, check_classes
+from ..data.public_datasets import CLASS_NAMES
+from ..model.configuration_setr import SetrConfig
+from ..model.image_processing_setr import SetrImageProcessor
+from ..model.modeling_setr import SetrForSemanticSegmentation
+from .arguments import SetrTrainingArguments
+from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_of, new_config, size_of
+from .output_folder import is_complete, last_complete_checkpoint
+from .recipes import Recipe
+
+
+def check_precision(options: Namespace):
+    """
+    Raises:
+        `ValueError`: half precision is asked for where no GPU has it. bf16 works on the CPU, where `use_cpu` asks for
+            the CPU.
+    """
+    if options.bf16 and not options.use_cpu and not is_torch_bf16_gpu_available():
+        raise ValueError(
+            "bf16 needs a CUDA device that has it, and there is none: pass --bf16 false for fp32, or --use_cpu for "
+            "bf16 on the CPU"
+        )
+    if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
+        raise ValueError("fp16 needs a CUDA device, and none is used: pass --fp16 false for fp32")
+
+
+def check_recipe_classes(recipe: Recipe, label_set: LabelSet):
+    """Raises a `ValueError` if the data's classes are not those of the recipe's data set."""
+    if recipe.dataset is None:
+        return
+    expected = CLASS_NAMES[recipe.dataset]
+    names = [label_set.id2label[i] for i in range(len(label_set.id2label))]
+    hint = "pass --other_classes to follow the recipe on these classes"
+    if len(names) != len(expected):
+        raise ValueError(
+            f"{recipe.name} is for the {len(expected)} classes of {recipe.dataset}, the data has {len(names)}: {hint}"
+        )
+    for index, (name, wanted) in enumerate(zip(names, expected)):
+        if name.strip().lower() != wanted.lower():
+            raise ValueError(
+                f"class {index} of {recipe.dataset}, which {recipe.name} is for, is {wanted!r}; in the data it is "
+                f"{name!r}: {hint}"
+            )
+
+
+def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcessor:
+    """The image processor of `job.model`, or a new one with sliding windows; what the options say wins."""
+    settings = {"do_reduce_labels": label_set.is_reduced}
+    if job.crop_size:
+        settings["crop_size"] = dict(zip(("height", "width"), crop_of(job.crop_size)))
+    if job.stride:
+        settings["stride"] = job.stride
+    if job.test_size or job.size:
+        settings |= {"size": size_of(job.test_size or job.size), "do_resize": True}
+    if job.model:
+        return AutoImageProcessor.from_pretrained(job.model, **settings)
+    return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
+
+
+def is_classifier(name: str) -> bool:
+    """Whether a parameter, by its name in [`SetrForSemanticSegmentation`], has a dimension of classes."""
+    return "classifier." in name or "auxiliary_classifiers." in name
+
+
+def with_new_classifiers(model: SetrForSemanticSegmentation, label_set: LabelSet) -> SetrForSemanticSegmentation:
+    """The model with main and auxiliary classifiers of random weights for other classes, all else as it is."""
+    config = SetrConfig.from_dict(model.config.to_dict() | label_set.config_fields)
+    new_model = SetrForSemanticSegmentation(config)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not is_classifier(name)}
+    new_model.load_state_dict(new_model.state_dict() | kept)
+    return new_model
+
+
+def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
+    """
+    The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and what was
+    loaded, in a line.
+
+    Raises:
+        `ValueError`: it is no SETR, lacks parameters, or has other classes; says how to go on.
+    """
+    config = AutoConfig.from_pretrained(job.model)
+    if config.model_type != "setr":
+        raise ValueError(
+            f"{job.model} is a {config.model_type}, no SETR: --encoder {job.model} starts a new SETR from its encoder"
+        )
+    if not job.reinitialize_classifier:
+        try:
+            check_classes(config, label_set)
+        except ValueError as error:
+            raise ValueError(
+                f"{job.model}: {error}. --reinitialize_classifier trains new classifiers for the data's classes and "
+                "keeps all other weights"
+            ) from None
+    # Weights saved in half precision would be trained in it; in fp32 they take small steps.
+    model, info = AutoModelForSemanticSegmentation.from_pretrained(
+        job.model, dtype=torch.float32, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"{job.model} lacks {len(missing)} parameters, such as {missing[0]}")
+    loss_fields = {"semantic_loss_average": job.loss_average} if job.loss_average else {}
+    if not job.reinitialize_classifier:
+        model.config.update(label_set.config_fields | loss_fields)
+        return model, f"all weights from {job.model}"
+    model = with_new_classifiers(model, label_set)
+    model.config.update(loss_fields)
+    new = [name for name, _ in model.named_parameters() if is_classifier(name)]
+    return model, (
+        f"all weights from {job.model} but the classifiers, which are new for {len(label_set.id2label)} classes: "
+        + ", ".join(new)
+    )
+
+
+def initialize_as_mmseg(model: SetrForSemanticSegmentation):
+    """
+    The start of mmsegmentation's decoders: classifiers normal with a deviation of 0.01 and zero bias, the convolutions
+    before BatchNorm by Kaiming's rule over the outgoing connections.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d) or name.startswith("setr."):
+            continue
+        if is_classifier(f"{name}."):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        else:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
+    """A model for the data's classes, and what its weights start from, in a line."""
+    model = SetrForSemanticSegmentation(new_config(command, **label_set.config_fields))
+    if command.recipe and command.recipe.origin == "mmsegmentation":
+        initialize_as_mmseg(model)
+    if command.options.encoder in (None, RANDOM_WEIGHTS):
+        return model, "all weights are random"
+    return model, str(load_encoder(model, command.options.encoder))
+
+
+def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Compose:
+    """The augmentation of training photographs; ratio 1 is `job.size`, or the size they are tested at."""
+    size = size_of(job.size) if job.size else {k: v for k, v in dict(processor.size).items() if v is not None}
+    return training_transform(
+        (processor.crop_size.height, processor.crop_size.width),
+        (job.min_scale, job.max_scale),
+        size if processor.do_resize else None,
+        processor.image_mean,
+        processor.image_std,
+        category_max_ratio=job.category_max_ratio,
+        photometric_distortion=job.photometric_distortion,
+    )
+
+
+def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
+    """
+    What a run goes on from: nothing for None or "false"; for "true" the last complete checkpoint of the output folder,
+    if there is one by then, so that a job which is started again and again needs one command line; else that folder.
+
+    Raises:
+        `ValueError`: the folder is no complete checkpoint.
+    """
+    wanted = str(resume_from_checkpoint or False)
+    if wanted.lower() in ("true", "false"):
+        return wanted.lower() == "true"
+    if not is_complete(wanted):
+        last = last_complete_checkpoint(Path(wanted).parent) or "none"
+        raise ValueError(f"{wanted} is no complete checkpoint; the last complete one beside it: {last}")
+    return wanted
+
+
+def check_length(num_samples: int, arguments: SetrTrainingArguments):
+    """Raises a `ValueError` if the data does not fill one batch, of which an epoch would hold none."""
+    batch_size = arguments.train_batch_size * arguments.world_size
+    if arguments.dataloader_drop_last and num_samples < batch_size:
+        raise ValueError(
+            f"{num_samples} training samples do not fill a batch of {batch_size} on all devices: choose a smaller "
+            "--global_batch_size, or pass --dataloader_drop_last false"
+        )

@@ -1,0 +1,311 @@
+"""Folders as they are published and as users have them: which rows they become, and what their labels mean."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+from setr_hf.data.label_sets import LabelSet, published_label_set, read_names_file
+from setr_hf.data.loading import load_segmentation_data, missing_annotations
+from setr_hf.data.public_datasets import CLASS_NAMES
+
+
+def save(path, values, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PILImage.fromarray(np.asarray(values, dtype=np.uint8)).save(path, **options)
+
+
+def photo(height=10, width=20, colour=0):
+    return np.full((height, width, 3), colour)
+
+
+def labels_of(row, label_set):
+    return label_set.encode_row(row).tolist()
+
+
+def rows_of(dataset):
+    return [{key: np.asarray(value).tolist() for key, value in row.items()} for row in dataset]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images per split with annotations and names; annotation values 0 and 1, and 7 for «unlabelled»."""
+    for split in ("train", "val"):
+        for index in range(3):
+            save(tmp_path / f"images/{split}/{index}.jpg", photo(colour=index))
+            values = np.full((10, 20), index % 2)
+            values[0] = 7
+            save(tmp_path / f"annotations/{split}/{index}.png", values)
+    names = {"id2label": {"0": "road", "1": "car"}, "ignore_index": 7}
+    (tmp_path / "labels.json").write_text(json.dumps(names))
+    return tmp_path
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    """Two cities with all raw ids, and a test split with dummies."""
+    root = tmp_path / "cityscapes"
+    ids = np.arange(34).reshape(2, 17)
+    for split, city in (("train", "aachen"), ("train", "zurich"), ("val", "munster"), ("test", "berlin")):
+        name = f"{city}_000000_000019"
+        save(root / f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", photo(2, 17))
+        save(root / f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png", ids)
+        save(root / f"gtFine/{split}/{city}/{name}_gtFine_color.png", photo(2, 17))
+    return root
+
+
+@pytest.fixture
+def voc2010(tmp_path):
+    """Pascal Context's 60 values; a photograph that is in no list."""
+    root = tmp_path / "VOC2010"
+    for name in ("2008_000002", "2008_000003", "2008_000007"):
+        save(root / f"JPEGImages/{name}.jpg", photo(2, 30))
+        save(root / f"SegmentationClassContext/{name}.png", np.arange(60).reshape(2, 30))
+    (root / "ImageSets/SegmentationContext").mkdir(parents=True)
+    (root / "ImageSets/SegmentationContext/train.txt").write_text("2008_000003\n2008_000002\n")
+    (root / "ImageSets/SegmentationContext/val.txt").write_text("2008_000007\n")
+    return root
+
+
+def test_a_folder_becomes_a_data_set_in_order_of_names(folder):
+    dataset, label_set = load_segmentation_data(folder, "validation")
+    assert isinstance(dataset.features["image"], Image) and isinstance(dataset.features["annotation"], Image)
+    assert dataset["name"][:] == ["0", "1", "2"]
+    assert label_set.id2label == {0: "road", 1: "car"}
+    assert not label_set.is_reduced
+    assert labels_of(dataset[1], label_set) == [[255] * 20] + [[1] * 20] * 9
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("source", ["folder", "cityscapes", "voc2010"])
+def test_a_streamed_folder_has_the_same_rows_in_the_same_order(source, split, request):
+    root = request.getfixturevalue(source)
+    dataset, label_set = load_segmentation_data(root, split)
+    stream, stream_labels = load_segmentation_data(root, split, streaming=True)
+    assert rows_of(stream) == rows_of(dataset)
+    assert stream.column_names == dataset.column_names
+    assert stream_labels.lookup.tolist() == label_set.lookup.tolist()
+
+
+@pytest.mark.parametrize("split", ["validation", "val", "dev"])
+def test_a_split_is_found_under_its_usual_names(folder, split):
+    assert len(load_segmentation_data(folder, split)[0]) == 3
+
+
+def test_raw_ids_of_cityscapes_become_train_ids(cityscapes):
+    dataset, label_set = load_segmentation_data(cityscapes, "train")
+    assert dataset["name"][:] == ["aachen_000000_000019_leftImg8bit", "zurich_000000_000019_leftImg8bit"]
+    assert label_set.names == CLASS_NAMES["cityscapes"] and not label_set.is_reduced
+    # The table of the Cityscapes scripts: road 7, sidewalk 8, building 11 …, bicycle 33.
+    expected = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
+    expected |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
+    assert np.ravel(labels_of(dataset[0], label_set)).tolist() == [expected.get(i, 255) for i in range(34)]
+    assert label_set.lookup[[34, 254, 255]].tolist() == [-1, -1, 255]
+
+
+def test_the_test_split_of_cityscapes_has_no_annotations_but_dummies(cityscapes):
+    dataset, _ = load_segmentation_data(cityscapes, "test")
+    assert dataset.column_names == ["image", "name"] and len(dataset) == 1
+
+
+@pytest.mark.parametrize("count, labels", [(60, None), (60, "pascal_context"), (59, "pascal_context_59")])
+def test_pascal_context_has_60_classes_or_59(voc2010, count, labels):
+    dataset, label_set = load_segmentation_data(voc2010, "train", labels=labels)
+    assert dataset["name"][:] == ["2008_000003", "2008_000002"], "in the order of the list"
+    assert label_set.names == CLASS_NAMES["pascal_context" if count == 60 else "pascal_context_59"]
+    ids = np.ravel(labels_of(dataset[0], label_set)).tolist()
+    assert ids == ([*range(60)] if count == 60 else [255, *range(59)])
+
+
+def test_pascal_context_without_labels_says_how_they_are_made(voc2010):
+    (voc2010 / "SegmentationClassContext").rename(voc2010 / "other")
+    with pytest.raises(ValueError, match="setr-hf prepare pascal-context"):
+        load_segmentation_data(voc2010, "train")
+
+
+def write_prepared(root, label_set):
+    """A folder of parquet files with a names file, as `setr-hf prepare` leaves it."""
+    features = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
+    for split in ("train", "validation"):
+        values = PILImage.fromarray(np.arange(len(label_set.names), dtype=np.uint8)[None])
+        rows = {"image": [PILImage.new("RGB", values.size)], "annotation": [values], "name": [f"{split}_a"]}
+        path = root / f"data/{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(rows, features=features).to_parquet(path)
+    names = {"id2label": {str(i): name for i, name in label_set.id2label.items()}, "ignore_index": 255}
+    (root / "labels.json").write_text(json.dumps({**names, "palette": label_set.palette}))
+
+
+def test_a_prepared_folder_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_prepared(tmp_path / "prepared", LabelSet.direct(["road", "car"], palette=[[1, 2, 3], [4, 5, 6]]))
+    dataset, label_set = load_segmentation_data(tmp_path / "prepared", "val")
+    assert dataset["name"][:] == ["validation_a"] and label_set.palette == [[1, 2, 3], [4, 5, 6]]
+    assert labels_of(dataset[0], label_set) == [[0, 1]]
+    assert rows_of(load_segmentation_data(tmp_path / "prepared", "val", streaming=True)[0]) == rows_of(dataset)
+
+
+def test_prepared_labels_are_not_reduced_a_second_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_prepared(tmp_path / "59", LabelSet.direct(CLASS_NAMES["pascal_context_59"]))
+    write_prepared(tmp_path / "60", LabelSet.direct(CLASS_NAMES["pascal_context"]))
+    for name, expected in (("59", [*range(59)]), ("60", [255, *range(59)])):
+        dataset, label_set = load_segmentation_data(tmp_path / name, "train", labels="pascal_context_59")
+        assert labels_of(dataset[0], label_set) == [expected]
+    with pytest.raises(ValueError, match=r"59 has labels of its own, aeroplane.*not those of ade20k"):
+        load_segmentation_data(tmp_path / "59", "train", labels="ade20k")
+
+
+def test_reduced_labels_count_from_one():
+    label_set = LabelSet.reduced(["wall", "tree"])
+    assert label_set.is_reduced
+    annotation = PILImage.fromarray(np.array([[0, 1, 2, 255]], dtype=np.uint8))
+    assert label_set.encode(annotation, "x").tolist() == [[255, 0, 1, 255]]
+
+
+@pytest.mark.parametrize(
+    "name, lookup",
+    [
+        ("ade20k", {0: 255, 1: 0, 150: 149, 151: -1, 255: 255}),
+        ("cityscapes", {0: 0, 18: 18, 19: -1, 255: 255}),
+        ("pascal_context", {0: 0, 59: 59, 60: -1, 255: 255}),
+        ("pascal_context_59", {0: 255, 1: 0, 59: 58, 60: -1, 255: 255}),
+    ],
+)
+def test_values_of_the_published_label_maps(name, lookup):
+    label_set = published_label_set(name)
+    assert {value: label_set.lookup[value] for value in lookup} == lookup
+    assert label_set.names == CLASS_NAMES[name] and len(label_set.palette) == len(CLASS_NAMES[name])
+
+
+def test_a_names_file_can_map_black_and_white_masks(folder):
+    names = {"id2label": {"0": "background", "1": "tumor"}, "values": {"0": 0, "255": 1}}
+    (folder / "labels.json").write_text(json.dumps(names))
+    _, label_set = load_segmentation_data(folder, "train")
+    annotation = PILImage.fromarray(np.array([[0, 255]], dtype=np.uint8))
+    assert label_set.encode(annotation, "x").tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match=r"holds the ids \[1\]"):
+        label_set.encode(PILImage.fromarray(np.array([[1]], dtype=np.uint8)), "x")
+
+
+def test_ids_in_palettes_bitmaps_and_16_bits_count_as_they_are():
+    label_set = LabelSet.direct(["road", "car"])
+    with_palette = PILImage.new("P", (2, 1))
+    with_palette.putpalette([200, 0, 0, 0, 200, 0])
+    with_palette.putdata([0, 1])
+    bitmap = PILImage.new("1", (2, 1))
+    bitmap.putdata([0, 1])
+    for annotation in (with_palette, bitmap, PILImage.fromarray(np.array([[0, 1]], dtype=np.uint16))):
+        assert label_set.encode(annotation, "x").tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    "annotation, message",
+    [
+        (np.array([[0, 5, 9]], dtype=np.uint8), r"street_7 holds the ids \[5, 9\].* none of the 2 classes"),
+        (np.zeros((4, 4, 3), dtype=np.uint8), "street_7 has 3 channels.*colours"),
+        (np.array([[0, 300]], dtype=np.uint16), "street_7 holds values from 0 to 300, not 0 to 255"),
+        (np.array([[0.5]], dtype=np.float32), "street_7 holds floating-point values"),
+        (np.arange(256, dtype=np.uint8)[None], r"holds the ids \[2, 3, 4, 5, 6, 7, 8, 9, 10, 11\] and 243 more"),
+    ],
+)
+def test_annotations_that_are_no_map_of_ids_are_refused(annotation, message):
+    with pytest.raises(ValueError, match=message):
+        LabelSet.direct(["road", "car"]).encode(PILImage.fromarray(annotation), "street_7")
+
+
+def test_photographs_with_an_orientation_are_upright(folder):
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    save(folder / "images/train/1.jpg", photo(10, 20), exif=exif)
+    dataset, label_set = load_segmentation_data(folder, "train")
+    assert dataset[1]["image"].size == (10, 20)
+    with pytest.raises(ValueError, match=r"image of 1 is 20×10 .* annotation 10×20: .*EXIF.* upright"):
+        label_set.encode_row(dataset[1])
+    save(folder / "annotations/train/1.png", np.ones((20, 10)))
+    assert label_set.encode_row(load_segmentation_data(folder, "train")[0][1]).shape == (20, 10)
+
+
+def test_images_without_annotation_are_kept_and_can_be_told(folder):
+    (folder / "annotations/train/1.png").unlink()
+    dataset, label_set = load_segmentation_data(folder, "train")
+    assert missing_annotations(dataset) == ["1"]
+    with pytest.raises(ValueError, match="1 has no annotation"):
+        label_set.encode_row(dataset[1])
+
+
+def test_a_folder_with_no_annotation_at_all_is_named(folder):
+    for path in (folder / "annotations/train").iterdir():
+        path.rename(path.with_suffix(".bmp"))
+    with pytest.raises(ValueError, match=r"annotations/train has an annotation for none of 3 images.*0\.jpg.*0\.png"):
+        load_segmentation_data(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "class names of .* are not known: it has no labels.json"),
+        ("{", "does not hold an id2label object"),
+        ('{"id2label": {"0": "road", "2": "car"}}', r"must count from 0 to 1, got \[0, 2\]"),
+        ("[]", "does not hold an id2label object"),
+        ('{"id2label": {"0": "road"}, "ignore_index": 300}', "ignore_index .* 0 to 255, got 300"),
+        ('{"id2label": {"0": "road"}, "palette": [[1, 2]]}', "palette .* RGB triple for each of the 1 classes"),
+        ('{"id2label": {"0": "road"}, "values": {"255": 1}}', "values .* ids 0…0; 255 does not"),
+    ],
+)
+def test_a_names_file_that_does_not_serve_is_named(folder, content, message):
+    (folder / "labels.json").unlink()
+    if content is not None:
+        (folder / "labels.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_segmentation_data(folder, "train")
+
+
+def test_names_can_be_told(folder, tmp_path):
+    (folder / "labels.json").rename(tmp_path / "mine.json")
+    _, label_set = load_segmentation_data(folder, "train", labels=tmp_path / "mine.json")
+    assert label_set.names == ["road", "car"]
+    assert load_segmentation_data(folder, "train", labels="ade20k")[1].is_reduced
+    with pytest.raises(ValueError, match="'coco' are none of ade20k, cityscapes"):
+        load_segmentation_data(folder, "train", labels="coco")
+    with pytest.raises(ValueError, match=r"nowhere\.json does not hold.*No such file"):
+        load_segmentation_data(folder, "train", labels="nowhere.json")
+
+
+def test_ids_and_names_alone_are_a_names_file_too(tmp_path):
+    (tmp_path / "id2label.json").write_text('{"1": "car", "0": "road"}')
+    assert read_names_file(tmp_path / "id2label.json").names == ["road", "car"]
+
+
+def test_a_test_split_may_lack_annotations(folder):
+    (folder / "images/val").rename(folder / "images/test")
+    dataset, _ = load_segmentation_data(folder, "test")
+    assert sorted(dataset.column_names) == ["image", "name"]
+
+
+def test_what_is_missing_is_named(folder, tmp_path):
+    with pytest.raises(ValueError, match="images has no split 'test', only train, val"):
+        load_segmentation_data(folder, "test")
+    with pytest.raises(ValueError, match="nowhere is neither a folder"):
+        load_segmentation_data(tmp_path / "nowhere", "train")
+    with pytest.raises(ValueError, match="none of the folders that can be read"):
+        load_segmentation_data(folder / "images", "train")
+    with pytest.raises(ValueError, match="no revision 'main'"):
+        load_segmentation_data(folder, "train", revision="main")
+
+
+def test_a_folder_of_the_full_ade20k_is_refused(tmp_path):
+    save(tmp_path / "images/ADE/training/urban/street/ADE_train_00000001_seg.png", photo())
+    with pytest.raises(ValueError, match=r"full ADE20K: .* colours.* ADEChallengeData2016"):
+        load_segmentation_data(tmp_path, "train")
+
+
+def test_camvid_and_ade20k_are_read_as_they_are_published(data_folder):
+    camvid, labels = load_segmentation_data(data_folder / "camvid", "train")
+    assert (len(camvid), len(labels.id2label)) == (367, 11)
+    assert set(np.unique(labels.encode(camvid[0]["annotation"], "0"))) <= {*range(11), 255}
+    ade20k, labels = load_segmentation_data(data_folder / "ade20k_sample/ADEChallengeData2016", "validation")
+    assert (len(ade20k), len(labels.id2label), labels.is_reduced) == (3, 150, True)
+    assert (labels.id2label[0], labels.id2label[149]) == ("wall", "flag")

@@ -1,0 +1,177 @@
+"""Training examples: what augmentation draws depends on seed, epoch and sample alone; streams; errors name samples."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from transformers import Trainer, TrainingArguments
+
+from setr_hf import SetrForSemanticSegmentation
+from setr_hf.data.augmentation import training_transform
+from setr_hf.data.examples import collate, evaluation_examples, training_examples
+from setr_hf.data.loading import decode_row, undecoded
+from setr_hf.data.scenes import CLASSES, make_scenes
+
+
+NUM_SCENES = 8
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return make_scenes(NUM_SCENES, 0)
+
+
+@pytest.fixture(scope="module")
+def transform():
+    return training_transform((32, 40), (0.5, 2.0), {"shortest_edge": 48}, [0.5] * 3, [0.5] * 3)
+
+
+@pytest.fixture(params=["read", "streamed"])
+def examples(request, scenes, transform):
+    dataset, label_set = scenes
+    source = dataset if request.param == "read" else dataset.to_iterable_dataset(num_shards=4)
+    return training_examples(source, label_set, transform, seed=5)
+
+
+def sums(loader) -> list[float]:
+    """A number for each example, the same for equal examples, in order of size."""
+    return sorted(image.double().sum().item() for batch in loader for image in batch["pixel_values"])
+
+
+def load(examples, num_workers=0, **options):
+    return DataLoader(examples, batch_size=2, num_workers=num_workers, collate_fn=collate, **options)
+
+
+def test_an_example_is_a_crop_with_its_labels(examples):
+    example = next(iter(examples))
+    assert (example["pixel_values"].shape, example["pixel_values"].dtype) == ((3, 32, 40), torch.float32)
+    assert (example["labels"].shape, example["labels"].dtype) == ((32, 40), torch.int64)
+    assert set(example["labels"].unique().tolist()) <= {*range(len(CLASSES)), 255}
+
+
+def test_augmentation_is_the_same_with_any_number_of_workers(examples):
+    alone = sums(load(examples))
+    assert len(set(alone)) == NUM_SCENES
+    torch.manual_seed(99)
+    assert sums(load(examples, 1)) == sums(load(examples, 3)) == alone
+
+
+def test_augmentation_differs_between_epochs_and_seeds(examples, scenes, transform):
+    first = sums(load(examples))
+    examples.set_epoch(1)
+    second = sums(load(examples))
+    assert not set(first) & set(second)
+    examples.set_epoch(0)
+    assert sums(load(examples)) == first
+    other_seed = training_examples(*scenes, transform, seed=6)
+    assert not set(sums(load(other_seed))) & set(first)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_that_stay_see_the_epoch(examples, start):
+    expected = []
+    for epoch in range(3):
+        examples.set_epoch(epoch)
+        expected.append(sums(load(examples)))
+    loader = load(examples, 1, persistent_workers=True, multiprocessing_context=start)
+    for epoch in range(3):
+        examples.set_epoch(epoch)
+        assert sums(loader) == expected[epoch]
+
+
+def test_the_global_generator_is_left_as_it_was(examples):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    next(iter(examples))
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_stream_gives_every_example_once_in_another_order_each_epoch(scenes):
+    dataset, label_set = scenes
+    stream = training_examples(dataset.to_iterable_dataset(num_shards=4), label_set, v2.Identity())
+    photos = [np.asarray(row["image"]).transpose(2, 0, 1) for row in dataset]
+    orders = []
+    for epoch in range(3):
+        stream.set_epoch(epoch)
+        order = [
+            next(i for i, photo in enumerate(photos) if np.array_equal(photo, example["pixel_values"]))
+            for example in stream
+        ]
+        assert sorted(order) == list(range(NUM_SCENES))
+        orders.append(tuple(order))
+    assert len(set(orders)) == 3
+
+
+def test_trainer_trains_on_a_stream_through_several_epochs(tiny_config, scenes, transform, tmp_path):
+    dataset, label_set = scenes
+    stream = training_examples(dataset.to_iterable_dataset(num_shards=4), label_set, transform)
+    arguments = TrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        max_steps=9,
+        per_device_train_batch_size=2,
+        dataloader_num_workers=2,
+        dataloader_persistent_workers=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+    )
+    model = SetrForSemanticSegmentation(tiny_config(num_labels=len(CLASSES), image_size=[32, 40]))
+    trainer = Trainer(model, arguments, train_dataset=stream, data_collator=collate)
+    trainer.train()
+    assert trainer.state.global_step == 9
+    assert stream.epoch == 2, "four steps are an epoch"
+    assert all(np.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
+
+
+def spoiled(dataset, index):
+    """The data set with an annotation of another size."""
+    rows = list(dataset)
+    rows[index]["annotation"] = rows[index]["annotation"].crop((0, 0, 9, 9))
+    return Dataset.from_list(rows, features=dataset.features)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_while_training_names_the_sample(scenes, transform, num_workers):
+    dataset, label_set = spoiled(scenes[0], 3), scenes[1]
+    for source in (dataset, dataset.to_iterable_dataset(num_shards=2)):
+        with pytest.raises(ValueError, match="image of scene_3 is 128×160 pixels high and wide, its annotation 9×9"):
+            list(load(training_examples(source, label_set, transform), num_workers))
+
+
+def test_a_stream_goes_on_without_bad_samples(scenes, transform, caplog):
+    stream = spoiled(scenes[0], 3).to_iterable_dataset(num_shards=2)
+    with caplog.at_level(logging.WARNING):
+        assert len(list(training_examples(stream, scenes[1], transform, skip_bad_samples=True))) == NUM_SCENES - 1
+    assert "Skipped 1 of" in caplog.text and "scene_3" in caplog.text
+    bad = Dataset.from_list([spoiled(scenes[0], 3)[3]] * 2, features=scenes[0].features).to_iterable_dataset()
+    with pytest.raises(ValueError, match="none of 2 samples can be used"):
+        list(training_examples(bad, scenes[1], transform, skip_bad_samples=True))
+
+
+def test_unreadable_bytes_are_named_by_their_row(scenes):
+    row = undecoded(scenes[0])[2]
+    row["image"] = {"bytes": row["image"]["bytes"][:-40], "path": None}
+    with pytest.raises(ValueError, match="the image of scene_2 cannot be read: "):
+        decode_row(row)
+
+
+def test_evaluation_examples_are_whole_photographs_also_of_a_stream(scenes):
+    dataset, label_set = scenes
+    for source in (dataset, dataset.to_iterable_dataset(num_shards=2)):
+        examples = evaluation_examples(source, label_set)
+        assert len(examples) == NUM_SCENES
+        assert np.array_equal(examples[6]["photo"], dataset[6]["image"])
+        assert np.array_equal(examples[6]["label_map"], np.asarray(dataset[6]["annotation"]))
+
+
+def test_a_split_without_annotations_is_refused(scenes, transform):
+    bare = scenes[0].remove_columns("annotation")
+    for source in (bare, bare.to_iterable_dataset()):
+        with pytest.raises(ValueError, match="no annotations"):
+            training_examples(source, scenes[1], transform)

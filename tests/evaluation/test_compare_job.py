@@ -1,0 +1,84 @@
+"""`scripts/compare.py`: differences of the classes, agreement, and the bootstrap interval."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from paths import SCRIPTS
+from PIL import Image
+from test_evaluation import NAMES, save_model
+
+from setr_hf.cli import load_script
+from setr_hf.data.loading import LabelSet
+from setr_hf.evaluation.comparison import bootstrap_interval, compare_records, comparison_record, comparison_table
+from setr_hf.evaluation.records import counts_of
+
+
+COMPARE = SCRIPTS / "compare.py"
+
+
+def records_of(matrices):
+    return [{"index": i, "name": str(i), **counts_of(np.array(m))} for i, m in enumerate(matrices)]
+
+
+def test_known_differences_and_agreement():
+    labels = np.array([[0, 0, 1, 1]], np.uint8)
+    image = {"index": 0, "name": "a", "labels": labels}
+    first, second = torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 0]])
+    comparison = compare_records([comparison_record(image, first, second, 2)], LabelSet.direct(["a", "b"]))
+    assert comparison["agreement"] == 0.5
+    assert [row["first"] for row in comparison["classes"]] == [1 / 2, 2 / 3]
+    assert [row["second"] for row in comparison["classes"]] == [2 / 3, 1 / 2]
+    assert [row["difference"] for row in comparison["classes"]] == pytest.approx([1 / 6, -1 / 6])
+    assert comparison["difference"] == pytest.approx(0)
+    assert "50.00 % of the pixels" in comparison_table(comparison)
+
+
+def test_bootstrap_equals_one_that_draws_images_by_hand():
+    rng = np.random.default_rng(1)
+    first = [rng.integers(0, 50, (3, 3)) for _ in range(20)]
+    second = [rng.integers(0, 50, (3, 3)) + 20 * np.eye(3, dtype=int) for _ in range(20)]
+
+    def mean_iou(matrices):
+        total = sum(matrices)
+        diagonal = total.diagonal()
+        return (diagonal / (total.sum(0) + total.sum(1) - diagonal)).mean()
+
+    draws = np.random.default_rng(7).multinomial(20, np.full(20, 1 / 20), size=300)
+    by_hand = [
+        mean_iou([m * n for m, n in zip(second, draw)]) - mean_iou([m * n for m, n in zip(first, draw)])
+        for draw in draws
+    ]
+    interval = bootstrap_interval(records_of(first), records_of(second), 3, draws=300, seed=7)
+    assert interval == pytest.approx(np.percentile(by_hand, [2.5, 97.5]).tolist(), abs=1e-12)
+    assert interval[0] > 0, "the second model is better by construction"
+    assert bootstrap_interval(records_of(first), records_of(first), 3) == (0.0, 0.0)
+
+
+def test_two_models_on_a_folder(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for kind in ("images", "annotations"):
+        (tmp_path / "data" / kind / "val").mkdir(parents=True)
+    for index in range(4):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / f"data/images/val/{index}.png")
+        labels = Image.fromarray(rng.integers(0, 4, (40, 50), np.uint8))
+        labels.save(tmp_path / f"data/annotations/val/{index}.png")
+    (tmp_path / "data/labels.json").write_text(json.dumps({"id2label": dict(enumerate(NAMES))}))
+    save_model(tmp_path / "a", NAMES, seed=0)
+    save_model(tmp_path / "b", NAMES, seed=1)
+
+    def run(first, second, output):
+        models = [str(tmp_path / first), str(tmp_path / second)]
+        options = ["--dataset", str(tmp_path / "data"), "--output", str(tmp_path / output), "--threads", "1"]
+        assert load_script(COMPARE).main([*models, *options]) == 0
+        return json.loads((tmp_path / output / "comparison.json").read_text())
+
+    different, same = run("a", "b", "ab"), run("a", "a", "aa")
+    assert 0 < different["agreement"] < 1
+    assert different["difference"] == different["second"]["mean_iou"] - different["first"]["mean_iou"] != 0
+    assert same["agreement"] == 1.0 and same["difference"] == 0.0 and same["interval"] == [0.0, 0.0]
+    assert "95 % bootstrap interval" in capsys.readouterr().out
+    save_model(tmp_path / "c", ["one", "two"])
+    with pytest.raises(ValueError, match=r"/c: the model has 2 classes, the data set 4"):
+        run("a", "c", "ac")

@@ -1,0 +1,324 @@
+"""`scripts/evaluate.py`: the same counts by any number of processes and after any interruption, and what it writes."""
+
+import json
+import subprocess
+import sys
+import time
+from itertools import chain
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from paths import SCRIPTS
+from PIL import Image
+from transformers import pipeline
+
+from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf.cards.model_card import eval_results, update_card
+from setr_hf.cli import load_script
+from setr_hf.data.label_sets import check_classes
+from setr_hf.data.loading import LabelSet, load_segmentation_data
+from setr_hf.data.public_datasets import CLASS_NAMES
+from setr_hf.evaluation.records import append_records, counts_of, matrix_of, read_records
+from setr_hf.evaluation.results import summarize, worst_images
+from setr_hf.evaluation.submission import server_form
+from setr_hf.inference.sliding_windows import segment
+from setr_hf.metrics import confusion_matrix, segmentation_scores
+
+
+NAMES = ["sky", "tree", "road", "car"]
+NUM_IMAGES = 101
+
+
+def save_model(folder, names, seed=0):
+    torch.manual_seed(seed)
+    config = SetrConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=32,
+        decoder_type="naive",
+        decoder_hidden_size=16,
+        auxiliary_out_indices=[],
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+    )
+    model = SetrForSemanticSegmentation(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    model.save_pretrained(folder)
+    SetrImageProcessor(
+        size={"shortest_edge": 32, "longest_edge": 128},
+        crop_size={"height": 32, "width": 32},
+        stride=21,
+        do_split_image=True,
+        antialias=False,
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(folder, NAMES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    """101 images of differing sizes; some pixels are not counted, and class 3 is rare."""
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    rng = np.random.default_rng(0)
+    for kind in ("images", "annotations"):
+        (root / kind / "val").mkdir(parents=True)
+    for index in range(NUM_IMAGES):
+        size = rng.integers(20, 70, 2)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(root / f"images/val/scene_{index:03}.png")
+        labels = rng.choice([0, 1, 2, 255], size).astype(np.uint8)
+        labels[0, 0] = 3 if index % 10 == 0 else 0
+        Image.fromarray(labels).save(root / f"annotations/val/scene_{index:03}.png")
+    (root / "labels.json").write_text(json.dumps({"id2label": dict(enumerate(NAMES))}))
+    return root
+
+
+def arguments(model_folder, data_set, output, *more):
+    basic = ["--model", model_folder, "--dataset", data_set, "--output", output, "--threads", "1"]
+    return [str(part) for part in (*basic, *more)]
+
+
+def run_here(*args):
+    return load_script(SCRIPTS / "evaluate.py").main(arguments(*args))
+
+
+def command(num_processes, *args):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    return [sys.executable, *(launcher if num_processes > 1 else []), str(SCRIPTS / "evaluate.py"), *arguments(*args)]
+
+
+def records_by_process(output):
+    """Indices of the records that each process has written."""
+    files = sorted((output / "records").glob("process-*.jsonl"))
+    return [[json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files]
+
+
+@pytest.fixture(scope="module")
+def alone(model_folder, data_set, tmp_path_factory):
+    """The results of one process."""
+    output = tmp_path_factory.mktemp("alone")
+    assert run_here(model_folder, data_set, output) == 0
+    return output
+
+
+def test_one_process_counts_every_pixel_of_every_image_as_the_metric_does(alone, model_folder, data_set):
+    model = SetrForSemanticSegmentation.from_pretrained(model_folder).eval()
+    processor = SetrImageProcessor.from_pretrained(model_folder)
+    dataset, label_set = load_segmentation_data(data_set, "validation")
+    expected = sum(
+        confusion_matrix(segment(model, processor, [row["image"]])[0], label_set.encode(row["annotation"], ""), 4)
+        for row in dataset
+    )
+    matrix = np.load(alone / "confusion_matrix.npy")
+    assert matrix.dtype == np.int64 and np.array_equal(matrix, expected)
+    assert (matrix.sum(axis=0) > 0).sum() > 1, "a model that predicts one class would hide mistakes"
+    results = json.loads((alone / "results.json").read_text())
+    assert results["mean_iou"] == segmentation_scores(expected)["mean_iou"]
+    assert records_by_process(alone) == [list(range(NUM_IMAGES))]
+
+
+# Equal matrices alone would not show that processes do each other's work: the records have to be disjoint.
+@pytest.mark.parametrize("num_processes, shares", [(2, [51, 50]), (3, [34, 34, 33])])
+def test_processes_share_the_images_and_count_the_same(num_processes, shares, alone, model_folder, data_set, tmp_path):
+    subprocess.run(command(num_processes, model_folder, data_set, tmp_path), check=True)
+    records = records_by_process(tmp_path)
+    assert [len(indices) for indices in records] == shares
+    assert sorted(chain.from_iterable(records)) == list(range(NUM_IMAGES))
+    for file in ("confusion_matrix.npy", "results.json"):
+        assert (tmp_path / file).read_bytes() == (alone / file).read_bytes()
+
+
+def complete_records(output):
+    """How many records are whole, while processes still write."""
+    return sum(file.read_bytes().count(b"\n") for file in (output / "records").glob("process-*.jsonl"))
+
+
+def test_killed_in_the_middle_and_gone_on_with_by_another_number_of_processes(alone, model_folder, data_set, tmp_path):
+    launcher = psutil.Popen(command(2, model_folder, data_set, tmp_path))
+    while launcher.poll() is None and complete_records(tmp_path) < 10:
+        time.sleep(0.001)
+    # The launcher first, or it would end the workers in order.
+    family = [launcher, *launcher.children(recursive=True)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family)
+    assert 10 <= complete_records(tmp_path) < NUM_IMAGES
+    assert not (tmp_path / "results.json").exists()
+    with open(tmp_path / "records/process-0.jsonl", "ab") as file:
+        file.write(b'{"index": 100, "name": "scene_1')  # killed while it wrote a line
+    assert run_here(model_folder, data_set, tmp_path) == 0
+    assert sorted(chain.from_iterable(records_by_process(tmp_path))) == list(range(NUM_IMAGES))
+    for file in ("confusion_matrix.npy", "results.json"):
+        assert (tmp_path / file).read_bytes() == (alone / file).read_bytes()
+
+
+def test_a_larger_limit_goes_on_and_other_settings_are_refused(model_folder, data_set, tmp_path):
+    run_here(model_folder, data_set, tmp_path, "--limit", "3")
+    run_here(model_folder, data_set, tmp_path, "--limit", "5")
+    assert records_by_process(tmp_path) == [[0, 1, 2, 3, 4]]
+    assert json.loads((tmp_path / "results.json").read_text())["num_images"] == 5
+    with pytest.raises(ValueError, match=r"protocol was single, now multi.*choose another output folder"):
+        run_here(model_folder, data_set, tmp_path, "--limit", "5", "--protocol", "multi")
+    other = tmp_path / "other"
+    save_model(other, NAMES, seed=1)
+    with pytest.raises(ValueError, match="model was"):
+        run_here(other, data_set, tmp_path, "--limit", "5")
+    assert records_by_process(tmp_path) == [[0, 1, 2, 3, 4]]
+
+
+def test_multi_scale_says_its_scales(model_folder, data_set, tmp_path):
+    run_here(model_folder, data_set, tmp_path, "--limit", "2", "--protocol", "multi", "--scales", "1", "1.5")
+    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert settings["protocol"] == "multi" and settings["scales"] == [1.0, 1.5] and settings["mirrored"]
+
+
+def test_damaged_and_doubled_records_are_errors(tmp_path):
+    record = {"index": 0, "name": "a", **counts_of(np.array([[2, 0], [1, 3]]))}
+    append_records(tmp_path / "process-0.jsonl", [record])
+    assert matrix_of(read_records(tmp_path)[0], 2).tolist() == [[2, 0], [1, 3]]
+    append_records(tmp_path / "process-1.jsonl", [record])
+    with pytest.raises(ValueError, match=r"process-1.jsonl, line 1: 'a' is in .* already"):
+        read_records(tmp_path)
+    (tmp_path / "process-1.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"process-1.jsonl is damaged in line 1"):
+        read_records(tmp_path)
+
+
+def test_pictures_and_table(alone, capsys, model_folder, data_set):
+    run_here(model_folder, data_set, alone)
+    table = capsys.readouterr().out
+    assert all(name in table for name in NAMES) and "of 101 images" in table
+    for name in ("classes.png", "confusion_matrix.png", "worst.png"):
+        with Image.open(alone / name) as picture:
+            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 5, f"{name} is empty"
+
+
+def test_worst_images_are_those_of_lowest_miou_and_ignored_images_are_not_among_them():
+    def record(index, matrix):
+        return {"index": index, "name": f"n{index}", **counts_of(np.array(matrix))}
+
+    records = [record(0, [[4, 0], [0, 0]]), record(1, [[0, 4], [0, 0]]), record(2, [[0, 0], [0, 0]])]
+    summary = summarize(records, LabelSet.direct(["a", "b"]))
+    assert [(image["name"], image["mean_iou"]) for image in worst_images(summary, 3)] == [("n1", 0.0), ("n0", 1.0)]
+    assert summary["classes"][0]["iou"] == 0.5 and summary["classes"][1]["iou"] == 0.0
+
+
+def test_other_classes_are_refused_before_the_first_image(model_folder, data_set, tmp_path):
+    for names, message in (
+        (["sky", "tree"], "2 classes, the data set 4"),
+        ([*NAMES[:3], "bus"], "'bus' in the model"),
+    ):
+        save_model(tmp_path / "model", names)
+        with pytest.raises(ValueError, match=message):
+            run_here(tmp_path / "model", data_set, tmp_path / "output")
+        assert not (tmp_path / "output").exists()
+    unnamed = SetrConfig(num_labels=4)
+    check_classes(unnamed, LabelSet.direct(NAMES))
+
+
+def test_unreadable_images_are_named(model_folder, data_set, tmp_path):
+    for kind in ("images", "annotations"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "val").symlink_to(data_set / kind / "val")
+    (tmp_path / "labels.json").write_text((data_set / "labels.json").read_text())
+    (tmp_path / "images/val").unlink()
+    (tmp_path / "images/val").mkdir()
+    (tmp_path / "images/val/scene_000.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"'scene_000'.*cannot be read"):
+        run_here(model_folder, tmp_path, tmp_path / "output")
+
+
+@pytest.mark.parametrize("data_set_name, first_ids", [("ade20k", [1, 2, 150]), ("cityscapes", [7, 8, 33])])
+def test_ids_of_the_servers(data_set_name, first_ids):
+    label_set = LabelSet.direct(CLASS_NAMES[data_set_name])
+    ids = server_form(label_set)(np.array([[0, 1, len(label_set.id2label) - 1]]))
+    assert ids.tolist() == [first_ids] and ids.dtype == np.uint8
+
+
+def test_submission_files(data_set, tmp_path):
+    save_model(tmp_path / "model", CLASS_NAMES["cityscapes"])
+    names = {"id2label": dict(enumerate(CLASS_NAMES["cityscapes"]))}
+    for kind in ("images", "annotations"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        (tmp_path / "data" / kind / "val").symlink_to(data_set / kind / "val")
+    (tmp_path / "data/labels.json").write_text(json.dumps(names))
+    run_here(tmp_path / "model", tmp_path / "data", tmp_path / "out", "--limit", "2", "--submit")
+    submission = tmp_path / "out/submission"
+    assert sorted(file.name for file in submission.iterdir()) == ["scene_000.png", "scene_001.png"]
+    first = (submission / "scene_000.png").read_bytes()
+    # A label map that is missing is made again, although its image has been counted.
+    (submission / "scene_000.png").unlink()
+    run_here(tmp_path / "model", tmp_path / "data", tmp_path / "out", "--limit", "2", "--submit")
+    assert (submission / "scene_000.png").read_bytes() == first
+    assert records_by_process(tmp_path / "out") == [[0, 1]]
+    model = SetrForSemanticSegmentation.from_pretrained(tmp_path / "model").eval()
+    photo = Image.open(data_set / "images/val/scene_000.png")
+    label_map = segment(model, SetrImageProcessor.from_pretrained(tmp_path / "model"), [photo])[0].numpy()
+    with Image.open(submission / "scene_000.png") as picture:
+        assert picture.mode == "L"
+        assert np.array_equal(np.asarray(picture), server_form(LabelSet.direct(CLASS_NAMES["cityscapes"]))(label_map))
+
+
+def test_other_classes_have_no_server():
+    with pytest.raises(ValueError, match="only ADE20K and Cityscapes have a server"):
+        server_form(LabelSet.direct(NAMES))
+
+
+def test_model_card_keeps_its_text_and_replaces_values(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# My model\n\nText of mine.\n")
+    summary = {"mean_iou": 0.48638, "overall_accuracy": 0.8, "mean_accuracy": None}
+    update_card(str(tmp_path), eval_results(summary, "scenes", "validation", None))
+    update_card(str(tmp_path), eval_results(summary, "scenes", "validation", (0.5, 1.0)))
+    update_card(str(tmp_path), eval_results({**summary, "mean_iou": 0.5}, "scenes", "validation", None))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "apache-2.0" and "Text of mine." in card.text
+    values = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert values == {
+        "mean IoU (%), single scale": 50.0,
+        "pixel accuracy (%), single scale": 80.0,
+        "mean IoU (%), scales 0.5, 1 with mirror images": 48.64,
+        "pixel accuracy (%), scales 0.5, 1 with mirror images": 80.0,
+    }
+
+
+def test_evaluation_writes_the_card_of_whole_splits_only(model_folder, data_set, tmp_path):
+    save_model(tmp_path / "model", NAMES)
+    with pytest.raises(SystemExit):
+        run_here(tmp_path / "model", data_set, tmp_path / "out", "--limit", "3", "--update-card")
+    run_here(tmp_path / "model", data_set, tmp_path / "out", "--update-card")
+    expected = round(100 * json.loads((tmp_path / "out/results.json").read_text())["mean_iou"], 2)
+    assert ModelCard.load(tmp_path / "model/README.md").data.eval_results[0].metric_value == expected
+
+
+def test_prediction_job_pipeline_and_evaluation_choose_the_same_classes(data_set, tmp_path):
+    """The label map that evaluate writes for the server is the one predict writes and the pipeline gives."""
+    save_model(tmp_path / "model", CLASS_NAMES["ade20k"])
+    (tmp_path / "data").mkdir()
+    for kind in ("images", "annotations"):
+        (tmp_path / "data" / kind).mkdir()
+        (tmp_path / "data" / kind / "val").symlink_to(data_set / kind / "val")
+    (tmp_path / "data/labels.json").write_text(json.dumps({"id2label": dict(enumerate(CLASS_NAMES["ade20k"]))}))
+    run_here(tmp_path / "model", tmp_path / "data", tmp_path / "out", "--limit", "3", "--submit")
+    model, photos = str(tmp_path / "model"), sorted((data_set / "images/val").iterdir())[:3]
+    predict = load_script(SCRIPTS / "predict.py")
+    assert predict.main([*map(str, photos), "--model", model, "--output", str(tmp_path / "predicted")]) == 0
+    segmenter = pipeline("image-segmentation", model=model)
+    for photo in photos:
+        evaluated = np.asarray(Image.open(tmp_path / "out/submission" / f"{photo.stem}.png")).astype(int) - 1
+        assert np.array_equal(evaluated, np.asarray(Image.open(tmp_path / "predicted" / f"{photo.stem}.png")))
+        for entry in segmenter(str(photo)):
+            chosen = np.asarray(entry["mask"]) > 0
+            assert (evaluated[chosen] == segmenter.model.config.label2id[entry["label"]]).all()
+        assert len(np.unique(evaluated)) > 1

@@ -1,0 +1,416 @@
+"""The train job as a user runs it: what it trains, and what it refuses before the first step, in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from paths import ROOT
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import ViTConfig, ViTModel, pipeline
+
+from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf.cli import find_scripts, load_script, run_job
+from setr_hf.data.public_datasets import CLASS_NAMES
+from setr_hf.data.scenes import CLASSES, make_scenes
+from setr_hf.training.options import WORLD_SIZE_VARIABLES
+from setr_hf.training.output_folder import LOCK_NAME, last_complete_checkpoint
+from setr_hf.training.setup import initialize_as_mmseg, is_classifier
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+SMALL |= {"decoder_hidden_size": 16, "mla_hidden_size": 8}
+NETWORK = ("--config", json.dumps(SMALL))
+# 4 photographs of 128×160 pixels: a step or two takes seconds.
+COMMON = ("--crop_size", 64, "--max_steps", 2, "--per_device_train_batch_size", 2, "--use_cpu")
+COMMON += ("--disable_tqdm", "true", "--num_prediction_pictures", 0)
+
+
+@pytest.fixture(scope="module")
+def job():
+    return load_script(find_scripts()["train"]).main
+
+
+@pytest.fixture
+def train(job, capsys):
+    """A function that runs the job as the command line does; returns its exit status, output and errors."""
+
+    def run(*arguments, status=0):
+        result = run_job(lambda: job([str(argument) for argument in arguments]))
+        out, err = capsys.readouterr()
+        assert result == status, out + err
+        return out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(train, tmp_path):
+    """A function that runs the job, asserts that it ends in one line before it trains, and returns the line."""
+
+    def run(*arguments):
+        output = tmp_path / "refused"
+        _, err = train(*arguments, "--output_dir", output, status=2)
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert "Traceback" not in err
+        assert not list(output.glob("checkpoint-*")) and not list(output.glob("*.safetensors"))
+        return err[err.index("error: ") :]
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def history(folder: Path) -> list[dict]:
+    checkpoint = Path(last_complete_checkpoint(folder))
+    return json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+
+
+def save_small(folder: Path, names: list[str], **fields) -> Path:
+    """A saved model for these classes."""
+    config = SetrConfig(**SMALL, image_size=64, id2label=dict(enumerate(names)), **fields)
+    SetrForSemanticSegmentation(config).save_pretrained(folder)
+    size = {"shortest_edge": 96}
+    SetrImageProcessor(do_split_image=True, size=size, crop_size=64, stride=43, antialias=False).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def test_it_trains_a_model_that_the_pipeline_loads(scene_folder, tmp_path):
+    output = tmp_path / "trained"
+    command = [
+        sys.executable,
+        "scripts/train.py",
+        "--dataset",
+        scene_folder,
+        *COMMON,
+        *NETWORK,
+        "--output_dir",
+        output,
+    ]
+    result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "all weights are random" in result.stdout
+    assert "4 for training, 4 for validation" in result.stdout
+    segmenter = pipeline("image-segmentation", model=str(output))
+    assert segmenter.image_processor.do_split_image
+    assert not segmenter.image_processor.antialias
+    segments = segmenter(str(next((scene_folder / "images/val").iterdir())))
+    assert {segment["label"] for segment in segments} <= set(CLASSES)
+    scores = json.loads((output / "eval_results.json").read_text())
+    assert 0 <= scores["eval_mean_iou"] <= 1
+
+
+def test_it_goes_on_in_fp32_from_a_model_saved_in_half_precision(train, scene_folder, tmp_path):
+    model = save_small(tmp_path / "model", CLASSES)
+    SetrForSemanticSegmentation.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(model)
+    output = tmp_path / "again"
+    out, _ = train("--dataset", scene_folder, *COMMON, "--model", model, "--learning_rate", 0, "--output_dir", output)
+    assert "eval_mean_iou" in out
+    before, after = weights(model), weights(output)
+    trained = [name for name in before if "running" not in name and "num_batches" not in name]
+    assert all(after[name].dtype == torch.float32 for name in trained)
+    assert all(torch.equal(before[name].float(), after[name]) for name in trained)
+    processor = SetrImageProcessor.from_pretrained(output)
+    assert (processor.size.shortest_edge, processor.stride) == (96, 43)
+
+
+@pytest.fixture
+def benchmark_folder(tmp_path):
+    """ADEChallengeData2016 in small: its names of classes, 5 photographs and as many labels."""
+    root = tmp_path / "ADEChallengeData2016"
+    for split, first in (("training", 0), ("validation", 50)):
+        scenes, _ = make_scenes(5, first)
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for row in scenes:
+            row["image"].save(root / f"images/{split}/{row['name']}.jpg")
+            labels = np.asarray(row["annotation"])
+            Image.fromarray((labels + 1).astype(np.uint8)).save(root / f"annotations/{split}/{row['name']}.png")
+    rows = [f"{i}\t0.1\t10\t1\t{name}" for i, name in enumerate(CLASS_NAMES["ade20k"], start=1)]
+    (root / "objectInfo150.txt").write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]))
+    return root
+
+
+@pytest.fixture
+def small_vit(tmp_path):
+    fields = {name: SMALL[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    config = ViTConfig(**fields, intermediate_size=64, image_size=48, patch_size=16)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+RECIPE = ("--recipe", "setr-pup-large-ade20k-b16", "--use_cpu", "--dataloader_num_workers", 0, *NETWORK)
+RECIPE += ("--size", 96, "--test_size", 96, "--crop_size", 64, "--stride", 48, "--num_prediction_pictures", 0)
+
+
+def test_it_follows_a_recipe_but_for_what_is_overridden(train, benchmark_folder, small_vit, tmp_path):
+    output = tmp_path / "out"
+    out, _ = train(
+        *RECIPE, "--dataset", benchmark_folder, "--encoder", small_vit, "--output_dir", output,
+        "--max_steps", 2, "--global-batch-size", 2, "--gradient_accumulation_steps", 2, "--logging_steps", 1,
+    )  # fmt: skip
+    assert "2 = processes 1 × per device 1 × accumulation 2; the recipe's is 16" in out
+    assert f"encoder parameters loaded from {small_vit}" in out
+    assert "resized from 3×3 to 4×4 patches" in out
+    first, second = [row for row in history(output) if "learning_rate" in row]
+    floor, half = 1e-4, 0.5**0.9
+    assert (first["learning_rate"], first["head_learning_rate"]) == pytest.approx((0.001, 0.01))
+    assert second["learning_rate"] == pytest.approx((0.001 - floor) * half + floor)
+    assert second["head_learning_rate"] == pytest.approx((0.01 - floor) * half + floor)
+    config = SetrConfig.from_pretrained(output)
+    assert config.decoder_type == "pup"
+    assert config.semantic_loss_average == "all"
+    assert [config.id2label[i] for i in range(150)] == CLASS_NAMES["ade20k"]
+    processor = SetrImageProcessor.from_pretrained(output)
+    assert processor.do_reduce_labels
+    assert processor.stride == 48
+    # A tenth of the run, as published, is one step of two here. The recipe drops training batches that are not full;
+    # 5 photographs, which do not fill a batch of evaluation, are evaluated all the same.
+    assert [row["step"] for row in history(output) if "eval_mean_iou" in row] == [1, 2]
+
+
+def test_a_recipe_wants_the_classes_of_its_data_set(refused, train, scene_folder, tmp_path):
+    error = refused(*RECIPE, "--dataset", scene_folder, "--encoder", "none", "--max_steps", 1)
+    assert "150" in error and str(len(CLASSES)) in error and "--other_classes" in error
+    output = tmp_path / "own"
+    arguments = ("--max_steps", 1, "--global_batch_size", 2, "--encoder", "none", "--output_dir", output)
+    train(*RECIPE, "--dataset", scene_folder, "--other-classes", *arguments)
+    assert SetrConfig.from_pretrained(output).num_labels == len(CLASSES)
+
+
+def test_a_recipe_wants_the_names_too(refused, scene_folder):
+    names = dict(enumerate(CLASS_NAMES["ade20k"])) | {2: "ceiling of the world"}
+    (scene_folder / "labels.json").write_text(json.dumps({"id2label": names}))
+    error = refused(*RECIPE, "--dataset", scene_folder, "--encoder", "none")
+    assert "'sky'" in error and "'ceiling of the world'" in error and "class 2" in error
+
+
+def test_a_dry_run_needs_no_data_and_leaves_nothing(job, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--recipe", "setr-mla-large-cityscapes-40k", "--dry-run", "--use_cpu", "--learning_rate", "0.5"]
+    assert run_job(lambda: job(arguments)) == 0
+    out = capsys.readouterr().out
+    assert "google/vit-large-patch16-384" in out
+    assert "learning_rate 0.5 (0.002)" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_is_trained_on(train, scene_folder, tmp_path):
+    output = tmp_path / "streamed"
+    train("--dataset", scene_folder, *COMMON, *NETWORK, "--streaming", "--max_steps", 3, "--output_dir", output)
+    assert (output / "model.safetensors").is_file()
+
+
+def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "log"))
+    train("--dataset", scene_folder, *COMMON, *NETWORK, "--report_to", "tensorboard", "--output_dir", tmp_path / "out")
+    events = EventAccumulator(str(next((tmp_path / "log").rglob("events*")).parent)).Reload()
+    assert "eval/mean_iou" in events.Tags()["scalars"]
+
+
+def test_new_classifiers_keep_all_other_weights(train, refused, scene_folder, tmp_path):
+    model = save_small(tmp_path / "model", [f"kind {i}" for i in range(7)])
+    error = refused("--dataset", scene_folder, *COMMON, "--model", model)
+    assert "7 classes" in error and str(len(CLASSES)) in error and "--reinitialize_classifier" in error
+    output = tmp_path / "out"
+    arguments = ("--model", model, "--reinitialize-classifier", "--learning_rate", 0, "--output_dir", output)
+    out, _ = train("--dataset", scene_folder, *COMMON, *arguments)
+    assert "decode_head.classifier.weight" in out and "decode_head.auxiliary_classifiers.3.weight" in out
+    before, after = weights(model), weights(output)
+    new = {name for name in before if before[name].shape != after[name].shape}
+    assert new == {name for name in before if is_classifier(name)}
+    assert len(new) == 6  # weight and bias of the main one, weights of four auxiliary ones
+    trained = [name for name in before if name not in new and "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(before[name], after[name]) for name in trained)
+
+
+def test_new_classifiers_are_new_too_where_only_the_names_differ(train, refused, scene_folder, tmp_path):
+    model = save_small(tmp_path / "model", [f"kind {i}" for i in range(len(CLASSES))], decoder_type="naive")
+    error = refused("--dataset", scene_folder, *COMMON, "--model", model)
+    assert "kind 0" in error and CLASSES[0] in error and "--reinitialize_classifier" in error
+    output = tmp_path / "out"
+    arguments = ("--model", model, "--reinitialize_classifier", "--learning_rate", 0, "--output_dir", output)
+    train("--dataset", scene_folder, *COMMON, *arguments)
+    before, after = weights(model), weights(output)
+    assert not torch.equal(before["decode_head.classifier.weight"], after["decode_head.classifier.weight"])
+    assert torch.equal(before["setr.layers.0.mlp.fc1.weight"], after["setr.layers.0.mlp.fc1.weight"])
+    assert SetrConfig.from_pretrained(output).id2label == dict(enumerate(CLASSES))
+
+
+def test_a_model_that_is_no_setr_is_refused(refused, scene_folder, small_vit):
+    error = refused("--dataset", scene_folder, *COMMON, "--model", small_vit)
+    assert "is a vit" in error and "--encoder" in error
+
+
+def test_an_encoder_that_does_not_fit_is_refused(refused, scene_folder, small_vit):
+    wider = json.dumps({**SMALL, "hidden_size": 48})
+    error = refused("--dataset", scene_folder, *COMMON, "--config", wider, "--encoder", small_vit)
+    assert str(small_vit) in error and "48" in error
+
+
+def test_ids_outside_the_classes_are_named_before_the_first_step(refused, scene_folder):
+    path = sorted((scene_folder / "annotations/val").iterdir())[1]
+    Image.fromarray(np.full((128, 160), 99, dtype=np.uint8)).save(path)
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK)
+    assert path.stem in error and "99" in error
+
+
+def test_images_without_labels_are_named(refused, scene_folder):
+    path = sorted((scene_folder / "annotations/train").iterdir())[2]
+    path.unlink()
+    assert path.stem in refused("--dataset", scene_folder, *COMMON, *NETWORK)
+
+
+def test_sizes_that_differ_are_named(refused, scene_folder):
+    path = sorted((scene_folder / "annotations/train").iterdir())[0]
+    Image.fromarray(np.zeros((100, 160), dtype=np.uint8)).save(path)
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK)
+    assert path.stem in error and "128" in error and "100" in error
+
+
+def test_unreadable_files_are_named_or_skipped_and_counted(refused, train, scene_folder, tmp_path):
+    path = sorted((scene_folder / "images/train").iterdir())[3]
+    path.write_bytes(path.read_bytes()[:200])
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK)
+    assert path.name in error
+    assert "--skip-bad-samples" in error
+    output = tmp_path / "out"
+    out, _ = train("--dataset", scene_folder, *COMMON, *NETWORK, "--skip-bad-samples", "--output_dir", output)
+    assert "3 for training, 4 for validation" in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, tmp_path):
+    arguments = ("--dataset", scene_folder, "--crop_size", 64, "--max_steps", 1, *NETWORK)
+    error = refused("--recipe", "setr-mla-small-camvid", *arguments)
+    assert "bf16" in error and "--use_cpu" in error
+    error = refused(*arguments, "--fp16", "--use_cpu")
+    assert "fp16" in error and "CUDA" in error
+    output = tmp_path / "out"
+    train("--recipe", "setr-mla-small-camvid", *arguments, "--use_cpu", "--output_dir", output)
+    assert SetrConfig.from_pretrained(output).num_labels == len(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--recipe", "setr-mla-large-ade"], ["setr-mla-large-ade20k-b16"]),
+        (["--recipe", "setr-mla-large-ade20k-b16", "--per_device_train_batch_size", 3], ["1 × 16", "2 × 8"]),
+        (["--model", "m", "--config", "{}"], ["--config", "--model"]),
+        (["--model", "m", "--encoder", "e"], ["--encoder", "--model"]),
+        (["--reinitialize_classifier"], ["--model"]),
+        (["--other_classes"], ["--recipe"]),
+        (["--crop_size", 1, 2, 3], ["crop_size", "1 2 3"]),
+        (["--min_scale", 2, "--max_scale", 1], ["min_scale 2"]),
+        (["--config", "{"], ["--config", "JSON"]),
+        (["--config", "[]"], ["JSON object"]),
+        (["--config", '{"hiden_size": 3}'], ["hiden_size"]),
+        (["--config", '{"hidden_size": 30, "num_attention_heads": 4}'], ["hidden_size 30"]),
+        (["--config", '{"hidden_size": "wide"}'], ["hidden_size", "wide"]),
+        (["--loss_average", "most"], ["most"]),
+        (["--lr_scheduler_kwargs", '{"hardness": 2}'], ["linear", "hardness"]),
+        (["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"min_lr": -1}'], ["polynomial", "-1"]),
+        (["--resume_from_checkpoint", "nowhere"], ["nowhere", "no complete checkpoint"]),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(refused, tmp_path, arguments, named):
+    error = refused("--dataset", tmp_path, "--use_cpu", *arguments)
+    assert all(text in error for text in named), error
+
+
+def test_the_data_is_asked_for(refused):
+    assert "--dataset" in refused("--recipe", "setr-mla-large-ade20k-b16", "--use_cpu")
+
+
+def test_data_that_does_not_fill_a_batch_is_refused(refused, scene_folder):
+    arguments = ("--per_device_train_batch_size", 5, "--dataloader_drop_last")
+    error = refused("--dataset", scene_folder, *COMMON, *NETWORK, *arguments)
+    assert "4 training samples" in error and "5" in error
+
+
+def test_an_output_folder_in_use_is_refused(train, scene_folder, tmp_path):
+    arguments = ("--dataset", scene_folder, *COMMON, *NETWORK, "--output_dir", tmp_path / "out")
+    train(*arguments)
+    before = weights(tmp_path / "out")
+    _, err = train(*arguments, status=2)
+    assert str(tmp_path / "out") in err and "resume" in err
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path / "out").items())
+
+
+def test_an_output_folder_of_a_running_job_is_refused(refused, scene_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("setr_hf.training.output_folder.LOCK_TIMEOUT", 0.1)
+    (tmp_path / "refused").mkdir()
+    with FileLock(tmp_path / "refused" / LOCK_NAME):
+        error = refused("--dataset", scene_folder, *COMMON, *NETWORK, "--resume_from_checkpoint", "True")
+    assert "another running job" in error
+
+
+def test_a_killed_run_resumes_to_the_same_weights(train, scene_folder, tmp_path):
+    common = [*COMMON, *NETWORK, "--max_steps", 5, "--save_steps", 1, "--seed", 3, "--resume_from_checkpoint", "True"]
+    arguments = [str(argument) for argument in ("--dataset", scene_folder, *common)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # The first run starts at the beginning, as there is nothing to resume.
+    killed = tmp_path / "killed"
+    command = [sys.executable, "scripts/train.py", *arguments, "--output_dir", str(killed)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while last_complete_checkpoint(killed) is None and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "model.safetensors").exists()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(*arguments, "--output_dir", killed)
+        train(*arguments, "--output_dir", tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    resumed, whole = weights(killed), weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_several_gpus_in_one_process_are_refused(job, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name in WORLD_SIZE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    recipe = ["--recipe", "setr-naive-large-cityscapes-40k", "--dataset", str(tmp_path)]
+    assert run_job(lambda: job(recipe)) == 2
+    error = capsys.readouterr().err
+    assert "4 GPUs" in error and "accelerate launch" in error and "--num_processes 4" in error
+    assert run_job(lambda: job([*recipe, "--dry_run"])) == 0
+    assert "8 = processes 4 × per device 2 × accumulation 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])
+def test_decoders_of_mmsegmentations_recipes_start_as_there(decoder_type):
+    config = SetrConfig(**SMALL | {"decoder_hidden_size": 64}, decoder_type=decoder_type, num_labels=50)
+    model = SetrForSemanticSegmentation(config)
+    encoder = {name: tensor.clone() for name, tensor in model.setr.state_dict().items()}
+    initialize_as_mmseg(model)
+    assert all(torch.equal(tensor, encoder[name]) for name, tensor in model.setr.state_dict().items())
+    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    for name, module in convolutions:
+        if name.startswith("setr."):
+            continue
+        fan_out = module.out_channels * module.kernel_size[0] ** 2
+        expected = 0.01 if is_classifier(f"{name}.") else (2 / fan_out) ** 0.5
+        assert module.weight.std().item() == pytest.approx(expected, rel=0.15), name
+        assert module.bias is None or not module.bias.any()

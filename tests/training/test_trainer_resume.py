@@ -1,0 +1,187 @@
+"""Runs that are killed at any moment end with the weights and the log of a run that was not."""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+from distributed_training import make_trainer, run, start
+from safetensors.torch import load_file
+
+from setr_hf.training.output_folder import is_complete, last_complete_checkpoint, output_folder_lock
+from setr_hf.training.trainer import SetrTrainer
+
+
+# 3 steps are an epoch. The random numbers of dropout and drop path, too, must go on where they stopped.
+ARGUMENTS = {
+    "max_steps": 8,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "save_total_limit": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "config": {"drop_path_rate": 0.3, "hidden_dropout_prob": 0.1},
+}
+LOADERS = {
+    "in the process": {},
+    "workers": {"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"},
+    "workers that stay": {
+        "dataloader_num_workers": 2,
+        "dataloader_multiprocessing_context": "fork",
+        "dataloader_persistent_workers": True,
+    },
+    "accumulation": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+}
+
+
+def kill_when(process, condition):
+    """Ends a process as soon as a condition holds that does not hold before."""
+    while not condition():
+        assert process.is_alive(), "the run ended before it was to be killed"
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
+
+
+def run_to_the_end(process):
+    process.join()
+    assert process.exitcode == 0
+
+
+def results(folder):
+    return (folder / "model.safetensors").read_bytes(), json.loads((folder / "history.json").read_text())
+
+
+def num_examples_made(folder):
+    record = folder / "examples-0.txt"
+    return len(record.read_text().splitlines()) if record.exists() else 0
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path, loader):
+    arguments = ARGUMENTS | LOADERS[loader]
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    first = start(run, undisturbed, arguments)
+
+    # Before there is any complete checkpoint: everything but the last file is there.
+    run_to_be_killed = start(run, folder, arguments, False, "checkpoint-1/trainer_state.json")
+    run_to_be_killed.join()
+    assert run_to_be_killed.exitcode == -9
+    assert (folder / "checkpoint-1" / "optimizer.pt").exists()
+    assert last_complete_checkpoint(folder) is None
+
+    # In the middle of the first epoch, with a checkpoint of it.
+    kill_when(
+        start(run, folder, arguments, True),
+        lambda: is_complete(folder / "checkpoint-2") and num_examples_made(folder) > 12,
+    )
+    # While the weights are written, or shortly after.
+    kill_when(start(run, folder, arguments, True), (folder / "checkpoint-4" / "model.safetensors").exists)
+    # While a checkpoint is written in the middle of the second epoch.
+    run_to_be_killed = start(run, folder, arguments, True, "checkpoint-5/trainer_state.json")
+    run_to_be_killed.join()
+    assert run_to_be_killed.exitcode == -9
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-4")
+    # After the last step, before the model is saved.
+    kill_when(start(run, folder, arguments, True), lambda: is_complete(folder / "checkpoint-8"))
+    (folder / "model.safetensors").unlink(missing_ok=True)
+
+    run_to_the_end(start(run, folder, arguments, True))
+    run_to_the_end(first)
+    assert results(folder) == results(undisturbed)
+
+
+def test_the_best_checkpoint_is_known_after_a_resumption(tmp_path):
+    """The best one is kept although it is old, also by a run that did not make it, and is what is saved in the end."""
+    # Called best is the lowest score: the scores rise, and the best checkpoint is the first.
+    arguments = {"greater_is_better": False, "load_best_model_at_end": True, "eval_steps": 1, "save_total_limit": 1}
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    run_to_the_end(start(run, undisturbed, ARGUMENTS | arguments))
+    for step in (2, 5):
+        killed = start(run, folder, ARGUMENTS | arguments, True, f"checkpoint-{step}/trainer_state.json")
+        killed.join()
+        assert killed.exitcode == -9
+    run_to_the_end(start(run, folder, ARGUMENTS | arguments, True))
+    assert results(folder) == results(undisturbed)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
+    saved, kept = load_file(folder / "model.safetensors"), load_file(folder / "checkpoint-1" / "model.safetensors")
+    assert all(saved[name].equal(kept[name]) for name in kept)
+
+
+def test_incomplete_checkpoints_are_passed_over_and_removed(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, {"max_steps": 3, "save_strategy": "steps", "save_steps": 1})
+    trainer.train()
+    state = tmp_path / "checkpoint-3" / "trainer_state.json"
+    state.write_text(state.read_text()[:-3])
+    (tmp_path / "checkpoint-20").mkdir()
+    (tmp_path / "checkpoint-30-backup").mkdir()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    with pytest.raises(
+        ValueError, match=r"checkpoint-20 is no complete checkpoint; the last one in .* is .*checkpoint-2$"
+    ):
+        make_trainer(tmp_path, {"max_steps": 3}).train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+    resumed = make_trainer(tmp_path, {"max_steps": 3})
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3
+    assert [row["step"] for row in resumed.state.log_history if "loss" in row] == [1, 2, 3]
+    names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert names == ["checkpoint-1", "checkpoint-2", "checkpoint-30-backup"]
+
+
+def test_a_checkpoint_that_is_overwritten_is_incomplete_meanwhile(tmp_path):
+    class Watched(SetrTrainer):
+        def _save_rng_state(self, output_dir):
+            seen.append((output_dir, is_complete(output_dir)))
+            super()._save_rng_state(output_dir)
+
+    seen = []
+    arguments = {"max_steps": 1, "save_strategy": "steps"}
+    for _ in range(2):
+        trainer = make_trainer(tmp_path, arguments)
+        trainer.__class__ = Watched
+        trainer.train()
+    assert seen == [(str(tmp_path / "checkpoint-1"), False)] * 2
+    assert is_complete(tmp_path / "checkpoint-1")
+
+
+def hold(folder, is_held):
+    with output_folder_lock(folder):
+        is_held.set()
+        time.sleep(60)
+
+
+def test_a_folder_that_another_running_job_holds_is_refused_until_that_job_is_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr("setr_hf.training.output_folder.LOCK_TIMEOUT", 0.1)
+    is_held = multiprocessing.get_context("forkserver").Event()
+    other = start(hold, tmp_path / "run", is_held)
+    assert is_held.wait(60)
+    for resume in (False, True):
+        with (
+            pytest.raises(ValueError, match=r"another running job writes to .*run: wait for its end, or choose"),
+            output_folder_lock(tmp_path / "run", resume=resume),
+        ):
+            pass
+    other.kill()
+    other.join()
+    with output_folder_lock(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("left", ["checkpoint-10", "model.safetensors", "config.json"])
+def test_a_folder_of_another_run_is_refused_unless_that_is_resumed(tmp_path, left):
+    (tmp_path / left).mkdir()
+    with (
+        pytest.raises(ValueError, match=f"holds {left} of another run: resume that run, or choose another output_dir"),
+        output_folder_lock(tmp_path),
+    ):
+        pass
+    with output_folder_lock(tmp_path, resume=True):
+        pass
+
+
+def test_a_folder_with_other_files_is_free(tmp_path):
+    Path(tmp_path / "notes.txt").touch()
+    for _ in range(2):
+        with output_folder_lock(tmp_path):
+            pass
