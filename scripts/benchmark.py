@@ -17,7 +17,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from setr_hf.cli import run_job
 from setr_hf.data.augmentation import to_tv_tensors, training_transform
-from setr_hf.data.loading import decode_row, load_segmentation_data, undecoded
+from setr_hf.data.loading import load_segmentation_data
 
 
 REFERENCE = Path(__file__).parent / "benchmarks" / "mmseg_augmentation.py"
@@ -49,13 +49,14 @@ def parse_arguments(argv=None):
     return arguments
 
 
-def our_timer(rows, label_set, transform):
+def our_timer(data, transform):
     """A function that transforms every photograph once, from `files` or `arrays`, and returns the seconds taken."""
 
     def read(row):
-        decoded = decode_row(row)
-        return to_tv_tensors(decoded["image"], label_set.encode_row(decoded))
+        sample = data.read_labelled(row)
+        return to_tv_tensors(sample.photo, sample.label_map)
 
+    rows = list(data.undecoded)
     pairs = [read(row) for row in rows]
 
     def timer(source: str) -> float:
@@ -67,14 +68,14 @@ def our_timer(rows, label_set, transform):
     return timer
 
 
-def write_files(rows, label_set, folder: Path) -> dict[str, list[str]]:
+def write_files(data, folder: Path) -> dict[str, list[str]]:
     """The photographs as they are and their class ids, as files that the reference reads."""
     files = {"photos": [], "annotations": []}
-    for index, row in enumerate(rows):
+    for index, row in enumerate(data.undecoded):
         content, path = row["image"]["bytes"], row["image"]["path"]
         photo, annotation = folder / f"photo{index}", folder / f"annotation{index}.png"
         photo.write_bytes(content if content is not None else Path(path).read_bytes())
-        Image.fromarray(label_set.encode_row(decode_row(row))).save(annotation)
+        Image.fromarray(data.read_labelled(row).label_map).save(annotation)
         files["photos"].append(str(photo))
         files["annotations"].append(str(annotation))
     return files
@@ -117,21 +118,20 @@ def compare(timers: dict, source: str, num_images: int, rounds: int, passes: int
 def main(argv=None) -> int:
     arguments = parse_arguments(argv)
     torch.set_num_threads(1)
-    dataset, label_set = load_segmentation_data(arguments.dataset, arguments.split)
-    if "annotation" not in dataset.column_names:
-        raise ValueError(f"the split {arguments.split!r} of {arguments.dataset} has no annotations: choose another")
-    rows = list(undecoded(dataset).select(range(min(arguments.num_images, len(dataset)))))
+    data = load_segmentation_data(arguments.dataset, arguments.split)
+    data.check_annotations()
+    data = data.select(range(min(arguments.num_images, len(data))))
     mean, std, (short, long) = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, arguments.size
     size = {"shortest_edge": short, "longest_edge": long}
     transform = training_transform(tuple(arguments.crop_size), SCALE_RANGE, size, mean, std)
-    timers = {"setr-hf": our_timer(rows, label_set, transform)}
+    timers = {"setr-hf": our_timer(data, transform)}
 
     def compare_both():
         for source, title in (("arrays", "without decoding"), ("files", "with decoding")):
             print(f"{title:<26}{'median':>9}{'min':>9}{'max':>9}")
-            compare(timers, source, len(rows), arguments.rounds, arguments.passes)
+            compare(timers, source, len(data), arguments.rounds, arguments.passes)
 
-    print(f"{len(rows)} photographs, crops of {arguments.crop_size[0]}×{arguments.crop_size[1]}, one thread")
+    print(f"{len(data)} photographs, crops of {arguments.crop_size[0]}×{arguments.crop_size[1]}, one thread")
     if arguments.mmseg_python is None:
         print("mmsegmentation is not measured: --mmseg-python names a Python that has it")
         compare_both()
@@ -139,7 +139,7 @@ def main(argv=None) -> int:
     settings = {"crop_size": arguments.crop_size, "scale": (long, short), "scale_range": SCALE_RANGE}
     settings |= {"mean": [255 * value for value in mean], "std": [255 * value for value in std]}
     with tempfile.TemporaryDirectory() as folder:
-        settings |= write_files(rows, label_set, Path(folder))
+        settings |= write_files(data, Path(folder))
         with reference_timer(arguments.mmseg_python, settings) as timers["mmsegmentation"]:
             compare_both()
     return 0

@@ -44,31 +44,29 @@ def main(argv=None) -> int:
     state = start_processes()
     if state.device.type == "cpu":
         torch.set_num_threads(arguments.threads)
-    dataset, label_set = load_data(arguments)
+    data = load_data(arguments)
     contestants, settings = [], {}
     for which, path in zip(("first", "second"), arguments.models):
-        model, processor = load_for_evaluation(path, label_set, arguments.dtype, state.device)
+        model, processor = load_for_evaluation(path, data.label_set, arguments.dtype, state.device)
         scales = published_scales(model.config) if arguments.protocol == "multi" else None
         if scales:
             check_multi_scale(processor, scales)
         contestants.append((model, processor, scales))
-        settings[which] = evaluation_settings(
-            model, processor, dataset, label_set, scales, 1, arguments.window_batch_size
-        )
+        settings[which] = evaluation_settings(model, processor, data, scales, 1, arguments.window_batch_size)
 
-    def work(images):
-        photos = [image["photo"] for image in images]
+    def work(samples):
+        photos = [sample.photo for sample in samples]
         first, second = (
             segment(model, processor, photos, scales, arguments.window_batch_size)
             for model, processor, scales in contestants
         )
-        return [comparison_record(*row, len(label_set.id2label)) for row in zip(images, first, second)]
+        return [comparison_record(*row, len(data.label_set.names)) for row in zip(samples, first, second)]
 
-    records = compute_records(arguments.output / "records", settings, dataset, label_set, work, arguments.limit)
+    records = compute_records(arguments.output / "records", settings, data, work, arguments.limit)
     state.destroy_process_group()
     if not state.is_main_process:
         return 0
-    comparison = compare_records(records, label_set)
+    comparison = compare_records(records, data.label_set)
     models = dict(zip(("A", "B"), arguments.models))
     write_text(
         arguments.output / "comparison.json",

@@ -70,7 +70,7 @@ def build(settings: Settings, label_set) -> tuple[SetrForSemanticSegmentation, S
     return SetrForSemanticSegmentation(config), processor
 
 
-def train(model, processor, train_set, label_set, settings: Settings, max_steps: int, output: Path):
+def train(model, processor, train_data, settings: Settings, max_steps: int, output: Path):
     transform = training_transform(
         settings.crop_size,
         settings.scale_range,
@@ -94,7 +94,7 @@ def train(model, processor, train_set, label_set, settings: Settings, max_steps:
         save_strategy="no",
         report_to=[],
     )
-    examples = training_examples(train_set, label_set, transform)
+    examples = training_examples(train_data, transform)
     trainer = Trainer(model, arguments, data_collator=collate, train_dataset=examples, processing_class=processor)
     trainer.train()
     trainer.save_model()
@@ -108,16 +108,15 @@ def pipeline_label_map(segmenter: ImageSegmentationPipeline, photo: Image.Image)
     return label_map
 
 
-def evaluate(segmenter, validation_set, label_set) -> tuple[dict, list]:
+def evaluate(segmenter, validation_data) -> tuple[dict, list]:
     """Scores over the held-out photos, and photo, truth and prediction of six of them."""
     matrix, samples = 0, []
-    shown = set(np.linspace(0, len(validation_set) - 1, 6).round().astype(int).tolist())
-    for index, row in enumerate(tqdm(validation_set, unit="photo")):
-        truth = label_set.encode_row(row)
-        prediction = pipeline_label_map(segmenter, row["image"])
-        matrix = matrix + confusion_matrix(prediction, truth, len(label_set.id2label))
+    shown = set(np.linspace(0, len(validation_data) - 1, 6).round().astype(int).tolist())
+    for index, sample in enumerate(tqdm(validation_data, unit="photo")):
+        prediction = pipeline_label_map(segmenter, sample.photo)
+        matrix = matrix + confusion_matrix(prediction, sample.label_map, len(validation_data.label_set.names))
         if index in shown:
-            samples.append((row["image"], truth, prediction))
+            samples.append((sample.photo, sample.label_map, prediction))
     return segmentation_scores(matrix), samples
 
 
@@ -126,22 +125,23 @@ def main(argv=None) -> int:
     start = time.perf_counter()
     set_seed(0)
     if arguments.dataset is None:
-        settings, (train_set, label_set), (validation_set, _) = SCENES, make_scenes(600, 0), make_scenes(100, 10_000)
+        settings, train_data, validation_data = SCENES, make_scenes(600, 0), make_scenes(100, 10_000)
     else:
-        settings, (train_set, label_set) = PHOTOGRAPHS, load_segmentation_data(arguments.dataset, "train")
-        validation_set, _ = load_segmentation_data(arguments.dataset, "validation")
+        settings, train_data = PHOTOGRAPHS, load_segmentation_data(arguments.dataset, "train")
+        validation_data = load_segmentation_data(arguments.dataset, "validation")
+    label_set = train_data.label_set
     model, processor = build(settings, label_set)
-    print(f"SETR-MLA with {model.num_parameters() / 1e6:.1f} M parameters on {len(train_set)} images")
-    train(
-        model, processor, train_set, label_set, settings, arguments.max_steps or settings.max_steps, arguments.output
-    )
+    print(f"SETR-MLA with {model.num_parameters() / 1e6:.1f} M parameters on {len(train_data)} images")
+    train(model, processor, train_data, settings, arguments.max_steps or settings.max_steps, arguments.output)
 
     segmenter = pipeline("image-segmentation", model=str(arguments.output))
-    scores, samples = evaluate(segmenter, validation_set, label_set)
+    scores, samples = evaluate(segmenter, validation_data)
     for index, name in label_set.id2label.items():
         print(f"{name:>14}  IoU {scores['per_category_iou'][index]:.3f}")
     accuracy = scores["overall_accuracy"]
-    print(f"mean IoU {scores['mean_iou']:.3f}, pixel accuracy {accuracy:.3f} on {len(validation_set)} held-out images")
+    print(
+        f"mean IoU {scores['mean_iou']:.3f}, pixel accuracy {accuracy:.3f} on {len(validation_data)} held-out images"
+    )
     sheet = arguments.output / "sheet.png"
     comparison_sheet(samples, class_colors(segmenter.model.config), label_set.id2label).save(sheet)
     print(f"model in {arguments.output}, pictures in {sheet}, {(time.perf_counter() - start) / 60:.1f} minutes")

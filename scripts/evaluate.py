@@ -11,7 +11,7 @@ from setr_hf.cards.model_card import eval_results, update_card
 from setr_hf.cli import run_job
 from setr_hf.data.arguments import add_data_arguments, dataset_name, load_data
 from setr_hf.data.public_datasets import published_scales
-from setr_hf.evaluation.records import compute_records, read_image, start_processes, sum_matrices
+from setr_hf.evaluation.records import compute_records, start_processes, sum_matrices
 from setr_hf.evaluation.results import (
     class_table,
     evaluation_settings,
@@ -72,39 +72,34 @@ def main(argv=None) -> int:
     state = start_processes()
     if state.device.type == "cpu":
         torch.set_num_threads(arguments.threads)
-    dataset, label_set = load_data(arguments)
-    model, processor = load_for_evaluation(arguments.model, label_set, arguments.dtype, state.device)
+    data = load_data(arguments)
+    model, processor = load_for_evaluation(arguments.model, data.label_set, arguments.dtype, state.device)
     scales = None
     if arguments.protocol == "multi":
         scales = tuple(arguments.scales or published_scales(model.config))
         check_multi_scale(processor, scales)
-    to_server_ids = server_form(label_set) if arguments.submit else None
+    to_server_ids = server_form(data.label_set) if arguments.submit else None
     submission = arguments.output / "submission"
     if arguments.submit:
         submission.mkdir(parents=True, exist_ok=True)
-    elif "annotation" not in dataset.column_names:
+    elif not data.has_annotations:
         raise ValueError(f"{arguments.dataset} has no annotations to evaluate against: pass --submit for label maps")
 
     def predict(photos):
         return segment(model, processor, photos, scales, arguments.window_batch_size)
 
-    def work(images):
-        label_maps = predict([image["photo"] for image in images])
+    def work(samples):
+        predictions = predict([sample.photo for sample in samples])
         if arguments.submit:
-            for image, label_map in zip(images, label_maps):
-                write_submission(submission_file(submission, image["name"]), to_server_ids(label_map.numpy()))
-        return [
-            image_record(image, label_map, model.config.num_labels) for image, label_map in zip(images, label_maps)
-        ]
+            for sample, prediction in zip(samples, predictions):
+                write_submission(submission_file(submission, sample.name), to_server_ids(prediction.numpy()))
+        return [image_record(*pair, model.config.num_labels) for pair in zip(samples, predictions)]
 
-    settings = evaluation_settings(
-        model, processor, dataset, label_set, scales, arguments.batch_size, arguments.window_batch_size
-    )
+    settings = evaluation_settings(model, processor, data, scales, arguments.batch_size, arguments.window_batch_size)
     records = compute_records(
         arguments.output / "records",
         settings,
-        dataset,
-        label_set,
+        data,
         work,
         arguments.limit,
         arguments.batch_size,
@@ -116,16 +111,18 @@ def main(argv=None) -> int:
 
     if arguments.submit:
         print(f"label maps for the server: {submission}")
-    if "annotation" not in dataset.column_names:
+    if not data.has_annotations:
         return 0
-    summary = summarize(records, label_set)
+    summary = summarize(records, data.label_set)
     write_report(arguments.output, summary, settings, sum_matrices(records, model.config.num_labels))
     samples = []
     for entry in worst_images(summary, SHEET_IMAGES):
-        image = read_image(dataset, label_set, entry["index"])
-        samples.append((image["photo"], image["labels"], predict([image["photo"]])[0].numpy()))
+        sample = data[entry["index"]]
+        samples.append((sample.photo, sample.label_map, predict([sample.photo])[0].numpy()))
     if samples:
-        comparison_sheet(samples, class_colors(model.config), label_set.id2label).save(arguments.output / "worst.png")
+        comparison_sheet(samples, class_colors(model.config), data.label_set.id2label).save(
+            arguments.output / "worst.png"
+        )
     if arguments.update_card:
         results = eval_results(summary, dataset_name(arguments.dataset), arguments.split, scales)
         update_card(arguments.model, results)

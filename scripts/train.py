@@ -25,7 +25,7 @@ from setr_hf.training.trainer import SetrTrainer
 
 
 def load_data(job):
-    """Training and validation data, and what their labels mean."""
+    """Training and validation data."""
     options = {
         "config": job.dataset_config,
         "revision": job.dataset_revision,
@@ -34,8 +34,7 @@ def load_data(job):
         "labels": job.labels,
         "streaming": job.streaming,
     }
-    train_set, label_set = load_segmentation_data(job.dataset, "train", **options)
-    return train_set, load_segmentation_data(job.dataset, "validation", **options)[0], label_set
+    return [load_segmentation_data(job.dataset, split, **options) for split in ("train", "validation")]
 
 
 def final_scores(trainer: SetrTrainer) -> dict[str, float]:
@@ -47,7 +46,8 @@ def final_scores(trainer: SetrTrainer) -> dict[str, float]:
 
 
 def train(command, job, arguments, resume, tell) -> int:
-    train_set, validation_set, label_set = load_data(job)
+    train_data, validation_data = load_data(job)
+    label_set = train_data.label_set
     if command.recipe and not job.other_classes:
         check_recipe_classes(command.recipe, label_set)
     model, start = load_model(job, label_set) if job.model else new_model(command, label_set)
@@ -57,18 +57,22 @@ def train(command, job, arguments, resume, tell) -> int:
         # Each process reads the stream itself: accelerate's other way, one reader for all, loses samples.
         arguments.accelerator_config.dispatch_batches = False
     else:
-        train_set = checked_samples(train_set, label_set, job.skip_bad_samples)
-        validation_set = checked_samples(validation_set, label_set, job.skip_bad_samples)
-        check_length(len(train_set), arguments)
-        tell(f"  {'samples':<13} {len(train_set):,} for training, {len(validation_set):,} for validation")
+        train_data = checked_samples(train_data, job.skip_bad_samples)
+        validation_data = checked_samples(validation_data, job.skip_bad_samples)
+        check_length(len(train_data), arguments)
+        tell(f"  {'samples':<13} {len(train_data):,} for training, {len(validation_data):,} for validation")
     trainer = SetrTrainer(
         model=model,
         args=arguments,
         data_collator=collate,
         train_dataset=training_examples(
-            train_set, label_set, build_transform(job, processor), arguments.seed, job.skip_bad_samples
+            train_data,
+            build_transform(job, processor),
+            arguments.seed,
+            model.config.semantic_loss_ignore_index,
+            job.skip_bad_samples,
         ),
-        eval_dataset=evaluation_examples(validation_set, label_set),
+        eval_dataset=evaluation_examples(validation_data, model.config.semantic_loss_ignore_index),
         processing_class=processor,
     )
     trainer.train(resume_from_checkpoint=resume)

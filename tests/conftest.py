@@ -58,7 +58,7 @@ def tiny_model(tiny_config):
 def scene_folder(tmp_path):
     """Four generated scenes for training and four for validation, as a user's own folder of images and annotations."""
     for split, first_seed in (("train", 0), ("val", 100)):
-        scenes, _ = make_scenes(4, first_seed)
+        scenes = make_scenes(4, first_seed).rows
         for kind, suffix, column in (("images", "jpg", "image"), ("annotations", "png", "annotation")):
             (tmp_path / "data" / kind / split).mkdir(parents=True)
             for row in scenes:

@@ -14,7 +14,7 @@ from setr_hf.data.scenes import CLASSES, make_scenes
 @pytest.fixture
 def benchmark(tmp_path):
     """A function that runs the benchmark of augmentation on three scenes and returns the finished process."""
-    scenes, _ = make_scenes(3, 0)
+    scenes = make_scenes(3, 0).rows
     for kind, suffix, column in (("images", "jpg", "image"), ("annotations", "png", "annotation")):
         (tmp_path / kind / "train").mkdir(parents=True)
         for row in scenes:

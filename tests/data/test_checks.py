@@ -58,14 +58,13 @@ def spoil(folder):
 
 
 def test_good_samples_pass_as_they_are(folder):
-    dataset, label_set = load(folder)
-    assert checked_samples(dataset, label_set)["name"][:] == [f"{i:02}" for i in range(NUM_SAMPLES)]
+    assert checked_samples(load(folder)).rows["name"][:] == [f"{i:02}" for i in range(NUM_SAMPLES)]
 
 
 def test_bad_samples_are_all_counted_and_the_first_are_named(folder):
     spoil(folder)
     with pytest.raises(ValueError) as error:
-        checked_samples(*load(folder))
+        checked_samples(load(folder))
     first, *lines, last = str(error.value).splitlines()
     assert first == "6 of 12 samples cannot be used:"
     expected = [
@@ -85,8 +84,8 @@ def test_bad_samples_are_all_counted_and_the_first_are_named(folder):
 def test_bad_samples_are_left_out_and_counted(folder, caplog):
     spoil(folder)
     with caplog.at_level(logging.WARNING):
-        kept = checked_samples(*load(folder), skip_bad_samples=True)
-    assert kept["name"][:] == ["00", "03", "06", "08", "09", "11"]
+        kept = checked_samples(load(folder), skip_bad_samples=True)
+    assert kept.rows["name"][:] == ["00", "03", "06", "08", "09", "11"]
     assert "Left out: 6 of 12 samples cannot be used" in caplog.text and "02 has no annotation" in caplog.text
 
 
@@ -94,18 +93,18 @@ def test_nothing_is_left_if_all_are_bad(folder):
     for path in (folder / "annotations/train").iterdir():
         save(path, np.full((8, 8), 9))
     with pytest.raises(ValueError, match="12 of 12 samples cannot be used"):
-        checked_samples(*load(folder), skip_bad_samples=True)
+        checked_samples(load(folder), skip_bad_samples=True)
 
 
 def test_annotations_without_a_pixel_that_counts_are_told(folder, caplog):
     save(folder / "annotations/train/03.png", np.full((8, 8), 255))
     with caplog.at_level(logging.WARNING):
-        assert len(checked_samples(*load(folder))) == NUM_SAMPLES
+        assert len(checked_samples(load(folder))) == NUM_SAMPLES
     assert "In 1 annotations no pixel counts, all are ignored:\n  03" in caplog.text
     for path in (folder / "annotations/train").iterdir():
         save(path, np.full((8, 8), 255))
-    with pytest.raises(ValueError, match="no annotation holds a pixel that counts"):
-        checked_samples(*load(folder))
+    with pytest.raises(ValueError, match="in no annotation does a pixel count"):
+        checked_samples(load(folder))
 
 
 def test_black_and_white_masks_say_how_they_are_declared(folder):
@@ -114,34 +113,30 @@ def test_black_and_white_masks_say_how_they_are_declared(folder):
     for path in (folder / "annotations/train").iterdir():
         save(path, mask)
     with pytest.raises(ValueError, match=r"255 is the ignored value: 'car' would never.*\"values\"") as error:
-        checked_samples(*load(folder))
+        checked_samples(load(folder))
     declaration = "{" + str(error.value).split("write ")[1].split(" into")[0] + "}"
     names = json.loads((folder / "labels.json").read_text())
     (folder / "labels.json").write_text(json.dumps({**names, **json.loads(declaration)}))
-    dataset, label_set = load(folder)
-    labels = label_set.encode_row(checked_samples(dataset, label_set)[0])
-    assert labels.tolist() == (mask > 0).astype(int).tolist()
+    assert checked_samples(load(folder))[0].label_map.tolist() == (mask > 0).astype(int).tolist()
 
 
 def test_bitmaps_hold_two_classes(folder):
     for path in (folder / "annotations/train").iterdir():
         Image.fromarray(np.eye(8, dtype=bool)).save(path)
-    dataset, label_set = load(folder)
-    assert label_set.encode_row(checked_samples(dataset, label_set)[0]).tolist() == np.eye(8, dtype=int).tolist()
+    assert checked_samples(load(folder))[0].label_map.tolist() == np.eye(8, dtype=int).tolist()
 
 
 def test_a_split_without_annotations_is_no_training_set(folder):
     (folder / "images/train").rename(folder / "images/test")
-    dataset, label_set = load_segmentation_data(folder, "test")
-    with pytest.raises(ValueError, match=r"no annotations.*choose another one to train on"):
-        checked_samples(dataset, label_set)
+    with pytest.raises(ValueError, match=r"no annotations.*choose another"):
+        checked_samples(load_segmentation_data(folder, "test"))
 
 
 def test_an_evaluation_names_images_without_annotation_before_it_computes(folder, tmp_path):
     (folder / "annotations/train/02.png").unlink()
-    dataset, label_set = load(folder)
+    data = load(folder)
     with pytest.raises(ValueError, match="1 images have no annotation, the first is '02'"):
-        compute_records(tmp_path / "records", {}, dataset, label_set, work=lambda images: pytest.fail("computed"))
+        compute_records(tmp_path / "records", {}, data, work=lambda samples: pytest.fail("computed"))
     assert not (tmp_path / "records").exists()
 
 

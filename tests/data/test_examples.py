@@ -9,6 +9,7 @@ from transformers import ImageSegmentationPipeline, Trainer
 from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import collate, evaluation_examples, training_examples
+from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import CLASSES, make_scenes
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf.training.trainer import SetrTrainer, SetrTrainingArguments
@@ -28,15 +29,16 @@ def arguments(folder, **options):
 
 def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes, tmp_path):
     """Photographs of several sizes, several at a time: label maps at the original sizes, each counted once."""
-    dataset, label_set = scenes
-    model = tiny_model(num_labels=len(CLASSES), id2label=label_set.id2label)
+    model = tiny_model(num_labels=len(CLASSES), id2label=scenes.label_set.id2label)
     processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 80}, crop_size=64, stride=43)
     sizes = [(0, 0, 160, 128), (0, 0, 70, 128), (20, 30, 160, 75), (100, 10, 131, 120), (0, 0, 50, 40)]
     pieces = [
         {"image": row["image"].crop(box), "annotation": row["annotation"].crop(box), "name": row["name"]}
-        for row, box in zip(dataset, sizes)
+        for row, box in zip(scenes.rows, sizes)
     ]
-    examples = evaluation_examples(Dataset.from_list(pieces, features=dataset.features), label_set)
+    examples = evaluation_examples(
+        SegmentationData(Dataset.from_list(pieces, features=scenes.rows.features), scenes.label_set)
+    )
     trainer = SetrTrainer(
         model,
         arguments(tmp_path, per_device_eval_batch_size=2),
@@ -65,11 +67,10 @@ def test_the_trainer_says_that_columns_must_stay(tiny_model, tmp_path):
 
 
 def test_an_image_and_annotation_of_different_sizes_are_named(scenes):
-    dataset, label_set = scenes
-    wrong = dataset.select([3]).map(lambda row: {"annotation": row["annotation"].crop((0, 0, 9, 9))})
+    wrong = scenes.rows.select([3]).map(lambda row: {"annotation": row["annotation"].crop((0, 0, 9, 9))})
     transform = training_transform((32, 32), (1, 1), None, [0.5] * 3, [0.5] * 3)
     with pytest.raises(ValueError, match="image of scene_3 is 128×160 pixels high and wide, its annotation 9×9"):
-        training_examples(wrong, label_set, transform)[0]
+        training_examples(SegmentationData(wrong, scenes.label_set), transform)[0]
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_config, tmp_path):
@@ -95,15 +96,14 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_config, tmp_p
 
 @pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])
 def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, decoder_type, tmp_path):
-    dataset, label_set = scenes
     config = tiny_config(num_labels=len(CLASSES), decoder_type=decoder_type, hidden_size=48, image_size=[64, 80])
     processor = SetrImageProcessor(size={"height": 64, "width": 80})
     transform = training_transform((64, 80), (1, 1), {"shortest_edge": 64}, processor.image_mean, processor.image_std)
     trainer = SetrTrainer(
         SetrForSemanticSegmentation(config),
         arguments(tmp_path, max_steps=40, logging_steps=1, per_device_train_batch_size=6, learning_rate=2e-3, seed=0),
-        train_dataset=training_examples(dataset, label_set, transform),
-        eval_dataset=evaluation_examples(dataset, label_set),
+        train_dataset=training_examples(scenes, transform),
+        eval_dataset=evaluation_examples(scenes),
         data_collator=collate,
         processing_class=processor,
     )
@@ -113,5 +113,5 @@ def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, deco
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
     assert after["eval_overall_accuracy"] > max(0.6, before["eval_overall_accuracy"])
-    truth = np.stack([np.asarray(annotation) for annotation in dataset["annotation"]])
+    truth = np.stack([np.asarray(annotation) for annotation in scenes.rows["annotation"]])
     assert after["eval_overall_accuracy"] > np.bincount(truth.ravel()).max() / truth.size

@@ -109,16 +109,16 @@ def hub(tmp_path_factory):
 
 def read(source, split, **options):
     """What comes of loading, in a form that other processes can take: rows, number of columns, names, lookup."""
-    dataset, label_set = load_segmentation_data(source, split, **options)
+    data = load_segmentation_data(source, split, **options)
     rows = [
         (
             row["name"],
             np.asarray(row["image"]).tolist(),
             row.get("annotation") and np.asarray(row["annotation"]).tolist(),
         )
-        for row in dataset
+        for row in data.rows
     ]
-    return rows, sorted(dataset.column_names), label_set.names, label_set.lookup.tolist()
+    return rows, sorted(data.rows.column_names), data.label_set.names, data.label_set.lookup.tolist()
 
 
 def read_in(hub, *args, **options):

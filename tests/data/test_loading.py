@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 from setr_hf.data.label_sets import LabelSet, published_label_set, read_names_file
-from setr_hf.data.loading import load_segmentation_data, missing_annotations
+from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
 
 
@@ -21,12 +21,12 @@ def photo(height=10, width=20, colour=0):
     return np.full((height, width, 3), colour)
 
 
-def labels_of(row, label_set):
-    return label_set.encode_row(row).tolist()
+def label_maps_of(data):
+    return [sample.label_map.tolist() for sample in data]
 
 
-def rows_of(dataset):
-    return [{key: np.asarray(value).tolist() for key, value in row.items()} for row in dataset]
+def rows_of(data):
+    return [{key: np.asarray(value).tolist() for key, value in row.items()} for row in data.rows]
 
 
 @pytest.fixture
@@ -70,52 +70,55 @@ def voc2010(tmp_path):
 
 
 def test_a_folder_becomes_a_data_set_in_order_of_names(folder):
-    dataset, label_set = load_segmentation_data(folder, "validation")
-    assert isinstance(dataset.features["image"], Image) and isinstance(dataset.features["annotation"], Image)
-    assert dataset["name"][:] == ["0", "1", "2"]
-    assert label_set.id2label == {0: "road", 1: "car"}
-    assert not label_set.is_reduced
-    assert labels_of(dataset[1], label_set) == [[255] * 20] + [[1] * 20] * 9
+    data = load_segmentation_data(folder, "validation")
+    assert isinstance(data.rows.features["image"], Image) and isinstance(data.rows.features["annotation"], Image)
+    assert data.rows["name"][:] == ["0", "1", "2"]
+    assert data.label_set.id2label == {0: "road", 1: "car"}
+    assert not data.label_set.is_reduced
+    assert data[1].label_map.tolist() == [[255] * 20] + [[1] * 20] * 9
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("source", ["folder", "cityscapes", "voc2010"])
 def test_a_streamed_folder_has_the_same_rows_in_the_same_order(source, split, request):
     root = request.getfixturevalue(source)
-    dataset, label_set = load_segmentation_data(root, split)
-    stream, stream_labels = load_segmentation_data(root, split, streaming=True)
-    assert rows_of(stream) == rows_of(dataset)
-    assert stream.column_names == dataset.column_names
-    assert stream_labels.lookup.tolist() == label_set.lookup.tolist()
+    data = load_segmentation_data(root, split)
+    stream = load_segmentation_data(root, split, streaming=True)
+    assert rows_of(stream) == rows_of(data)
+    assert label_maps_of(stream) == label_maps_of(data)
+    assert stream.rows.column_names == data.rows.column_names
+    assert stream.label_set.lookup.tolist() == data.label_set.lookup.tolist()
 
 
 @pytest.mark.parametrize("split", ["validation", "val", "dev"])
 def test_a_split_is_found_under_its_usual_names(folder, split):
-    assert len(load_segmentation_data(folder, split)[0]) == 3
+    assert len(load_segmentation_data(folder, split)) == 3
 
 
 def test_raw_ids_of_cityscapes_become_train_ids(cityscapes):
-    dataset, label_set = load_segmentation_data(cityscapes, "train")
-    assert dataset["name"][:] == ["aachen_000000_000019_leftImg8bit", "zurich_000000_000019_leftImg8bit"]
+    data = load_segmentation_data(cityscapes, "train")
+    label_set = data.label_set
+    assert data.rows["name"][:] == ["aachen_000000_000019_leftImg8bit", "zurich_000000_000019_leftImg8bit"]
     assert label_set.names == CLASS_NAMES["cityscapes"] and not label_set.is_reduced
     # The table of the Cityscapes scripts: road 7, sidewalk 8, building 11 …, bicycle 33.
     expected = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
     expected |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
-    assert np.ravel(labels_of(dataset[0], label_set)).tolist() == [expected.get(i, 255) for i in range(34)]
+    assert data[0].label_map.ravel().tolist() == [expected.get(i, 255) for i in range(34)]
     assert label_set.lookup[[34, 254, 255]].tolist() == [-1, -1, 255]
 
 
 def test_the_test_split_of_cityscapes_has_no_annotations_but_dummies(cityscapes):
-    dataset, _ = load_segmentation_data(cityscapes, "test")
-    assert dataset.column_names == ["image", "name"] and len(dataset) == 1
+    data = load_segmentation_data(cityscapes, "test")
+    assert data.rows.column_names == ["image", "name"] and len(data) == 1 and not data.has_annotations
+    assert data[0].label_map is None
 
 
 @pytest.mark.parametrize("count, labels", [(60, None), (60, "pascal_context"), (59, "pascal_context_59")])
 def test_pascal_context_has_60_classes_or_59(voc2010, count, labels):
-    dataset, label_set = load_segmentation_data(voc2010, "train", labels=labels)
-    assert dataset["name"][:] == ["2008_000003", "2008_000002"], "in the order of the list"
-    assert label_set.names == CLASS_NAMES["pascal_context" if count == 60 else "pascal_context_59"]
-    ids = np.ravel(labels_of(dataset[0], label_set)).tolist()
+    data = load_segmentation_data(voc2010, "train", labels=labels)
+    assert data.rows["name"][:] == ["2008_000003", "2008_000002"], "in the order of the list"
+    assert data.label_set.names == CLASS_NAMES["pascal_context" if count == 60 else "pascal_context_59"]
+    ids = data[0].label_map.ravel().tolist()
     assert ids == ([*range(60)] if count == 60 else [255, *range(59)])
 
 
@@ -141,10 +144,10 @@ def write_prepared(root, label_set):
 def test_a_prepared_folder_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     write_prepared(tmp_path / "prepared", LabelSet.direct(["road", "car"], palette=[[1, 2, 3], [4, 5, 6]]))
-    dataset, label_set = load_segmentation_data(tmp_path / "prepared", "val")
-    assert dataset["name"][:] == ["validation_a"] and label_set.palette == [[1, 2, 3], [4, 5, 6]]
-    assert labels_of(dataset[0], label_set) == [[0, 1]]
-    assert rows_of(load_segmentation_data(tmp_path / "prepared", "val", streaming=True)[0]) == rows_of(dataset)
+    data = load_segmentation_data(tmp_path / "prepared", "val")
+    assert data.rows["name"][:] == ["validation_a"] and data.label_set.palette == [[1, 2, 3], [4, 5, 6]]
+    assert label_maps_of(data) == [[[0, 1]]]
+    assert rows_of(load_segmentation_data(tmp_path / "prepared", "val", streaming=True)) == rows_of(data)
 
 
 def test_prepared_labels_are_not_reduced_a_second_time(tmp_path, monkeypatch):
@@ -152,8 +155,8 @@ def test_prepared_labels_are_not_reduced_a_second_time(tmp_path, monkeypatch):
     write_prepared(tmp_path / "59", LabelSet.direct(CLASS_NAMES["pascal_context_59"]))
     write_prepared(tmp_path / "60", LabelSet.direct(CLASS_NAMES["pascal_context"]))
     for name, expected in (("59", [*range(59)]), ("60", [255, *range(59)])):
-        dataset, label_set = load_segmentation_data(tmp_path / name, "train", labels="pascal_context_59")
-        assert labels_of(dataset[0], label_set) == [expected]
+        data = load_segmentation_data(tmp_path / name, "train", labels="pascal_context_59")
+        assert label_maps_of(data) == [[expected]]
     with pytest.raises(ValueError, match=r"59 has labels of its own, aeroplane.*not those of ade20k"):
         load_segmentation_data(tmp_path / "59", "train", labels="ade20k")
 
@@ -162,7 +165,7 @@ def test_reduced_labels_count_from_one():
     label_set = LabelSet.reduced(["wall", "tree"])
     assert label_set.is_reduced
     annotation = PILImage.fromarray(np.array([[0, 1, 2, 255]], dtype=np.uint8))
-    assert label_set.encode(annotation, "x").tolist() == [[255, 0, 1, 255]]
+    assert label_set.encode(annotation, "x", (4, 1)).tolist() == [[255, 0, 1, 255]]
 
 
 @pytest.mark.parametrize(
@@ -183,11 +186,11 @@ def test_values_of_the_published_label_maps(name, lookup):
 def test_a_names_file_can_map_black_and_white_masks(folder):
     names = {"id2label": {"0": "background", "1": "tumor"}, "values": {"0": 0, "255": 1}}
     (folder / "labels.json").write_text(json.dumps(names))
-    _, label_set = load_segmentation_data(folder, "train")
+    label_set = load_segmentation_data(folder, "train").label_set
     annotation = PILImage.fromarray(np.array([[0, 255]], dtype=np.uint8))
-    assert label_set.encode(annotation, "x").tolist() == [[0, 1]]
+    assert label_set.encode(annotation, "x", (2, 1)).tolist() == [[0, 1]]
     with pytest.raises(ValueError, match=r"holds the ids \[1\]"):
-        label_set.encode(PILImage.fromarray(np.array([[1]], dtype=np.uint8)), "x")
+        label_set.encode(PILImage.fromarray(np.array([[1]], dtype=np.uint8)), "x", (1, 1))
 
 
 def test_ids_in_palettes_bitmaps_and_16_bits_count_as_they_are():
@@ -198,7 +201,7 @@ def test_ids_in_palettes_bitmaps_and_16_bits_count_as_they_are():
     bitmap = PILImage.new("1", (2, 1))
     bitmap.putdata([0, 1])
     for annotation in (with_palette, bitmap, PILImage.fromarray(np.array([[0, 1]], dtype=np.uint16))):
-        assert label_set.encode(annotation, "x").tolist() == [[0, 1]]
+        assert label_set.encode(annotation, "x", (2, 1)).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -213,27 +216,27 @@ def test_ids_in_palettes_bitmaps_and_16_bits_count_as_they_are():
 )
 def test_annotations_that_are_no_map_of_ids_are_refused(annotation, message):
     with pytest.raises(ValueError, match=message):
-        LabelSet.direct(["road", "car"]).encode(PILImage.fromarray(annotation), "street_7")
+        LabelSet.direct(["road", "car"]).encode(PILImage.fromarray(annotation), "street_7", annotation.shape[1::-1])
 
 
 def test_photographs_with_an_orientation_are_upright(folder):
     exif = PILImage.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     save(folder / "images/train/1.jpg", photo(10, 20), exif=exif)
-    dataset, label_set = load_segmentation_data(folder, "train")
-    assert dataset[1]["image"].size == (10, 20)
+    data = load_segmentation_data(folder, "train")
+    assert data.rows[1]["image"].size == (10, 20)
     with pytest.raises(ValueError, match=r"image of 1 is 20×10 .* annotation 10×20: .*EXIF.* upright"):
-        label_set.encode_row(dataset[1])
+        data[1]
     save(folder / "annotations/train/1.png", np.ones((20, 10)))
-    assert label_set.encode_row(load_segmentation_data(folder, "train")[0][1]).shape == (20, 10)
+    assert load_segmentation_data(folder, "train")[1].label_map.shape == (20, 10)
 
 
 def test_images_without_annotation_are_kept_and_can_be_told(folder):
     (folder / "annotations/train/1.png").unlink()
-    dataset, label_set = load_segmentation_data(folder, "train")
-    assert missing_annotations(dataset) == ["1"]
+    data = load_segmentation_data(folder, "train")
+    assert data.missing_annotations() == ["1"] and data[1].label_map is None
     with pytest.raises(ValueError, match="1 has no annotation"):
-        label_set.encode_row(dataset[1])
+        data.read_labelled(data.undecoded[1])
 
 
 def test_a_folder_with_no_annotation_at_all_is_named(folder):
@@ -265,9 +268,9 @@ def test_a_names_file_that_does_not_serve_is_named(folder, content, message):
 
 def test_names_can_be_told(folder, tmp_path):
     (folder / "labels.json").rename(tmp_path / "mine.json")
-    _, label_set = load_segmentation_data(folder, "train", labels=tmp_path / "mine.json")
+    label_set = load_segmentation_data(folder, "train", labels=tmp_path / "mine.json").label_set
     assert label_set.names == ["road", "car"]
-    assert load_segmentation_data(folder, "train", labels="ade20k")[1].is_reduced
+    assert load_segmentation_data(folder, "train", labels="ade20k").label_set.is_reduced
     with pytest.raises(ValueError, match="'coco' are none of ade20k, cityscapes"):
         load_segmentation_data(folder, "train", labels="coco")
     with pytest.raises(ValueError, match=r"nowhere\.json does not hold.*No such file"):
@@ -281,8 +284,8 @@ def test_ids_and_names_alone_are_a_names_file_too(tmp_path):
 
 def test_a_test_split_may_lack_annotations(folder):
     (folder / "images/val").rename(folder / "images/test")
-    dataset, _ = load_segmentation_data(folder, "test")
-    assert sorted(dataset.column_names) == ["image", "name"]
+    data = load_segmentation_data(folder, "test")
+    assert sorted(data.rows.column_names) == ["image", "name"]
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
@@ -303,9 +306,10 @@ def test_a_folder_of_the_full_ade20k_is_refused(tmp_path):
 
 
 def test_camvid_and_ade20k_are_read_as_they_are_published(data_folder):
-    camvid, labels = load_segmentation_data(data_folder / "camvid", "train")
-    assert (len(camvid), len(labels.id2label)) == (367, 11)
-    assert set(np.unique(labels.encode(camvid[0]["annotation"], "0"))) <= {*range(11), 255}
-    ade20k, labels = load_segmentation_data(data_folder / "ade20k_sample/ADEChallengeData2016", "validation")
+    camvid = load_segmentation_data(data_folder / "camvid", "train")
+    assert (len(camvid), len(camvid.label_set.names)) == (367, 11)
+    assert set(np.unique(camvid[0].label_map)) <= {*range(11), 255}
+    ade20k = load_segmentation_data(data_folder / "ade20k_sample/ADEChallengeData2016", "validation")
+    labels = ade20k.label_set
     assert (len(ade20k), len(labels.id2label), labels.is_reduced) == (3, 150, True)
     assert (labels.id2label[0], labels.id2label[149]) == ("wall", "flag")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from transformers import Trainer, TrainingArguments
@@ -13,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 from setr_hf import SetrForSemanticSegmentation
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import collate, evaluation_examples, training_examples
-from setr_hf.data.loading import decode_row, undecoded
+from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import CLASSES, make_scenes
 
 
@@ -25,6 +26,10 @@ def scenes():
     return make_scenes(NUM_SCENES, 0)
 
 
+def streamed(data, num_shards=4):
+    return SegmentationData(data.rows.to_iterable_dataset(num_shards=num_shards), data.label_set)
+
+
 @pytest.fixture(scope="module")
 def transform():
     return training_transform((32, 40), (0.5, 2.0), {"shortest_edge": 48}, [0.5] * 3, [0.5] * 3)
@@ -32,9 +37,7 @@ def transform():
 
 @pytest.fixture(params=["read", "streamed"])
 def examples(request, scenes, transform):
-    dataset, label_set = scenes
-    source = dataset if request.param == "read" else dataset.to_iterable_dataset(num_shards=4)
-    return training_examples(source, label_set, transform, seed=5)
+    return training_examples(scenes if request.param == "read" else streamed(scenes), transform, seed=5)
 
 
 def sums(loader) -> list[float]:
@@ -67,7 +70,7 @@ def test_augmentation_differs_between_epochs_and_seeds(examples, scenes, transfo
     assert not set(first) & set(second)
     examples.set_epoch(0)
     assert sums(load(examples)) == first
-    other_seed = training_examples(*scenes, transform, seed=6)
+    other_seed = training_examples(scenes, transform, seed=6)
     assert not set(sums(load(other_seed))) & set(first)
 
 
@@ -92,9 +95,8 @@ def test_the_global_generator_is_left_as_it_was(examples):
 
 
 def test_a_stream_gives_every_example_once_in_another_order_each_epoch(scenes):
-    dataset, label_set = scenes
-    stream = training_examples(dataset.to_iterable_dataset(num_shards=4), label_set, v2.Identity())
-    photos = [np.asarray(row["image"]).transpose(2, 0, 1) for row in dataset]
+    stream = training_examples(streamed(scenes), v2.Identity())
+    photos = [np.asarray(sample.photo).transpose(2, 0, 1) for sample in scenes]
     orders = []
     for epoch in range(3):
         stream.set_epoch(epoch)
@@ -108,8 +110,7 @@ def test_a_stream_gives_every_example_once_in_another_order_each_epoch(scenes):
 
 
 def test_trainer_trains_on_a_stream_through_several_epochs(tiny_config, scenes, transform, tmp_path):
-    dataset, label_set = scenes
-    stream = training_examples(dataset.to_iterable_dataset(num_shards=4), label_set, transform)
+    stream = training_examples(streamed(scenes), transform)
     arguments = TrainingArguments(
         str(tmp_path),
         use_cpu=True,
@@ -129,49 +130,63 @@ def test_trainer_trains_on_a_stream_through_several_epochs(tiny_config, scenes, 
     assert all(np.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
 
 
-def spoiled(dataset, index):
-    """The data set with an annotation of another size."""
-    rows = list(dataset)
+def spoiled(data, index):
+    """The data with an annotation of another size."""
+    rows = list(data.rows)
     rows[index]["annotation"] = rows[index]["annotation"].crop((0, 0, 9, 9))
-    return Dataset.from_list(rows, features=dataset.features)
+    return with_rows(data, rows)
+
+
+def with_rows(data, rows):
+    return SegmentationData(Dataset.from_list(rows, features=data.rows.features), data.label_set)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_error_while_training_names_the_sample(scenes, transform, num_workers):
-    dataset, label_set = spoiled(scenes[0], 3), scenes[1]
-    for source in (dataset, dataset.to_iterable_dataset(num_shards=2)):
+    data = spoiled(scenes, 3)
+    for source in (data, streamed(data, num_shards=2)):
         with pytest.raises(ValueError, match="image of scene_3 is 128×160 pixels high and wide, its annotation 9×9"):
-            list(load(training_examples(source, label_set, transform), num_workers))
+            list(load(training_examples(source, transform), num_workers))
 
 
 def test_a_stream_goes_on_without_bad_samples(scenes, transform, caplog):
-    stream = spoiled(scenes[0], 3).to_iterable_dataset(num_shards=2)
+    stream = streamed(spoiled(scenes, 3), num_shards=2)
     with caplog.at_level(logging.WARNING):
-        assert len(list(training_examples(stream, scenes[1], transform, skip_bad_samples=True))) == NUM_SCENES - 1
+        assert len(list(training_examples(stream, transform, skip_bad_samples=True))) == NUM_SCENES - 1
     assert "Skipped 1 of" in caplog.text and "scene_3" in caplog.text
-    bad = Dataset.from_list([spoiled(scenes[0], 3)[3]] * 2, features=scenes[0].features).to_iterable_dataset()
+    bad = streamed(with_rows(scenes, [spoiled(scenes, 3).rows[3]] * 2), num_shards=1)
     with pytest.raises(ValueError, match="none of 2 samples can be used"):
-        list(training_examples(bad, scenes[1], transform, skip_bad_samples=True))
+        list(training_examples(bad, transform, skip_bad_samples=True))
 
 
 def test_unreadable_bytes_are_named_by_their_row(scenes):
-    row = undecoded(scenes[0])[2]
+    row = scenes.undecoded[2]
     row["image"] = {"bytes": row["image"]["bytes"][:-40], "path": None}
     with pytest.raises(ValueError, match="the image of scene_2 cannot be read: "):
-        decode_row(row)
+        scenes.read(row)
 
 
 def test_evaluation_examples_are_whole_photographs_also_of_a_stream(scenes):
-    dataset, label_set = scenes
-    for source in (dataset, dataset.to_iterable_dataset(num_shards=2)):
-        examples = evaluation_examples(source, label_set)
+    for source in (scenes, streamed(scenes, num_shards=2)):
+        examples = evaluation_examples(source)
         assert len(examples) == NUM_SCENES
-        assert np.array_equal(examples[6]["photo"], dataset[6]["image"])
-        assert np.array_equal(examples[6]["label_map"], np.asarray(dataset[6]["annotation"]))
+        assert np.array_equal(examples[6]["photo"], scenes.rows[6]["image"])
+        assert np.array_equal(examples[6]["label_map"], np.asarray(scenes.rows[6]["annotation"]))
+
+
+def test_what_does_not_count_has_the_value_that_the_model_ignores(scenes):
+    rows = list(scenes.rows)
+    blank = np.asarray(rows[0]["annotation"]).copy()
+    blank[:4] = 255
+    rows[0]["annotation"] = PILImage.fromarray(blank)
+    data = with_rows(scenes, rows)
+    expected = np.where(blank == 255, -100, blank.astype(int))
+    assert np.array_equal(training_examples(data, v2.Identity(), ignore_index=-100)[0]["labels"], expected)
+    assert np.array_equal(evaluation_examples(data, ignore_index=-100)[0]["label_map"], expected)
 
 
 def test_a_split_without_annotations_is_refused(scenes, transform):
-    bare = scenes[0].remove_columns("annotation")
-    for source in (bare, bare.to_iterable_dataset()):
+    bare = SegmentationData(scenes.rows.remove_columns("annotation"), scenes.label_set)
+    for source in (bare, streamed(bare)):
         with pytest.raises(ValueError, match="no annotations"):
-            training_examples(source, scenes[1], transform)
+            training_examples(source, transform)

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from model_folders import NAMES, save_model
 from paths import SCRIPTS
 from PIL import Image
-from test_evaluation import NAMES, save_model
 
 from setr_hf.cli import load_script
-from setr_hf.data.loading import LabelSet
+from setr_hf.data.label_sets import LabelSet
+from setr_hf.data.rows import Sample
 from setr_hf.evaluation.comparison import bootstrap_interval, compare_records, comparison_record, comparison_table
 from setr_hf.evaluation.records import counts_of
 
@@ -23,10 +24,10 @@ def records_of(matrices):
 
 
 def test_known_differences_and_agreement():
-    labels = np.array([[0, 0, 1, 1]], np.uint8)
-    image = {"index": 0, "name": "a", "labels": labels}
+    sample = Sample("a", Image.new("RGB", (4, 1)), np.array([[0, 0, 1, 1]], np.uint8))
     first, second = torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 0]])
-    comparison = compare_records([comparison_record(image, first, second, 2)], LabelSet.direct(["a", "b"]))
+    record = {"index": 0, "name": "a", **comparison_record(sample, first, second, 2)}
+    comparison = compare_records([record], LabelSet.direct(["a", "b"]))
     assert comparison["agreement"] == 0.5
     assert [row["first"] for row in comparison["classes"]] == [1 / 2, 2 / 3]
     assert [row["second"] for row in comparison["classes"]] == [2 / 3, 1 / 2]

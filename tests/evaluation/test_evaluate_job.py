@@ -9,8 +9,8 @@ from itertools import chain
 import numpy as np
 import psutil
 import pytest
-import torch
 from huggingface_hub import ModelCard
+from model_folders import NAMES, save_model
 from paths import SCRIPTS
 from PIL import Image
 from transformers import pipeline
@@ -18,8 +18,8 @@ from transformers import pipeline
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cards.model_card import eval_results, update_card
 from setr_hf.cli import load_script
-from setr_hf.data.label_sets import check_classes
-from setr_hf.data.loading import LabelSet, load_segmentation_data
+from setr_hf.data.label_sets import LabelSet, check_classes
+from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.evaluation.records import append_records, counts_of, matrix_of, read_records
 from setr_hf.evaluation.results import summarize, worst_images
@@ -28,37 +28,7 @@ from setr_hf.inference.sliding_windows import segment
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 
 
-NAMES = ["sky", "tree", "road", "car"]
 NUM_IMAGES = 101
-
-
-def save_model(folder, names, seed=0):
-    torch.manual_seed(seed)
-    config = SetrConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        image_size=32,
-        decoder_type="naive",
-        decoder_hidden_size=16,
-        auxiliary_out_indices=[],
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-    )
-    model = SetrForSemanticSegmentation(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-    model.save_pretrained(folder)
-    SetrImageProcessor(
-        size={"shortest_edge": 32, "longest_edge": 128},
-        crop_size={"height": 32, "width": 32},
-        stride=21,
-        do_split_image=True,
-        antialias=False,
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +86,9 @@ def alone(model_folder, data_set, tmp_path_factory):
 def test_one_process_counts_every_pixel_of_every_image_as_the_metric_does(alone, model_folder, data_set):
     model = SetrForSemanticSegmentation.from_pretrained(model_folder).eval()
     processor = SetrImageProcessor.from_pretrained(model_folder)
-    dataset, label_set = load_segmentation_data(data_set, "validation")
+    data = load_segmentation_data(data_set, "validation")
     expected = sum(
-        confusion_matrix(segment(model, processor, [row["image"]])[0], label_set.encode(row["annotation"], ""), 4)
-        for row in dataset
+        confusion_matrix(segment(model, processor, [sample.photo])[0], sample.label_map, 4) for sample in data
     )
     matrix = np.load(alone / "confusion_matrix.npy")
     assert matrix.dtype == np.int64 and np.array_equal(matrix, expected)
@@ -236,7 +205,7 @@ def test_unreadable_images_are_named(model_folder, data_set, tmp_path):
     (tmp_path / "images/val").unlink()
     (tmp_path / "images/val").mkdir()
     (tmp_path / "images/val/scene_000.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"'scene_000'.*cannot be read"):
+    with pytest.raises(ValueError, match=r"image of scene_000.*cannot be read"):
         run_here(model_folder, tmp_path, tmp_path / "output")
 
 

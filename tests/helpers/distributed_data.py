@@ -34,17 +34,17 @@ def main(folder: str, output: str):
         remove_unused_columns=False,
         report_to=[],
     )
-    dataset, label_set = load_segmentation_data(folder, "train")
+    data = load_segmentation_data(folder, "train")
     try:
-        checked_samples(dataset, label_set)
+        checked_samples(data)
     except ValueError as error:
         message = str(error)
-    dataset = checked_samples(dataset, label_set, skip_bad_samples=True)
-    stream = load_segmentation_data(folder, "train", streaming=True)[0]
+    data = checked_samples(data, skip_bad_samples=True)
+    stream = load_segmentation_data(folder, "train", streaming=True)
     transform = v2.ToDtype(torch.float32)
-    report = {"error": message, "kept": dataset["name"][:]}
-    for kind, source in (("read", dataset), ("streamed", stream)):
-        examples = training_examples(source, label_set, transform, skip_bad_samples=True)
+    report = {"error": message, "kept": data.rows["name"][:]}
+    for kind, source in (("read", data), ("streamed", stream)):
+        examples = training_examples(source, transform, skip_bad_samples=True)
         trainer = Trainer(nn.Linear(1, 1), arguments, train_dataset=examples, data_collator=collate)
         report[kind] = seen(trainer)
     (Path(output) / f"{arguments.process_index}.json").write_text(json.dumps(report))

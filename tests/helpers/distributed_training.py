@@ -22,6 +22,7 @@ from accelerate.utils import DistributedType
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import TrainingExamples, collate, evaluation_examples
+from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import make_scenes
 from setr_hf.training.trainer import SetrTrainer, SetrTrainingArguments
 
@@ -79,18 +80,18 @@ def make_trainer(
     """A trainer of a small SETR on 12 scenes, evaluated on 5 of several sizes, which have several windows."""
     torch.set_num_threads(1)
     arguments = SetrTrainingArguments(str(output_dir), **{**ARGUMENTS, **arguments})
-    dataset, label_set = make_scenes(12, 0)
-    validation = make_scenes(5, 100)[0].map(crop_differently, with_indices=True)
+    data = make_scenes(12, 0)
+    validation = make_scenes(5, 100).rows.map(crop_differently, with_indices=True)
     processor = SetrImageProcessor(do_split_image=True, do_resize=False, crop_size=64, stride=48)
     transform = training_transform((32, 32), (0.5, 1.0), None, processor.image_mean, processor.image_std)
     record = Path(output_dir) / f"examples-{arguments.process_index}.txt"
     record.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(5)
     return trainer_class(
-        SetrForSemanticSegmentation(SetrConfig(**{**CONFIG, **(config or {})}, id2label=label_set.id2label)),
+        SetrForSemanticSegmentation(SetrConfig(**{**CONFIG, **(config or {})}, id2label=data.label_set.id2label)),
         arguments,
-        train_dataset=RecordedExamples(dataset, label_set, transform, 7, record=record),
-        eval_dataset=evaluation_examples(validation, label_set),
+        train_dataset=RecordedExamples(data, transform, 7, record=record),
+        eval_dataset=evaluation_examples(SegmentationData(validation, data.label_set)),
         data_collator=collate,
         processing_class=processor,
         **options,

@@ -17,10 +17,10 @@ from huggingface_hub import DatasetCard
 from local_upload_hub import TOKEN, upload_hub
 from paths import ROOT
 
-from setr_hf import preparation
 from setr_hf.cli import load_script, run_job
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES, PALETTES
+from setr_hf.prepare import parquet
 from setr_hf.prepare.pascal_context import ContextImage, decode_run_lengths, paint_masks, read_context_images
 
 
@@ -250,9 +250,9 @@ def assert_prepared(output, expected, image_files, num_labels):
         table = splits[split].with_format("arrow")[:]
         stored = {image["path"].as_py(): image["bytes"].as_py() for image in table["image"]}
         assert stored == {image_files[name].name: image_files[name].read_bytes() for name in rows}
-        dataset, label_set = load_segmentation_data(output, split)
-        assert np.array_equal(label_set.encode_row(dataset[0]), next(iter(rows.values())))
-        assert len(label_set.id2label) == num_labels
+        data = load_segmentation_data(output, split)
+        assert np.array_equal(data[0].label_map, next(iter(rows.values())))
+        assert len(data.label_set.names) == num_labels
 
 
 def test_pascal_context_with_59_classes(context, prepare):
@@ -408,13 +408,13 @@ def test_a_photograph_of_another_size_than_its_masks_is_named(context, prepare):
 
 
 def test_rows_keep_their_order_over_row_groups_and_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "ROW_GROUP_BYTES", 5)
-    monkeypatch.setattr(preparation, "ROW_GROUPS_PER_SHARD", 2)
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 5)
+    monkeypatch.setattr(parquet, "ROW_GROUPS_PER_SHARD", 2)
     rows = [
         {"image": {"bytes": b"ab", "path": None}, "annotation": {"bytes": b"c", "path": None}, "name": str(i)}
         for i in range(9)
     ]
-    preparation.write_shards(tmp_path, "train", iter(rows))
+    parquet.write_shards(tmp_path, "train", iter(rows))
     files = sorted(tmp_path.iterdir())
     assert [path.name for path in files] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
     assert [pq.read_table(path)["name"].to_pylist() for path in files] == [list("0123"), list("4567"), ["8"]]
@@ -440,10 +440,10 @@ def encoded(image, kind="PNG"):
 def test_verification_finds_what_is_wrong_in_the_files(tmp_path, annotation, message):
     row = {"image": encoded(PIL.Image.new("RGB", (4, 3))), "annotation": annotation, "name": "a"}
     (tmp_path / "data").mkdir()
-    table = pa.Table.from_pylist([row], schema=preparation.FEATURES.arrow_schema)
+    table = pa.Table.from_pylist([row], schema=parquet.FEATURES.arrow_schema)
     pq.write_table(table, tmp_path / "data/train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match=message):
-        preparation.verify_dataset(tmp_path, {"train": 2}, num_labels=5)
+        parquet.verify_dataset(tmp_path, {"train": 2}, num_labels=5)
 
 
 def test_a_prepared_data_set_is_published_and_read_from_the_hub(context, tmp_path):
@@ -462,8 +462,8 @@ def test_a_prepared_data_set_is_published_and_read_from_the_hub(context, tmp_pat
                 assert name.as_posix() in output
                 assert (tmp_path / "hub/me/context" / name).read_bytes() == path.read_bytes()
         read = "from setr_hf.data.loading import load_segmentation_data as load\n"
-        read += "d, l = load('me/context', 'validation'); "
-        read += "print(l.encode_row(d[0]).tolist(), l.id2label[58])"
+        read += "data = load('me/context', 'validation'); "
+        read += "print(data[0].label_map.tolist(), data.label_set.id2label[58])"
         reduced = np.where(values["2008_000005"] == 0, 255, values["2008_000005"] - 1)
         assert run("-c", read, **environment) == f"{reduced.tolist()} wood\n"
 

@@ -132,7 +132,7 @@ def benchmark_folder(tmp_path):
     """ADEChallengeData2016 in small: its names of classes, 5 photographs and as many labels."""
     root = tmp_path / "ADEChallengeData2016"
     for split, first in (("training", 0), ("validation", 50)):
-        scenes, _ = make_scenes(5, first)
+        scenes = make_scenes(5, first).rows
         for kind in ("images", "annotations"):
             (root / kind / split).mkdir(parents=True)
         for row in scenes:

@@ -11,7 +11,8 @@ from transformers import ImageSegmentationPipeline
 from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import collate, evaluation_examples, training_examples
-from setr_hf.data.loading import LabelSet
+from setr_hf.data.label_sets import LabelSet
+from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import CLASSES, make_scenes
 from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.inference.sliding_windows import segment
@@ -33,15 +34,16 @@ def arguments(folder, **options):
 
 def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes, tmp_path):
     """Photographs of several sizes, several at a time: label maps at the original sizes, each counted once."""
-    dataset, label_set = scenes
-    model = tiny_model(num_labels=len(CLASSES), id2label=label_set.id2label)
+    model = tiny_model(num_labels=len(CLASSES), id2label=scenes.label_set.id2label)
     processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 80}, crop_size=64, stride=43)
     sizes = [(0, 0, 160, 128), (0, 0, 70, 128), (20, 30, 160, 75), (100, 10, 131, 120), (0, 0, 50, 40)]
     pieces = [
         {"image": row["image"].crop(box), "annotation": row["annotation"].crop(box), "name": row["name"]}
-        for row, box in zip(dataset, sizes)
+        for row, box in zip(scenes.rows, sizes)
     ]
-    examples = evaluation_examples(Dataset.from_list(pieces, features=dataset.features), label_set)
+    examples = evaluation_examples(
+        SegmentationData(Dataset.from_list(pieces, features=scenes.rows.features), scenes.label_set)
+    )
     trainer = SetrTrainer(
         model,
         arguments(tmp_path, per_device_eval_batch_size=2),
@@ -112,8 +114,8 @@ def test_two_classes_are_learnt(tiny_config, tmp_path):
             head_learning_rate_ratio=2,
             seed=0,
         ),
-        train_dataset=training_examples(training, label_set, transform),
-        eval_dataset=evaluation_examples(validation, label_set),
+        train_dataset=training_examples(SegmentationData(training, label_set), transform),
+        eval_dataset=evaluation_examples(SegmentationData(validation, label_set)),
         data_collator=collate,
         processing_class=processor,
     )
@@ -123,15 +125,14 @@ def test_two_classes_are_learnt(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])
 def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, decoder_type, tmp_path):
-    dataset, label_set = scenes
     config = tiny_config(num_labels=len(CLASSES), decoder_type=decoder_type, hidden_size=48, image_size=[64, 80])
     processor = SetrImageProcessor(size={"height": 64, "width": 80})
     transform = training_transform((64, 80), (1, 1), {"shortest_edge": 64}, processor.image_mean, processor.image_std)
     trainer = SetrTrainer(
         SetrForSemanticSegmentation(config),
         arguments(tmp_path, max_steps=40, logging_steps=1, per_device_train_batch_size=6, learning_rate=2e-3, seed=0),
-        train_dataset=training_examples(dataset, label_set, transform),
-        eval_dataset=evaluation_examples(dataset, label_set),
+        train_dataset=training_examples(scenes, transform),
+        eval_dataset=evaluation_examples(scenes),
         data_collator=collate,
         processing_class=processor,
     )
@@ -141,7 +142,7 @@ def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, deco
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
     assert after["eval_overall_accuracy"] > max(0.6, before["eval_overall_accuracy"])
-    truth = np.stack([np.asarray(annotation) for annotation in dataset["annotation"]])
+    truth = np.stack([np.asarray(annotation) for annotation in scenes.rows["annotation"]])
     assert after["eval_overall_accuracy"] > np.bincount(truth.ravel()).max() / truth.size
 
 
@@ -170,8 +171,7 @@ def test_no_pictures_if_none_are_asked_for_or_labels_are_predicted(tmp_path):
 
 def test_each_of_several_evaluation_sets_has_its_pictures(tmp_path):
     trainer = make_trainer(tmp_path, {"metric_for_best_model": None})
-    dataset, label_set = make_scenes(2, 7)
-    night = evaluation_examples(dataset, label_set)
+    night = evaluation_examples(make_scenes(2, 7))
     metrics = trainer.evaluate({"day": trainer.eval_dataset, "night": night})
     assert {"eval_day_mean_iou", "eval_night_mean_iou"} <= set(metrics)
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["step-0-day.png", "step-0-night.png"]
@@ -210,12 +210,11 @@ def test_pictures_go_to_tensorboard(tmp_path, monkeypatch):
 
 
 def test_streams_are_evaluated(scenes, tmp_path):
-    dataset, label_set = scenes
-    rows = dataset.select(range(5)).map(crop_differently, with_indices=True)
-    scores = [
-        make_trainer(tmp_path, {}).evaluate(evaluation_examples(source, label_set))["eval_mean_iou"]
-        for source in (rows, rows.to_iterable_dataset())
-    ]
+    rows = scenes.rows.select(range(5)).map(crop_differently, with_indices=True)
+    scores = []
+    for source in (rows, rows.to_iterable_dataset()):
+        examples = evaluation_examples(SegmentationData(source, scenes.label_set))
+        scores.append(make_trainer(tmp_path, {}).evaluate(examples)["eval_mean_iou"])
     assert scores[0] == scores[1]
 
 

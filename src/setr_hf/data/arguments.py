@@ -3,11 +3,9 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from datasets import Dataset
-
-from .label_sets import LabelSet
 from .loading import load_segmentation_data
 from .public_datasets import CLASS_NAMES
+from .rows import SegmentationData
 
 
 def add_data_arguments(parser: ArgumentParser):
@@ -23,7 +21,7 @@ def add_data_arguments(parser: ArgumentParser):
     )
 
 
-def load_data(arguments: Namespace) -> tuple[Dataset, LabelSet]:
+def load_data(arguments: Namespace) -> SegmentationData:
     """The data set of the options that [`add_data_arguments`] has added."""
     return load_segmentation_data(
         arguments.dataset,

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
+from ..errors import SetrError
 from ..model.image_processing_base_setr import IGNORED_LABEL, pil_to_rgb, resized_size
 
 
@@ -88,9 +89,9 @@ class RandomScaledCrop(v2.Transform):
     ):
         super().__init__()
         if not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(f"scale_range must be two positive ratios in ascending order, got {scale_range}")
+            raise SetrError(f"scale_range must be two positive ratios in ascending order, got {scale_range}")
         if size is not None and not ("shortest_edge" in size and set(size) <= {"shortest_edge", "longest_edge"}):
-            raise ValueError(
+            raise SetrError(
                 f"size must hold `shortest_edge`, and `longest_edge` where there is a limit, got {size}: random "
                 "scales keep the aspect ratio"
             )
@@ -110,7 +111,7 @@ class RandomScaledCrop(v2.Transform):
             got = ", ".join(
                 f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.dtype}" for tensor in images + masks
             )
-            raise ValueError(
+            raise SetrError(
                 "an Image of shape (3, height, width) and dtype uint8 and a Mask of shape (height, width) are "
                 f"transformed together, got {got or 'neither'}"
             )
@@ -201,9 +202,7 @@ class NormalizeAndPad(v2.Transform):
     def transform(self, inpt, params):
         height, width = inpt.shape[-2:]
         if height > self.crop_size[0] or width > self.crop_size[1]:
-            raise ValueError(
-                f"an input of {height}×{width} pixels cannot be padded to {self.crop_size}: crop it first"
-            )
+            raise SetrError(f"an input of {height}×{width} pixels cannot be padded to {self.crop_size}: crop it first")
         if isinstance(inpt, tv_tensors.Mask):
             padded = torch.full(self.crop_size, IGNORED_LABEL, dtype=inpt.dtype)
             padded[:height, :width] = inpt

@@ -10,8 +10,10 @@ import torch
 from datasets import Dataset, IterableDataset
 from torchvision.transforms import v2
 
+from ..errors import SetrError
+from ..model.image_processing_base_setr import IGNORED_LABEL
 from .augmentation import to_tv_tensors
-from .loading import LabelSet, decode_row, undecoded
+from .rows import SegmentationData
 
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,9 @@ logger = logging.getLogger(__name__)
 SHUFFLE_BUFFER_SIZE = 1000
 
 
-def training_example(row: dict, label_set: LabelSet, transform: v2.Transform, random_state: tuple[int, ...]) -> dict:
+def training_example(
+    data: SegmentationData, row: dict, transform: v2.Transform, random_state: tuple[int, ...], ignore_index: int
+) -> dict[str, torch.Tensor]:
     """
     `pixel_values`, float32 of shape `(3, height, width)`, and `labels`, int64 of shape `(height, width)`, of a row of
     an [`undecoded`] data set. Augmentation draws from torch's global generator, here from the state that
@@ -29,19 +33,13 @@ def training_example(row: dict, label_set: LabelSet, transform: v2.Transform, ra
     Raises:
         `ValueError`: the row cannot be used; names the sample.
     """
-    row = decode_row(row)
-    labels = label_set.encode_row(row)
+    sample = data.read_labelled(row)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reset the generators of GPUs too.
         torch.default_generator.manual_seed(int(np.random.SeedSequence(random_state).generate_state(1, np.uint64)[0]))
-        image, labels = transform(*to_tv_tensors(row["image"], labels))
-    return {"pixel_values": image.as_subclass(torch.Tensor), "labels": labels.as_subclass(torch.Tensor).long()}
-
-
-def check_annotations(dataset: Dataset | IterableDataset):
-    """Raises a `ValueError` if the data set has no annotations to learn from."""
-    if "annotation" not in dataset.column_names:
-        raise ValueError("this split has no annotations, as test splits of benchmarks: choose another one to train on")
+        image, label_map = transform(*to_tv_tensors(sample.photo, sample.label_map))
+    labels = label_map.as_subclass(torch.Tensor).long()
+    return {"pixel_values": image.as_subclass(torch.Tensor), "labels": with_ignore_index(labels, ignore_index)}
 
 
 class TrainingExamples(torch.utils.data.Dataset):
@@ -51,17 +49,21 @@ class TrainingExamples(torch.utils.data.Dataset):
     are the same.
 
     Args:
-        dataset: With the columns `image`, `annotation` and `name`.
-        transform: Takes a `tv_tensors.Image` and a `tv_tensors.Mask`, see
-            [`training_transform`].
+        data (`SegmentationData`): Not a stream, for which there are [`StreamingExamples`].
+        transform (`v2.Transform`): Takes a `tv_tensors.Image` and a `tv_tensors.Mask`, see [`training_transform`].
+        seed (`int`, defaults to 0): Seed of the augmentation.
+        ignore_index (`int`, defaults to 255): What `labels` hold where no class counts; the model's
+            `semantic_loss_ignore_index`.
     """
 
-    def __init__(self, dataset: Dataset, label_set: LabelSet, transform: v2.Transform, seed: int = 0):
-        check_annotations(dataset)
-        self.dataset = undecoded(dataset)
-        self.label_set = label_set
+    def __init__(
+        self, data: SegmentationData, transform: v2.Transform, seed: int = 0, ignore_index: int = IGNORED_LABEL
+    ):
+        data.check_annotations()
+        self.data = data
         self.transform = transform
         self.seed = seed
+        self.ignore_index = ignore_index
         # Shared with workers that were started in an earlier epoch and go on.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -70,12 +72,13 @@ class TrainingExamples(torch.utils.data.Dataset):
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         index = range(len(self))[index]
         random_state = (self.seed, self.epoch.item(), index)
-        return training_example(self.dataset[index], self.label_set, self.transform, random_state)
+        row = self.data.undecoded[index]
+        return training_example(self.data, row, self.transform, random_state, self.ignore_index)
 
 
 class StreamingExamples(torch.utils.data.IterableDataset):
@@ -91,10 +94,10 @@ class StreamingExamples(torch.utils.data.IterableDataset):
     comes up, or is skipped and counted.
 
     Args:
-        dataset: With the columns `image`, `annotation` and `name`. A row without a name of its own is called by its
-            place in the stream of its worker.
-        transform: See [`TrainingExamples`].
-        skip_bad_samples: Whether to go on after samples that cannot be used.
+        data (`SegmentationData`): A stream. A row without a name of its own is named by its place in the stream of its
+            worker.
+        transform, seed, ignore_index: See [`TrainingExamples`].
+        skip_bad_samples (`bool`, defaults to `False`): Whether to go on after samples that cannot be used.
 
     Raises:
         `ValueError`: while iterating: a sample cannot be used, or with `skip_bad_samples` none can; names it.
@@ -102,41 +105,49 @@ class StreamingExamples(torch.utils.data.IterableDataset):
 
     def __init__(
         self,
-        dataset: IterableDataset,
-        label_set: LabelSet,
+        data: SegmentationData,
         transform: v2.Transform,
         seed: int = 0,
+        ignore_index: int = IGNORED_LABEL,
         skip_bad_samples: bool = False,
     ):
-        check_annotations(dataset)
-        self.dataset = undecoded(dataset).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_SIZE)
-        self.label_set = label_set
+        data.check_annotations()
+        self.data = data
+        self.rows = data.undecoded.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_SIZE)
         self.transform = transform
         self.seed = seed
+        self.ignore_index = ignore_index
         self.skip_bad_samples = skip_bad_samples
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int):
         """Another order and other augmentation, from the next iteration on."""
         self.epoch.fill_(epoch)
-        self.dataset.set_epoch(epoch)
+        self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         epoch, num_read, num_skipped = self.epoch.item(), 0, 0
-        for row in self.dataset:
+        for row in self.rows:
             num_read += 1
             try:
                 random_state = (self.seed, epoch, file_checksum(row["image"]))
-                example = training_example(row, self.label_set, self.transform, random_state)
-            except ValueError as error:
+                example = training_example(self.data, row, self.transform, random_state, self.ignore_index)
+            except SetrError as error:
                 if not self.skip_bad_samples:
-                    raise ValueError(f"{error}. --skip-bad-samples goes on without such samples") from error
+                    raise SetrError(f"{error}. --skip-bad-samples goes on without such samples") from error
                 num_skipped += 1
                 logger.warning("Skipped %d of %d samples so far: %s", num_skipped, num_read, error)
                 continue
             yield example
         if num_read and num_skipped == num_read:
-            raise ValueError(f"none of {num_read} samples can be used; see the warnings for why")
+            raise SetrError(f"none of {num_read} samples can be used; see the warnings for why")
+
+
+def with_ignore_index(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """Label maps, in which 255 does not count, in the terms of a model that ignores another value."""
+    if ignore_index == IGNORED_LABEL:
+        return labels
+    return torch.where(labels == IGNORED_LABEL, ignore_index, labels.long())
 
 
 def file_checksum(image: dict | None) -> int:
@@ -146,36 +157,41 @@ def file_checksum(image: dict | None) -> int:
 
 
 def training_examples(
-    dataset: Dataset | IterableDataset,
-    label_set: LabelSet,
+    data: SegmentationData,
     transform: v2.Transform,
     seed: int = 0,
+    ignore_index: int = IGNORED_LABEL,
     skip_bad_samples: bool = False,
 ) -> TrainingExamples | StreamingExamples:
     """
     What `Trainer` trains on. `skip_bad_samples` is for streams, see [`StreamingExamples`]; other data sets are checked
     as a whole, see [`checked_samples`].
     """
-    if isinstance(dataset, IterableDataset):
-        return StreamingExamples(dataset, label_set, transform, seed, skip_bad_samples)
-    return TrainingExamples(dataset, label_set, transform, seed)
+    if data.is_stream:
+        return StreamingExamples(data, transform, seed, ignore_index, skip_bad_samples)
+    return TrainingExamples(data, transform, seed, ignore_index)
 
 
-def evaluation_batch(batch: dict[str, list], label_set: LabelSet) -> dict[str, list]:
-    rows = [decode_row(dict(zip(batch, values))) for values in zip(*batch.values())]
-    return {"photo": [row["image"] for row in rows], "label_map": [label_set.encode_row(row) for row in rows]}
+def evaluation_batch(batch: dict[str, list], data: SegmentationData, ignore_index: int) -> dict[str, list]:
+    samples = [data.read_labelled(dict(zip(batch, values))) for values in zip(*batch.values())]
+    return {
+        "photo": [sample.photo for sample in samples],
+        "label_map": [
+            with_ignore_index(torch.from_numpy(sample.label_map), ignore_index).numpy() for sample in samples
+        ],
+    }
 
 
-def evaluation_examples(dataset: Dataset | IterableDataset, label_set: LabelSet) -> Dataset:
+def evaluation_examples(data: SegmentationData, ignore_index: int = IGNORED_LABEL) -> Dataset:
     """
-    The data set as `photo`, a PIL image, and `label_map`, its class ids, both at the original size. A stream is read
-    to its end first and held in memory, its images still encoded: evaluation divides it among processes by index.
+    The data as `photo`, a PIL image, and `label_map`, its class ids, both at the original size. A stream is read to
+    its end first and held in memory, its images still encoded, because evaluation divides it among processes by index.
     """
-    check_annotations(dataset)
-    dataset = undecoded(dataset)
-    if isinstance(dataset, IterableDataset):
-        dataset = Dataset.from_list(list(dataset), features=dataset.features)
-    return dataset.with_transform(partial(evaluation_batch, label_set=label_set))
+    data.check_annotations()
+    rows = data.undecoded
+    if isinstance(rows, IterableDataset):
+        rows = Dataset.from_list(list(rows), features=rows.features)
+    return rows.with_transform(partial(evaluation_batch, data=data, ignore_index=ignore_index))
 
 
 def collate(examples: list[dict]) -> dict:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
 
+from ..errors import SetrError
 from .label_sets import (
     NAMES_FILE,
     LabelSet,
@@ -50,13 +51,13 @@ def find_split(split: str, available: list[str], source: str | Path) -> str:
     for name in names_of_split(split):
         if name in available:
             return name
-    raise ValueError(f"{source} has no split {split!r}, only {', '.join(sorted(available)) or 'none'}")
+    raise SetrError(f"{source} has no split {split!r}, only {', '.join(sorted(available)) or 'none'}")
 
 
 def split_folder(folder: Path, split: str) -> Path:
     """The subfolder of `folder` for a split, under any of its published names."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is missing")
+        raise SetrError(f"{folder} is missing")
     return folder / find_split(split, [path.name for path in folder.iterdir() if path.is_dir()], folder)
 
 
@@ -69,7 +70,7 @@ def annotations_of(images: list[Path], candidates: list[Path], folder: Path) -> 
     """
     found = [path if path.is_file() else None for path in candidates]
     if not any(found):
-        raise ValueError(
+        raise SetrError(
             f"{folder} has an annotation for none of {len(images)} images; that of {images[0].name} would be "
             f"{candidates[0].relative_to(folder)}"
         )
@@ -83,7 +84,7 @@ def image_annotation_files(root: Path, split: str) -> SplitFiles:
     folder = split_folder(root / "images", split)
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
-        raise ValueError(f"{folder} holds no images")
+        raise SetrError(f"{folder} holds no images")
     if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
         return SplitFiles(images, None, own)
     annotation_folder = split_folder(root / "annotations", split)
@@ -96,7 +97,7 @@ def cityscapes_files(root: Path, split: str) -> SplitFiles:
     folder = split_folder(root / "leftImg8bit", split)
     images = sorted(folder.glob("*/*_leftImg8bit.png"))
     if not images:
-        raise ValueError(f"{folder} holds no images CITY/*_leftImg8bit.png")
+        raise SetrError(f"{folder} holds no images CITY/*_leftImg8bit.png")
     if is_test_split(split):
         # Those that are published of this split are dummies.
         return SplitFiles(images, None, cityscapes_raw_label_set())
@@ -112,14 +113,14 @@ def pascal_context_files(root: Path, split: str) -> SplitFiles:
     """`JPEGImages`, `SegmentationClassContext` and `ImageSets/SegmentationContext/{train,val}.txt` of VOC2010."""
     lists, annotation_folder = root / "ImageSets/SegmentationContext", root / "SegmentationClassContext"
     if not annotation_folder.is_dir() or not lists.is_dir():
-        raise ValueError(
+        raise SetrError(
             f"{root} lacks {annotation_folder.name} or {lists.relative_to(root)}: the labels of Pascal Context have "
             "to be made from trainval_merged.json first, see `setr-hf prepare pascal-context --help`"
         )
     name = find_split(split, [path.stem for path in lists.glob("*.txt")], lists)
     stems = (lists / f"{name}.txt").read_text().split()
     if not stems:
-        raise ValueError(f"{lists / name}.txt lists no images")
+        raise SetrError(f"{lists / name}.txt lists no images")
     images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
     candidates = [annotation_folder / f"{stem}.png" for stem in stems]
     return SplitFiles(
@@ -136,7 +137,7 @@ def split_files(root: Path, split: str) -> SplitFiles:
             which is not the benchmark.
     """
     if (root / "images/ADE").is_dir() or any(root.glob("index_ade20k.*")):
-        raise ValueError(
+        raise SetrError(
             f"{root} is the full ADE20K: its annotations encode about 3,000 classes as colours. The benchmark with "
             "its 150 classes is ADEChallengeData2016"
         )
@@ -146,7 +147,7 @@ def split_files(root: Path, split: str) -> SplitFiles:
         return pascal_context_files(root, split)
     if (root / "images").is_dir():
         return image_annotation_files(root, split)
-    raise ValueError(
+    raise SetrError(
         f"{root} is none of the folders that can be read: images + annotations with {NAMES_FILE}, "
         "ADEChallengeData2016, Cityscapes (leftImg8bit + gtFine), VOC2010 with Pascal Context, or parquet files such "
         "as `setr-hf prepare` writes"

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFolder
 
+from ..errors import SetrError
 from .label_sets import NAMES_FILES, LabelSet, published_label_set, read_names_file
 
 
@@ -36,7 +37,7 @@ def hub_label_set(source: str, config: str | None, revision: str | None) -> Labe
         except RemoteEntryNotFoundError:
             continue
         except RevisionNotFoundError as error:
-            raise ValueError(f"{source} has no revision {revision!r}") from error
+            raise SetrError(f"{source} has no revision {revision!r}") from error
         except LocalEntryNotFoundError:
             if not is_offline_mode():
                 raise
@@ -61,7 +62,7 @@ def open_builder(source: str, config: str | None, revision: str | None) -> Datas
     usual_config, usual_revision = ADE20K_ON_THE_HUB.get(source, (None, None))
     config, revision = config or usual_config, revision or usual_revision
     if not Path(source).is_dir() and has_loading_script(source, revision):
-        raise ValueError(
+        raise SetrError(
             f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: "
             f"pass revision={PARQUET_REVISION!r} and its config"
         )
@@ -69,13 +70,13 @@ def open_builder(source: str, config: str | None, revision: str | None) -> Datas
         try:
             return load_dataset_builder(source, config, revision=revision)
         except FileNotFoundError as error:
-            raise ValueError(f"{source} is neither a folder here nor a data set of the Hub: {error}") from error
+            raise SetrError(f"{source} is neither a folder here nor a data set of the Hub: {error}") from error
     # This branch has no card that would list the configs: they are its folders.
     config = config or only_config(source)
     try:
         return load_dataset_builder(source, data_dir=config, revision=revision)
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{source} has no config {config!r} at {revision}: {error}") from error
+        raise SetrError(f"{source} has no config {config!r} at {revision}: {error}") from error
 
 
 def only_config(source: str) -> str:
@@ -88,5 +89,5 @@ def only_config(source: str) -> str:
     entries = HfApi().list_repo_tree(source, revision=PARQUET_REVISION, repo_type="dataset")
     configs = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
     if len(configs) != 1:
-        raise ValueError(f"say which config of {source} at {PARQUET_REVISION}: {', '.join(configs)}")
+        raise SetrError(f"say which config of {source} at {PARQUET_REVISION}: {', '.join(configs)}")
     return configs[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..errors import SetrError
 from ..model.image_processing_base_setr import IGNORED_LABEL
 from .public_datasets import CITYSCAPES_LABEL_IDS, CITYSCAPES_NUM_LABEL_IDS, CLASS_NAMES, PALETTES
 
@@ -72,49 +73,30 @@ class LabelSet:
         """Pixel value 0 is «other» and not counted, k is class k − 1."""
         return cls.of_values(names, {i + 1: i for i in range(len(names))}, (0,), palette)
 
-    def encode_row(self, row: dict) -> np.ndarray:
+    def encode(self, annotation: Image.Image, name: str, photo_size: tuple[int, int]) -> np.ndarray:
         """
-        Class ids of a data set's row with `image`, `annotation` and `name`, see [`encode`].
-
-        Raises:
-            `ValueError`: the row has no annotation, image and annotation differ in size, or see [`encode`]; names the
-                sample.
-        """
-        if row["annotation"] is None:
-            raise ValueError(f"{row['name']} has no annotation")
-        image, labels = row["image"], self.encode(row["annotation"], row["name"])
-        if (image.height, image.width) != labels.shape:
-            turned = (image.width, image.height) == labels.shape
-            raise ValueError(
-                f"the image of {row['name']} is {image.height}×{image.width} pixels high and wide, its annotation "
-                f"{labels.shape[0]}×{labels.shape[1]}"
-                + (
-                    ": if the photograph has an EXIF orientation, it is shown upright here, and its annotation has to "
-                    "be upright too"
-                    if turned
-                    else ""
-                )
-            )
-        return labels
-
-    def encode(self, annotation: Image.Image, name: str) -> np.ndarray:
-        """
-        Class ids of an annotation, uint8 of shape `(height, width)`, 255 where nothing is counted. Of a PNG with a
+        The label map of an annotation, uint8 of shape `(height, width)`, 255 where no class counts. Of a PNG with a
         palette the indices count, not the colours; a bitmap (mode "1") holds the ids 0 and 1.
 
+        Args:
+            annotation (`PIL.Image.Image`): The data set's own values.
+            name (`str`): What errors call the sample.
+            photo_size (`tuple[int, int]`): Width and height of its photo in pixels.
+
         Raises:
-            `ValueError`: the annotation is no 8-bit map of ids, or holds values without a meaning; names the sample.
+            [`SetrError`]: the annotation is not an 8-bit map of ids, holds values without a meaning, or differs from
+                the photo in size; names the sample.
         """
         values = np.asarray(annotation)
         if values.ndim != 2:
-            raise ValueError(
+            raise SetrError(
                 f"the annotation of {name} has {values.shape[-1]} channels: it encodes classes as colours, but one id "
                 "per pixel is needed. (The full ADE20K is such a data set; the benchmark is ADEChallengeData2016.)"
             )
         if values.dtype.kind == "f":
-            raise ValueError(f"the annotation of {name} holds floating-point values, not ids from 0 to 255")
+            raise SetrError(f"the annotation of {name} holds floating-point values, not ids from 0 to 255")
         if values.dtype != bool and (values.min() < 0 or values.max() > 255):
-            raise ValueError(
+            raise SetrError(
                 f"the annotation of {name} holds values from {values.min()} to {values.max()}, not 0 to 255"
             )
         labels = self.lookup[values.astype(np.uint8)]
@@ -122,9 +104,15 @@ class LabelSet:
             unknown = np.unique(values[labels == INVALID]).tolist()
             more = f" and {len(unknown) - NUM_IDS_SHOWN} more" if len(unknown) > NUM_IDS_SHOWN else ""
             blurred = ". JPEG blurs ids: annotations have to be PNG" if annotation.format == "JPEG" else ""
-            raise ValueError(
+            raise SetrError(
                 f"the annotation of {name} holds the ids {unknown[:NUM_IDS_SHOWN]}{more}, which are none of the "
                 f"{len(self.id2label)} classes{blurred}"
+            )
+        if annotation.size != photo_size:
+            turned = ": a photo with an EXIF orientation is read upright, and its annotation has to be upright too"
+            raise SetrError(
+                f"the image of {name} is {photo_size[1]}×{photo_size[0]} pixels high and wide, its annotation "
+                f"{annotation.height}×{annotation.width}{turned if annotation.size == photo_size[::-1] else ''}"
             )
         return labels.astype(np.uint8)
 
@@ -138,7 +126,7 @@ def published_label_set(name: str) -> LabelSet:
         `ValueError`: the name is none of `CLASS_NAMES`.
     """
     if name not in CLASS_NAMES:
-        raise ValueError(f"labels {name!r} are none of {', '.join(CLASS_NAMES)}, and no names file either")
+        raise SetrError(f"labels {name!r} are none of {', '.join(CLASS_NAMES)}, and no names file either")
     make = LabelSet.reduced if name in ("ade20k", "pascal_context_59") else LabelSet.direct
     return make(CLASS_NAMES[name], palette=PALETTES[name])
 
@@ -171,22 +159,22 @@ def read_names_file(path: Path) -> LabelSet:
         names = {int(key): str(name) for key, name in id2label.items()}
         values = {int(value): int(label) for value, label in content.get("values", {}).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold an id2label object of ids and names: {error}") from error
+        raise SetrError(f"{path} does not hold an id2label object of ids and names: {error}") from error
     if not names or sorted(names) != list(range(len(names))):
-        raise ValueError(f"the ids in {path} must count from 0 to {len(names) - 1}, got {sorted(names)}")
+        raise SetrError(f"the ids in {path} must count from 0 to {len(names) - 1}, got {sorted(names)}")
     names = [names[i] for i in range(len(names))]
     palette, ignored = content.get("palette"), content.get("ignore_index", IGNORED_LABEL)
     if not isinstance(ignored, int) or not 0 <= ignored <= 255:
-        raise ValueError(f"ignore_index in {path} must be a pixel value from 0 to 255, got {ignored!r}")
+        raise SetrError(f"ignore_index in {path} must be a pixel value from 0 to 255, got {ignored!r}")
     if palette is not None and np.shape(palette) != (len(names), 3):
-        raise ValueError(f"the palette in {path} must hold an RGB triple for each of the {len(names)} classes")
+        raise SetrError(f"the palette in {path} must hold an RGB triple for each of the {len(names)} classes")
     if content.get("reduce_labels"):
         return LabelSet.reduced(names, palette)
     if not values:
         return LabelSet.direct(names, (ignored,), palette)
     unknown = [value for value, label in values.items() if not (0 <= value <= 255 and 0 <= label < len(names))]
     if unknown:
-        raise ValueError(f"values in {path} must map 0…255 to the ids 0…{len(names) - 1}; {unknown[0]} does not")
+        raise SetrError(f"values in {path} must map 0…255 to the ids 0…{len(names) - 1}; {unknown[0]} does not")
     return LabelSet.of_values(names, values, () if ignored in values else (ignored,), palette)
 
 
@@ -210,7 +198,7 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
     """
     if labels is None:
         if own is None:
-            raise ValueError(
+            raise SetrError(
                 f"the class names of {source} are not known: it has no {NAMES_FILE}. Pass labels: a file "
                 f'{{"id2label": {{"0": "sky", …}}, "ignore_index": 255}}, or one of {", ".join(CLASS_NAMES)}'
             )
@@ -224,7 +212,7 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
         return own or asked
     if labels == "pascal_context_59" and own.names == CLASS_NAMES["pascal_context"] and not own.is_reduced:
         return asked
-    raise ValueError(
+    raise SetrError(
         f"{source} has labels of its own, {', '.join(own.names[:3])}, … ({len(own.names)} classes), which are not "
         f"those of {labels}: leave out labels, or pass a names file"
     )
@@ -234,14 +222,14 @@ def check_classes(config, label_set: LabelSet):
     """Raises a `ValueError` if a model's classes are not those of the data set, before the first image is read."""
     names = [label_set.id2label[i] for i in range(len(label_set.id2label))]
     if config.num_labels != len(names):
-        raise ValueError(f"the model has {config.num_labels} classes, the data set {len(names)}")
+        raise SetrError(f"the model has {config.num_labels} classes, the data set {len(names)}")
     model_names = [config.id2label[i] for i in range(config.num_labels)]
     if model_names == [f"LABEL_{i}" for i in range(config.num_labels)]:
         return  # A model without names can only be held to their number.
     different = [i for i, name in enumerate(names) if name.strip().lower() != model_names[i].strip().lower()]
     if different:
         first = different[0]
-        raise ValueError(
+        raise SetrError(
             f"{len(different)} of {len(names)} classes have other names in the model than in the data set; the first "
             f"is class {first}, {model_names[first]!r} in the model and {names[first]!r} in the data set. If they "
             "mean the same, give the model the data set's names (id2label in its config.json)"

@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, Value
 
+from ..errors import SetrError
 from .folders import find_split, is_test_split, read_folder
 from .hub import hub_label_set, open_builder
-from .label_sets import LabelSet, chosen_label_set, own_label_set
+from .label_sets import chosen_label_set, own_label_set
+from .rows import SegmentationData, row_name
 
 
 FULL_ADE20K_COLUMNS = ("segmentations", "instances", "objects")
@@ -48,7 +50,7 @@ def load_segmentation_data(
     annotation_column: str | None = None,
     labels: str | Path | None = None,
     streaming: bool = False,
-) -> tuple[Dataset | IterableDataset, LabelSet]:
+) -> SegmentationData:
     """
     A split of a segmentation data set, and what its labels mean.
 
@@ -67,10 +69,9 @@ def load_segmentation_data(
         streaming: Whether to read while iterating instead of before: the same rows, in the same order.
 
     Returns:
-        A data set with the columns `image`, `annotation` (both decoded to PIL images, upright where an EXIF
-        orientation says how; an annotation that is missing is `None`) and `name` (a column of the source, else the
-        image's file name without suffix, else the number of the row). A test split without annotations has no such
-        column. And the meaning of the annotations, a [`LabelSet`].
+        [`SegmentationData`]: the rows, with the columns `image`, `annotation` (`None` where it is missing) and `name`
+            (a column of the source, else the image's file name without suffix, else the number of the row), and what
+            the annotations mean. A test split without annotations has no such column.
 
     Raises:
         `ValueError`: the source, split or a column is not there, nobody says what the labels mean, or the data set is
@@ -78,15 +79,15 @@ def load_segmentation_data(
     """
     folder = Path(source)
     if folder.is_dir() and revision is not None:
-        raise ValueError(f"{folder} is a folder, which has no revision {revision!r}")
+        raise SetrError(f"{folder} is a folder, which has no revision {revision!r}")
     if folder.is_dir() and not holds_parquet(folder):
         for name, value in (("config", config), ("column", image_column), ("column", annotation_column)):
             if value is not None:
-                raise ValueError(f"{folder} is a folder of image files, which has no {name} {value!r}")
+                raise SetrError(f"{folder} is a folder of image files, which has no {name} {value!r}")
         dataset, label_set = read_folder(folder, split, labels)
         if streaming:
             dataset = dataset.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(dataset)))
-        return dataset, label_set
+        return SegmentationData(dataset, label_set)
 
     source = str(folder.resolve() if folder.is_dir() else source)
     builder = open_builder(source, config, revision)
@@ -96,9 +97,10 @@ def load_segmentation_data(
     features = builder.info.features or builder.as_streaming_dataset(split=split).features
     columns = choose_columns(features, image_column, annotation_column, split, source)
     if streaming:
-        return standard_stream(builder.as_streaming_dataset(split=split), columns, split), label_set
+        stream = standard_stream(builder.as_streaming_dataset(split=split), columns, split)
+        return SegmentationData(stream, label_set)
     builder.download_and_prepare()
-    return standard_rows(builder.as_dataset(split=split), columns, split), label_set
+    return SegmentationData(standard_rows(builder.as_dataset(split=split), columns, split), label_set)
 
 
 def holds_parquet(folder: Path) -> bool:
@@ -118,66 +120,23 @@ def choose_columns(
 
     def choose(asked: str | None, usual: tuple[str, ...]) -> str | None:
         if asked is not None and not isinstance(features.get(asked), Image):
-            raise ValueError(f"{source} has no column {asked!r} of images; its columns are {listing}")
+            raise SetrError(f"{source} has no column {asked!r} of images; its columns are {listing}")
         return asked or next((name for name in usual if isinstance(features.get(name), Image)), None)
 
     image, annotation = choose(image_column, IMAGE_COLUMNS), choose(annotation_column, ANNOTATION_COLUMNS)
     if annotation is None and any(name in features for name in FULL_ADE20K_COLUMNS):
-        raise ValueError(
+        raise SetrError(
             f"{source} holds objects and their masks ({listing}), as the full ADE20K does with its 3,000 classes in "
             "colours, and not one class id per pixel. The benchmark with 150 classes is merve/scene_parse_150, or "
             "zhoubolei/scene_parse_150, or the folder ADEChallengeData2016"
         )
     for kind, found in (("image", image), ("annotation", annotation)):
         if found is None and not (kind == "annotation" and is_test_split(split)):
-            raise ValueError(f"pass {kind}_column: none of the columns of {source} has a usual name: {listing}")
+            raise SetrError(f"pass {kind}_column: none of the columns of {source} has a usual name: {listing}")
     if image == annotation:
-        raise ValueError(f"column {image!r} of {source} cannot be both image and annotation")
+        raise SetrError(f"column {image!r} of {source} cannot be both image and annotation")
     text = [name for name in NAME_COLUMNS if isinstance(features.get(name), Value)]
     return Columns(image, annotation, text[0] if text else None)
-
-
-def row_name(path: str | None, index: int) -> str:
-    """What a row without a name is called."""
-    return PurePosixPath(path).stem if path else str(index)
-
-
-def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """The data set with images as `{"path": …, "bytes": …}`, for [`decode_row`]."""
-    for column in {"image", "annotation"}.intersection(dataset.column_names):
-        dataset = dataset.cast_column(column, Image(decode=False))
-    return dataset
-
-
-def decode_row(row: dict) -> dict:
-    """
-    A row of an [`undecoded`] data set with PIL images, upright where an EXIF orientation says how.
-
-    Raises:
-        `ValueError`: image or annotation cannot be read; names the sample, and the file if there is one.
-    """
-    decoded = dict(row)
-    for column in ("image", "annotation"):
-        if row.get(column) is None:
-            continue
-        try:
-            decoded[column] = Image().decode_example(row[column])
-        # Pillow's readers of damaged files raise many types.
-        except Exception as error:
-            path = row[column]["path"]
-            where = f" ({path})" if path and row[column]["bytes"] is None else ""
-            raise ValueError(f"the {column} of {row['name']}{where} cannot be read: {error}") from error
-    if decoded["image"] is None:
-        raise ValueError(f"{row['name']} has no image")
-    return decoded
-
-
-def missing_annotations(dataset: Dataset) -> list[str]:
-    """The names of the images that have no annotation, in a data set in which others have one."""
-    if "annotation" not in dataset.column_names:
-        return []
-    table = undecoded(dataset).select_columns(["annotation", "name"]).with_format("arrow")[:]
-    return table["name"].filter(table["annotation"].is_null()).to_pylist()
 
 
 def standard_rows(dataset: Dataset, columns: Columns, split: str) -> Dataset:

@@ -7,7 +7,8 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from .loading import LabelSet
+from .label_sets import LabelSet
+from .rows import SegmentationData
 
 
 CLASSES = ("sky", "grass", "road", "building", "tree", "car", "water", "balloon")
@@ -156,8 +157,8 @@ def draw_scene(seed: int) -> tuple[PILImage.Image, PILImage.Image]:
     return PILImage.fromarray(pixels), PILImage.fromarray(canvas.labels)
 
 
-def make_scenes(count: int, first_seed: int) -> tuple[Dataset, LabelSet]:
-    """`count` scenes as a data set of the form that folders are read as: columns `image`, `annotation` and `name`."""
+def make_scenes(count: int, first_seed: int) -> SegmentationData:
+    """`count` scenes, drawn from the seeds `first_seed`, `first_seed + 1`, …; the same on every machine."""
     seeds = range(first_seed, first_seed + count)
     pictures = [draw_scene(seed) for seed in seeds]
     columns = {
@@ -166,4 +167,5 @@ def make_scenes(count: int, first_seed: int) -> tuple[Dataset, LabelSet]:
         "name": [f"scene_{seed}" for seed in seeds],
     }
     features = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
-    return Dataset.from_dict(columns, features=features), LabelSet.direct(list(CLASSES), palette=PALETTE)
+    rows = Dataset.from_dict(columns, features=features)
+    return SegmentationData(rows, LabelSet.direct(list(CLASSES), palette=PALETTE))

@@ -3,19 +3,20 @@
 import numpy as np
 import torch
 
-from ..data.loading import LabelSet
+from ..data.label_sets import LabelSet
+from ..data.rows import Sample
 from .records import matrix_of
 from .results import image_record, summarize
 
 
-def comparison_record(image: dict, first: torch.Tensor, second: torch.Tensor, num_labels: int) -> dict:
+def comparison_record(sample: Sample, first: torch.Tensor, second: torch.Tensor, num_labels: int) -> dict:
     """
     The record of an image that two models have segmented: the first one's confusion matrix, the second one's under
     `second`, and in how many of all pixels, counted or not, both chose the same class.
     """
     return {
-        **image_record(image, first, num_labels),
-        "second": image_record(image, second, num_labels),
+        **image_record(sample, first, num_labels),
+        "second": image_record(sample, second, num_labels),
         "agreeing_pixels": int((first == second).sum()),
         "all_pixels": first.numel(),
     }
@@ -62,7 +63,7 @@ def compare_records(records: list[dict], label_set: LabelSet) -> dict:
     What [`comparison_record`]s of a data set say: scores of both models, `difference` = second − first of the mIoU and
     of each class's IoU (`None` where the class is absent for one of them), the bootstrap interval, and agreement.
     """
-    second_records = [record["second"] for record in records]
+    second_records = [{**record, **record["second"]} for record in records]
     first, second = summarize(records, label_set), summarize(second_records, label_set)
 
     def difference(one, other):

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 from tqdm import tqdm
 
-from ..data.loading import LabelSet, missing_annotations
+from ..data.rows import Sample, SegmentationData
 from ..metrics import segmentation_scores
 
 
@@ -120,42 +119,26 @@ def append_records(path: Path, records: list[dict]):
         file.write("".join(json.dumps(record) + "\n" for record in records).encode())
 
 
-def read_image(dataset: Dataset, label_set: LabelSet, index: int) -> dict:
-    """
-    Index, name, photo and, where the data set has annotations, class ids of an image.
+def read_ahead(data: SegmentationData, groups: list[list[int]]) -> Iterator[list[Sample]]:
+    """Reads each group of samples while the one before is worked on."""
 
-    Raises:
-        `ValueError`: the files cannot be read, do not fit together or hold unknown labels; names the image.
-    """
-    try:
-        row = dataset[index]
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"image {dataset['name'][index]!r} or its annotation cannot be read: {error}") from error
-    labels = None if row.get("annotation") is None else label_set.encode_row(row)
-    return {"index": index, "name": row["name"], "photo": row["image"], "labels": labels}
-
-
-def read_ahead(read: Callable[[int], dict], groups: list[list[int]]) -> Iterator[list[dict]]:
-    """Reads each group of images while the one before is worked on."""
-
-    def read_group(group):
-        return [read(index) for index in group]
+    def read_group(group: list[int]) -> list[Sample]:
+        return [data[index] for index in group]
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         upcoming = pool.submit(read_group, groups[0]) if groups else None
         for following in [*groups[1:], None]:
             if upcoming is not None:
-                images = upcoming.result()
+                samples = upcoming.result()
                 upcoming = pool.submit(read_group, following) if following else None
-                yield images
+                yield samples
 
 
 def compute_records(
     folder: Path,
     settings: dict,
-    dataset: Dataset,
-    label_set: LabelSet,
-    work: Callable[[list[dict]], list[dict]],
+    data: SegmentationData,
+    work: Callable[[list[Sample]], list[dict]],
     limit: int | None = None,
     batch_size: int = 1,
     is_missing: Callable[[str], bool] = lambda name: False,
@@ -170,19 +153,19 @@ def compute_records(
     Args:
         folder: For `settings.json` and a file of records for each process; the same for all processes.
         settings: What the results depend on. A folder with results of other settings is refused.
-        work: Takes images as [`read_image`] returns them, and returns for each a record that JSON can hold, with
-            `index`, `name`, and `cells` and `counts` of its confusion matrix ([`counts_of`]) if it has annotations.
+        work: Takes samples and returns for each a record that JSON can hold, with `cells` and `counts` of its
+            confusion matrix ([`counts_of`]) if it has an annotation; `index` and `name` are added here.
         limit: Take only the first `limit` images.
         is_missing: Whether something besides the record is still missing of the image of that name.
 
     Raises:
-        `ValueError`: only some images have annotations; see [`check_settings`], [`read_records`] and [`read_image`];
-            or records are missing at the end.
+        `ValueError`: only some images have annotations; see [`check_settings`], [`read_records`] and
+            [`SegmentationData.read`]; or records are missing at the end.
     """
-    if missing := missing_annotations(dataset):
+    if missing := data.missing_annotations():
         raise ValueError(f"{len(missing)} images have no annotation, the first is {missing[0]!r}")
     state = PartialState()
-    names = list(dataset["name"])
+    names, num_labels = list(data.rows["name"]), len(data.label_set.names)
     wanted = range(len(names) if limit is None else min(limit, len(names)))
     check_settings(folder, settings)
     records = read_records(folder)
@@ -196,15 +179,15 @@ def compute_records(
 
     mine = groups[state.process_index :: state.num_processes]
     file = folder / RECORD_FILES.format(state.process_index)
-    total = sum_matrices([records[i] for i in wanted if i in records], len(label_set.id2label))
+    total = sum_matrices([records[i] for i in wanted if i in records], num_labels)
     share = f", process 1 of {state.num_processes}" if state.num_processes > 1 else ""
     with tqdm(total=sum(map(len, mine)), unit="image", disable=not state.is_main_process) as progress:
-        for images in read_ahead(lambda index: read_image(dataset, label_set, index), mine):
-            new = work(images)
+        for group, samples in zip(mine, read_ahead(data, mine)):
+            new = [{"index": i, "name": names[i], **record} for i, record in zip(group, work(samples))]
             # Of a group that a killed process left half written, some are there.
             added = [record for record in new if record["index"] not in records]
             append_records(file, added)
-            total += sum_matrices(added, len(label_set.id2label))
+            total += sum_matrices(added, num_labels)
             progress.update(len(new))
             progress.set_description(f"mIoU {100 * segmentation_scores(total)['mean_iou']:.2f} %{share}")
     state.wait_for_everyone()

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from ..data.label_sets import check_classes
-from ..data.loading import LabelSet
+from ..data.label_sets import LabelSet, check_classes
+from ..data.rows import Sample, SegmentationData
 from ..metrics import confusion_matrix, segmentation_scores
 from .charts import class_bars, confusion_picture
 from .records import counts_of, matrix_of, sum_matrices, write_text
@@ -55,12 +54,12 @@ def processor_digest(processor) -> str:
     return digest(json.dumps(fields, sort_keys=True, default=str).encode())
 
 
-def dataset_digest(dataset: Dataset, label_set: LabelSet) -> str:
+def dataset_digest(data: SegmentationData) -> str:
     """Tells data sets apart by the names of their images and the meaning of their labels; images are not read."""
-    return digest(json.dumps(list(dataset["name"])).encode(), label_set.lookup.tobytes())
+    return digest(json.dumps(list(data.rows["name"])).encode(), data.label_set.lookup.tobytes())
 
 
-def evaluation_settings(model, processor, dataset, label_set, scales, batch_size, window_batch_size) -> dict:
+def evaluation_settings(model, processor, data, scales, batch_size, window_batch_size) -> dict:
     """
     All that an evaluation depends on. Batch sizes and CPU threads belong to it because they change the last bits of
     floating-point sums, and so, rarely, the class of a pixel.
@@ -68,7 +67,7 @@ def evaluation_settings(model, processor, dataset, label_set, scales, batch_size
     return {
         "model": model_digest(model),
         "image_processor": processor_digest(processor),
-        "dataset": dataset_digest(dataset, label_set),
+        "dataset": dataset_digest(data),
         "protocol": "single" if scales is None else "multi",
         "scales": None if scales is None else list(scales),
         "mirrored": scales is not None,
@@ -80,19 +79,17 @@ def evaluation_settings(model, processor, dataset, label_set, scales, batch_size
     }
 
 
-def image_record(image: dict, label_map: torch.Tensor, num_labels: int) -> dict:
+def image_record(sample: Sample, prediction: torch.Tensor, num_labels: int) -> dict:
     """
     The record of an image: its confusion matrix, or none where it has no annotation.
 
     Args:
-        image: As [`read_image`] returns it.
-        label_map: Class ids of shape `(height, width)`.
+        sample (`Sample`): The image with its true label map.
+        prediction (`torch.Tensor` of shape `(height, width)`): Predicted class ids.
     """
-    counts = {"cells": None, "counts": None}
-    if image["labels"] is not None:
-        # Labels are reduced in LabelSet.encode already.
-        counts = counts_of(confusion_matrix(label_map, image["labels"], num_labels))
-    return {"index": image["index"], "name": image["name"], **counts}
+    if sample.label_map is None:
+        return {"cells": None, "counts": None}
+    return counts_of(confusion_matrix(prediction, sample.label_map, num_labels))
 
 
 def summarize(records: list[dict], label_set: LabelSet) -> dict:

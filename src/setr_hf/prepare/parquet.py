@@ -105,9 +105,9 @@ def make_row(sample: Sample, label_set: LabelSet) -> dict:
         annotation.load()
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{sample.annotation_name} cannot be read as an image: {error}") from None
-    labels = label_set.encode_row({"image": decoded, "annotation": annotation, "name": sample.annotation_name})
+    label_map = label_set.encode(annotation, sample.annotation_name, decoded.size)
     png = io.BytesIO()
-    PIL.Image.fromarray(labels).save(png, format="PNG")
+    PIL.Image.fromarray(label_map).save(png, format="PNG")
     return {
         "image": image,
         "annotation": {"path": f"{sample.name}.png", "bytes": png.getvalue()},
