@@ -1,44 +1,71 @@
-"""Pictures of label maps: colours, overlays, legends, and sheets of photo, truth and prediction side by side."""
-
-import colorsys
+"""Pictures of label maps: colours, overlays, legends, and sheets that show predictions beside the ground truth."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedConfig
 
-from ..model.image_processing_base_setr import IGNORED_LABEL, pil_to_rgb
+from ..model.image_processing_base_setr import IGNORED_LABEL
+from .photos import upright_rgb
 
 
-TEXT_SIZE = 15
+FONT = ImageFont.load_default(15)
+LINE_HEIGHT = 23
 MARGIN = 8
 SWATCH = 14
+SWATCH_GAP = 6
+IGNORED_COLOR = (0, 0, 0)
+# In CIELAB: generated colours are muted, of medium lightness and little chroma, as long as they differ by this much.
+MUTED_LIGHTNESS = (30, 90)
+MUTED_CHROMA = 45
+CLEAR_DIFFERENCE = 20
 
 
-def class_colors(config: PreTrainedConfig) -> list[list[int]]:
+def distinct_colors(count: int) -> list[list[int]]:
     """
-    RGB colour, 0 to 255, of each class of a model: its palette, or else colours far from each other in hue and light.
+    RGB colours, 0 to 255, each chosen to look as different as possible from the earlier ones, black and white. The
+    first thirty or so are muted, and none of them depends on `count`.
     """
-    if getattr(config, "palette", None):
-        return config.palette
-    golden_ratio = (5**0.5 - 1) / 2
+    import cv2  # Costs time, and most models have a palette.
+
+    levels = np.linspace(0, 255, 18, dtype=np.uint8)
+    candidates = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+    lab = cv2.cvtColor(candidates[None] / np.float32(255), cv2.COLOR_RGB2LAB)[0]
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    is_muted = (lightness > MUTED_LIGHTNESS[0]) & (lightness < MUTED_LIGHTNESS[1]) & (chroma < MUTED_CHROMA)
+    distance = np.minimum(np.linalg.norm(lab, axis=1), np.linalg.norm(lab - (100, 0, 0), axis=1))
     colors = []
-    for index in range(config.num_labels):
-        lightness, saturation = (0.45, 0.65, 0.55)[index % 3], (0.9, 0.6)[index % 2]
-        red, green, blue = colorsys.hls_to_rgb(index * golden_ratio % 1, lightness, saturation)
-        colors.append([round(255 * value) for value in (red, green, blue)])
+    for _ in range(count):
+        muted = np.where(is_muted, distance, 0)
+        farthest = (muted if muted.max() >= CLEAR_DIFFERENCE else distance).argmax()
+        colors.append(candidates[farthest].tolist())
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[farthest], axis=1))
     return colors
 
 
-def color_label_map(label_map: np.ndarray, colors: list[list[int]]) -> Image.Image:
-    """A label map of shape `(height, width)` as a picture; pixels that are not counted (255) are black."""
-    table = np.zeros((256, 3), dtype=np.uint8)
-    table[: len(colors)] = colors[:IGNORED_LABEL]
-    return Image.fromarray(table[label_map])
+def class_colors(config: PreTrainedConfig) -> list[list[int]]:
+    """RGB colour, 0 to 255, of each class of a model: its palette, or [`distinct_colors`] if it has none."""
+    return getattr(config, "palette", None) or distinct_colors(config.num_labels)
+
+
+def color_label_map(label_map: np.ndarray, colors: list[list[int]], ignore_index: int | None = None) -> Image.Image:
+    """
+    A label map as a picture.
+
+    Args:
+        label_map (`np.ndarray` of shape `(height, width)`): Class ids, and `ignore_index`.
+        colors (`list[list[int]]`): RGB, 0 to 255, of each class.
+        ignore_index (`int`, *optional*): The value of ignored pixels, which become black. A prediction has none: in
+            that of a model with more than 255 classes, 255 is a class like the others.
+    """
+    ignored = label_map == ignore_index
+    pixels = np.array(colors, dtype=np.uint8)[np.where(ignored, 0, label_map)]
+    pixels[ignored] = IGNORED_COLOR
+    return Image.fromarray(pixels)
 
 
 def overlay(photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], opacity: float = 0.55) -> Image.Image:
-    """A photo with its label map laid over it; `opacity` from 0 (the photo) to 1 (the colours)."""
-    return Image.blend(pil_to_rgb(photo), color_label_map(label_map, colors), opacity)
+    """A photo with its predicted label map laid over it; `opacity` from 0 (the photo) to 1 (the colours)."""
+    return Image.blend(upright_rgb(photo), color_label_map(label_map, colors), opacity)
 
 
 def class_shares(label_map: np.ndarray) -> dict[int, float]:
@@ -49,22 +76,29 @@ def class_shares(label_map: np.ndarray) -> dict[int, float]:
 
 
 def draw_legend(width: int, entries: list[tuple[str, list[int]]]) -> Image.Image:
-    """A white strip of `width` pixels with a swatch and a name for each entry, wrapped into rows."""
-    font = ImageFont.load_default(TEXT_SIZE)
-    row_height = TEXT_SIZE + MARGIN
+    """A white strip with a swatch and a name for each entry, `width` pixels wide, or as wide as the longest entry."""
+    widths = [SWATCH + SWATCH_GAP + int(FONT.getlength(name)) + 2 * MARGIN for name, _ in entries]
+    width = max(width, MARGIN + max(widths))
     positions, left, top = [], MARGIN, MARGIN
-    for name, _ in entries:
-        entry_width = SWATCH + 6 + int(font.getlength(name)) + 2 * MARGIN
+    for entry_width in widths:
         if left > MARGIN and left + entry_width > width:
-            left, top = MARGIN, top + row_height
+            left, top = MARGIN, top + LINE_HEIGHT
         positions.append((left, top))
         left += entry_width
-    legend = Image.new("RGB", (width, top + row_height), "white")
+    legend = Image.new("RGB", (width, top + LINE_HEIGHT), "white")
     draw = ImageDraw.Draw(legend)
     for (name, color), (left, top) in zip(entries, positions):
         draw.rectangle((left, top + 2, left + SWATCH, top + 2 + SWATCH), fill=tuple(color), outline="black")
-        draw.text((left + SWATCH + 6, top), name, fill="black", font=font)
+        draw.text((left + SWATCH + SWATCH_GAP, top), name, fill="black", font=FONT)
     return legend
+
+
+def draw_line(width: int, texts: list[tuple[int, str]]) -> Image.Image:
+    """A white strip of `width` pixels with texts, each from the given distance to the left edge."""
+    line = Image.new("RGB", (width, LINE_HEIGHT), "white")
+    for left, text in texts:
+        ImageDraw.Draw(line).text((left, 2), text, fill="black", font=FONT)
+    return line
 
 
 def stack(pictures: list[Image.Image]) -> Image.Image:
@@ -80,7 +114,7 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
 def overlay_with_legend(
     photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict[int, str]
 ) -> Image.Image:
-    """A photo with its label map laid over it and a legend of the classes that occur, the largest area first."""
+    """A photo with its predicted label map laid over it, and a legend of the classes that occur, the largest first."""
     entries = [(f"{id2label[i]} {share:.1%}", colors[i]) for i, share in class_shares(label_map).items()]
     return stack([overlay(photo, label_map, colors), draw_legend(photo.width, entries)])
 
@@ -89,31 +123,38 @@ def comparison_sheet(
     samples: list[tuple[Image.Image, np.ndarray, np.ndarray]],
     colors: list[list[int]],
     id2label: dict[int, str],
-    width: int = 360,
+    captions: list[str] | None = None,
+    size: int = 360,
 ) -> Image.Image:
     """
-    Rows of photo | truth | prediction with a legend of all classes that occur.
+    Rows of photo, ground truth and prediction, with a legend of all classes that occur.
 
     Args:
-        samples: Photo, true and predicted label map of the photo's size for each row.
-        width (`int`): Width of each picture in pixels.
+        samples (`list[tuple]`): Photo, true and predicted label map of the photo's size of each row; in the true one
+            255 is ignored.
+        colors (`list[list[int]]`): RGB, 0 to 255, of each class.
+        id2label (`dict[int, str]`): Name of each class.
+        captions (`list[str]`, *optional*): A line of text above each row.
+        size (`int`, *optional*, defaults to 360): The longer side of each picture in pixels.
     """
-    font = ImageFont.load_default(TEXT_SIZE)
-    columns = ("photo", "truth", "prediction")
-    header = Image.new("RGB", (len(columns) * (width + MARGIN) + MARGIN, TEXT_SIZE + 2 * MARGIN), "white")
-    for index, title in enumerate(columns):
-        ImageDraw.Draw(header).text((MARGIN + index * (width + MARGIN), MARGIN), title, fill="black", font=font)
-    rows, occurring = [header], set()
-    for photo, truth, prediction in samples:
-        occurring.update(np.unique(truth).tolist(), np.unique(prediction).tolist())
-        size = (width, round(width * photo.height / photo.width))
-        row = Image.new("RGB", (header.width, size[1] + MARGIN), "white")
-        pictures = (pil_to_rgb(photo), color_label_map(truth, colors), color_label_map(prediction, colors))
-        for index, picture in enumerate(pictures):
-            resample = Image.Resampling.NEAREST if index else Image.Resampling.BICUBIC
-            row.paste(picture.resize(size, resample), (MARGIN + index * (width + MARGIN), 0))
-        rows.append(row)
-    entries = [(id2label[i], colors[i]) for i in sorted(occurring - {IGNORED_LABEL})]
-    if IGNORED_LABEL in occurring:
-        entries.append(("not counted", [0, 0, 0]))
-    return stack([*rows, draw_legend(header.width, entries)])
+    lefts = [MARGIN + column * (size + MARGIN) for column in range(3)]
+    width = lefts[-1] + size + MARGIN
+    rows = [draw_line(width, list(zip(lefts, ("photo", "ground truth", "prediction"))))]
+    occurring, has_ignored = set(), False
+    for index, (photo, label_map, prediction) in enumerate(samples):
+        photo = upright_rgb(photo)
+        ignored = label_map == IGNORED_LABEL
+        occurring.update(np.unique(label_map[~ignored]).tolist(), np.unique(prediction).tolist())
+        has_ignored |= bool(ignored.any())
+        scale = size / max(photo.size)
+        shown_size = (max(1, round(scale * photo.width)), max(1, round(scale * photo.height)))
+        row = Image.new("RGB", (width, shown_size[1] + MARGIN), "white")
+        row.paste(photo.resize(shown_size, Image.Resampling.BICUBIC), (lefts[0], 0))
+        colored = (color_label_map(label_map, colors, IGNORED_LABEL), color_label_map(prediction, colors))
+        for left, picture in zip(lefts[1:], colored):
+            row.paste(picture.resize(shown_size, Image.Resampling.NEAREST), (left, 0))
+        rows += [draw_line(width, [(MARGIN, captions[index])]), row] if captions else [row]
+    entries = [(id2label[i], colors[i]) for i in sorted(occurring)]
+    if has_ignored:
+        entries.append(("ignored", IGNORED_COLOR))
+    return stack([*rows, draw_legend(width, entries)])

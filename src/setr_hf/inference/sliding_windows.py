@@ -4,44 +4,54 @@ from collections import Counter
 from collections.abc import Iterator
 
 import torch
-from PIL import Image, ImageOps
-from transformers import BatchFeature
+from PIL import Image
+from transformers import BatchFeature, PreTrainedModel
 
-from ..model.image_processing_base_setr import MAX_SCORES_AT_ONCE, merge_windows, resize_scores
+from ..errors import SetrError
+from ..model.image_processing_base_setr import (
+    MAX_SCORES_AT_ONCE,
+    SetrImageProcessorMixin,
+    merge_windows,
+    resize_scores,
+)
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
+from .photos import upright, upright_rgb
 
 
-def check_multi_scale(processor, scales: tuple[float, ...]):
-    """Raises a `ValueError` if the processor cuts no windows, or a ratio is no positive number."""
+def check_multi_scale(processor: SetrImageProcessorMixin, scales: tuple[float, ...]):
+    """
+    Raises:
+        [`SetrError`]: The processor does not cut windows, or a ratio is not positive.
+    """
     if not processor.do_split_image:
-        raise ValueError(
-            "several scales need sliding windows, but this model's image processor resizes each photograph to one "
-            "size: set do_split_image=True, crop_size and stride in its preprocessor_config.json"
+        raise SetrError(
+            "several scales need sliding windows, but this model's image processor resizes each photo to one size: "
+            "set do_split_image=True, crop_size and stride in its preprocessor_config.json"
         )
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be positive ratios such as (0.5, 1.0, 1.5), got {tuple(scales)}")
+        raise SetrError(f"scales must be positive ratios such as (0.5, 1.0, 1.5), got {tuple(scales)}")
 
 
-def short_sides(processor, scales: tuple[float, ...]) -> Counter[int]:
+def short_sides(processor: SetrImageProcessorMixin, scales: tuple[float, ...]) -> Counter[int]:
     """
-    How often each short side in pixels occurs among the views: ratio × base short side, rounded down, but no less
-    than the crop. On ADE20K the ratios up to 1 all have the crop's 512 pixels; such views are computed once.
+    How often each short side in pixels occurs among the views: ratio × base short side, rounded down, but not less
+    than the crop. On ADE20K all ratios up to 1 give the crop's 512 pixels; equal views are computed once.
     """
     base = processor.size.shortest_edge or min(processor.size.height, processor.size.width)
     crop = min(processor.crop_size.height, processor.crop_size.width)
     return Counter(max(crop, int(scale * base)) for scale in scales)
 
 
-def window_logits(model, views: list[BatchFeature], window_batch_size: int) -> Iterator[torch.Tensor]:
+def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batch_size: int) -> Iterator[torch.Tensor]:
     """
     Logits of the windows of each view, `(1, num_windows, num_labels, h, w)`, one view after the other.
 
-    The model runs on the windows of all views together, `window_batch_size` at a time at most; windows of different
-    sizes, which only views smaller than the crop have, go apart. Each view holds `pixel_windows` and `patch_offsets`
-    of one image.
+    The model runs on the windows of all views together, at most `window_batch_size` at a time; windows of different
+    sizes, which occur only in views smaller than the crop, run separately. Each view holds `pixel_windows` and
+    `patch_offsets` of one image.
     """
     if window_batch_size < 1:
-        raise ValueError(f"window_batch_size must be at least 1, got {window_batch_size}")
+        raise SetrError(f"window_batch_size must be at least 1, got {window_batch_size}")
     windows = torch.cat([view["pixel_windows"] for view in views], dim=1)
     offsets = torch.cat([view["patch_offsets"] for view in views], dim=1)
     counts = [view["patch_offsets"].shape[1] for view in views]
@@ -63,14 +73,16 @@ def window_logits(model, views: list[BatchFeature], window_batch_size: int) -> I
         start = stop
 
 
-def segment_single_scale(model, processor, photos: list[Image.Image], window_batch_size: int) -> list[torch.Tensor]:
-    """Label maps as the processor, the model and the processor's post-processing make them."""
+def segment_single_scale(
+    model: PreTrainedModel, processor: SetrImageProcessorMixin, photos: list[Image.Image], window_batch_size: int
+) -> list[torch.Tensor]:
+    """The label maps that the processor, the model and the processor's post-processing give."""
     sizes = [(photo.height, photo.width) for photo in photos]
     if not processor.do_split_image:
-        inputs = processor(photos, return_tensors="pt").to(model.device)
+        inputs = processor(photos, do_convert_rgb=False, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             return processor.post_process_semantic_segmentation(model(**inputs), sizes)
-    views = [processor(photo, return_tensors="pt") for photo in photos]
+    views = [processor(photo, do_convert_rgb=False, return_tensors="pt") for photo in photos]
     label_maps = []
     for view, size, logits in zip(views, sizes, window_logits(model, views, window_batch_size)):
         outputs = SetrSemanticSegmenterOutput(logits=logits, patch_offsets=view["patch_offsets"])
@@ -84,7 +96,7 @@ def add_probabilities(
     """
     Adds the class probabilities of one view, `weight` times, to `total` of shape `(num_labels, height, width)`.
 
-    Besides `total` one tensor of its size is held, and the scores at the view's own size for some classes at a time.
+    Memory holds one more tensor of the size of `total`, and scores at the view's own size for a few classes at a time.
     """
     scores = torch.empty_like(total)
     chunk_size = max(1, MAX_SCORES_AT_ONCE // (offsets[0][4] * offsets[0][5]))
@@ -98,19 +110,24 @@ def add_probabilities(
 
 
 def segment_multi_scale(
-    model, processor, photo: Image.Image, scales: tuple[float, ...], window_batch_size: int
+    model: PreTrainedModel,
+    processor: SetrImageProcessorMixin,
+    photo: Image.Image,
+    scales: tuple[float, ...],
+    window_batch_size: int,
 ) -> torch.Tensor:
     """
     The label map of the class probabilities averaged over all scales and mirror images.
 
-    In every view the short side is `scale` × the processor's, but no less than the crop, and the long side follows
-    without a limit; overlapping windows are averaged as logits and resized to the photograph before the softmax.
+    In every view the short side is `scale` × the processor's, but not less than the crop, and the long side follows
+    without a limit; overlapping windows are averaged as logits and resized to the photo's size before the softmax.
     """
     views, mirrored, weights = [], [], []
     as_it_is = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
     for short_side, weight in short_sides(processor, scales).items():
         size = {"shortest_edge": short_side}
-        image = processor(photo, size=size, do_split_image=False, return_tensors="pt")["pixel_values"][0]
+        inputs = processor(photo, size=size, do_convert_rgb=False, do_split_image=False, return_tensors="pt")
+        image = inputs["pixel_values"][0]
         for mirror in (False, True):
             view = image.flip(-1) if mirror else image
             views.append(processor(view, input_data_format="channels_first", return_tensors="pt", **as_it_is))
@@ -123,31 +140,49 @@ def segment_multi_scale(
 
 
 def segment(
-    model,
-    processor,
+    model: PreTrainedModel,
+    processor: SetrImageProcessorMixin,
     photos: list[Image.Image],
     scales: tuple[float, ...] | None = None,
     window_batch_size: int = 32,
 ) -> list[torch.Tensor]:
     """
-    Label maps of photographs, at their original sizes.
+    Segments photos by the paper's test protocol.
 
     Args:
         model ([`SetrForSemanticSegmentation`]): In evaluation mode, on any device.
         processor ([`SetrImageProcessor`]): With `do_split_image=True` for the paper's protocol.
-        photos: PIL images of any size; EXIF rotation is applied.
-        scales: Ratios of the multi-scale protocol, each with its mirror image, see [`published_scales`]. By default
-            one scale, the processor's `size`, without a mirror image: then the label map is that of
-            `pipeline("image-segmentation")`.
-        window_batch_size: How many windows the model takes at a time, of all photographs or of all views.
+        photos (`list[PIL.Image.Image]`): Of any size and mode; their EXIF orientation is applied.
+        scales (`tuple[float, ...]`, *optional*): Ratios of the multi-scale protocol, each with its mirror image, see
+            [`published_scales`]. By default one scale, the processor's `size`, without a mirror image: then the label
+            map is that of `pipeline("image-segmentation")`.
+        window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time, of all
+            photos or of all scales of a photo.
 
     Returns:
-        A `torch.LongTensor` of shape `(height, width)` with class ids on the CPU for each photograph.
+        `list[torch.LongTensor]`: The label map of each photo, class ids of shape `(height, width)` at the size of the
+        upright photo, on the CPU.
 
     Raises:
-        `ValueError`: several scales are asked of a processor that cuts no windows, or a ratio is not positive.
+        [`SetrError`]: `scales` is given although the processor does not cut windows, a ratio is not positive, or
+            `window_batch_size` is less than 1.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, segment
+
+    >>> config = SetrConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, image_size=64, num_labels=5)
+    >>> model = SetrForSemanticSegmentation(config).eval()
+    >>> processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 64}, crop_size=64, stride=43)
+    >>> label_map = segment(model, processor, [Image.new("RGB", (200, 100))])[0]
+    >>> label_map.shape
+    torch.Size([100, 200])
+    ```
     """
-    photos = [ImageOps.exif_transpose(photo) for photo in photos]
+    normalize = upright_rgb if processor.do_convert_rgb else upright
+    photos = [normalize(photo) for photo in photos]
     if scales is None:
         label_maps = segment_single_scale(model, processor, photos, window_batch_size)
     else:
