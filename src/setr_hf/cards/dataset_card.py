@@ -1,4 +1,4 @@
-"""Cards of prepared data sets: the YAML that `load_dataset` and the Hub read, and where it all comes from."""
+"""Cards of prepared data sets: the YAML that `load_dataset` and the Hub read, and where the images come from."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,16 @@ from ..data.label_sets import LabelSet
 @dataclass(frozen=True)
 class Source:
     """
-    A published data set that is prepared.
+    A public data set that `setr-hf prepare` can prepare.
 
     Args:
-        title (`str`): Its name, with the number of classes.
+        title (`str`): Its name and number of classes.
         homepage (`str`): Where its owners publish it.
-        license_name, license_link (`str`): The owners' terms.
-        terms (`str`): What the terms say of the images, in a sentence or two.
-        labels (`str`): What the class ids were made of.
-        num_images (`dict[str, int]`): Usable images of each split, as published.
+        license_name (`str`): What the Hub calls the owners' terms.
+        license_link (`str`): Where the owners' terms are.
+        terms (`str`): What the terms say about the images, in a sentence or two.
+        labels (`str`): What the class ids were made from.
+        num_images (`dict[str, int]`): Number of usable images in each split, as published.
     """
 
     title: str
@@ -39,7 +40,7 @@ CITYSCAPES = Source(
     license_link="https://www.cityscapes-dataset.com/license/",
     terms="The terms of Cityscapes allow non-commercial research and do not allow passing the data on: keep the "
     "repository private.",
-    labels="The `labelIds` of gtFine as the 19 train ids of the Cityscapes scripts, every other id as 255.",
+    labels="The `labelIds` of gtFine became the 19 train ids of the Cityscapes scripts, and every other id 255.",
     num_images={"train": 2975, "validation": 500},
 )
 PASCAL_CONTEXT_IMAGES = {
@@ -51,8 +52,8 @@ PASCAL_CONTEXT_IMAGES = {
     "num_images": {"train": 4996, "validation": 5104},
 }
 PASCAL_CONTEXT_LABELS = (
-    "The masks of `trainval_merged.json` (Detail API), painted over each other in the file's order; the classes are "
-    "in alphabetical order, "
+    "The masks of `trainval_merged.json` (Detail API) were painted over each other in the file's order; the classes "
+    "are in alphabetical order, and "
 )
 PASCAL_CONTEXT = {
     59: Source(
@@ -66,12 +67,12 @@ PASCAL_CONTEXT = {
         **PASCAL_CONTEXT_IMAGES,
     ),
 }
-# The Hub's steps of `size_categories`; larger sets than this are not prepared here.
+# The Hub's `size_categories`, as far as the data sets above need them.
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
 
 def card_data(source: Source, splits: SplitDict, features: Features) -> DatasetCardData:
-    """The YAML header: where each split lies, columns, counts, licence."""
+    """The YAML header: the files of each split, columns, numbers of rows, licence."""
     data = DatasetCardData(
         pretty_name=source.title,
         license="other",
@@ -98,8 +99,11 @@ def dataset_card(
     The card of a prepared data set.
 
     Args:
-        splits: Rows and bytes of each split.
-        notes: Sentences on this copy, such as what was left out of it.
+        source (`Source`): The data set it was prepared from.
+        label_set (`LabelSet`): Its classes.
+        splits (`SplitDict`): Rows and bytes of each split.
+        features (`Features`): Its columns.
+        notes (`list[str]`): Sentences about this copy, for example what was left out of it.
     """
     counts = "\n".join(f"| {info.name} | {info.num_examples:,} |" for info in splits.values())
     remarks = "".join(f"\n- {note}" for note in notes)
@@ -114,20 +118,20 @@ def dataset_card(
 ## Columns
 
 - `image`: the image files as their owners publish them, byte for byte.
-- `annotation`: 8-bit grayscale PNG of the image's size. Pixel values are class ids, 0 to
-  {len(label_set.id2label) - 1}; 255 is not counted.
-- `name`: the image file's name without suffix.
+- `annotation`: 8-bit grayscale PNG of the image's size. Pixel values are class ids from 0 to
+  {len(label_set.id2label) - 1}; 255 is ignored.
+- `name`: the image's file name without its suffix.
 
-`labels.json` holds the class names, the ignored id and colours.
+`labels.json` holds the class names, the ignored id and the colours.
 
 ## How it was made
 
-By the job `setr-hf prepare`, which checks every image and annotation. {source.labels}
+By `setr-hf prepare`, which checked every image and annotation. {source.labels}
 {remarks}
 
 ## Terms
 
-Images and annotations are not ours, and this copy changes nothing about who owns them: see
+The images and annotations are not ours, and this copy does not change who owns them: see
 [the terms]({source.license_link}). {source.terms}
 """
     return DatasetCard(f"---\n{card_data(source, splits, features).to_yaml()}\n---\n\n{text}")

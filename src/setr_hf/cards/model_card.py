@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_update
+from huggingface_hub import EvalResult, ModelCard, metadata_update
 from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from ..files import whole_file
 
 
 METRICS = {
@@ -13,14 +15,30 @@ METRICS = {
 }
 
 
-def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, ...] | None) -> list[EvalResult]:
+def eval_results(
+    summary: dict, dataset: str, split: str, scales: tuple[float, ...] | None = None
+) -> list[EvalResult]:
     """
-    Results in the form of a model card, in percent.
+    Scores in the form of a model card, in percent; undefined ones (`None`) are left out.
 
     Args:
-        summary: As [`setr_hf.evaluation.results.summarize`] returns it.
-        dataset: Name of the data set.
-        scales: Ratios of the multi-scale protocol with mirror images, `None` for a single scale.
+        summary (`dict`): `mean_iou`, `overall_accuracy` and `mean_accuracy`, 0 to 1, as
+            [`~setr_hf.evaluation.results.summarize`] returns them.
+        dataset (`str`): Name of the data set.
+        split (`str`): The split that was evaluated.
+        scales (`tuple[float, ...]`, *optional*): Ratios of the multi-scale protocol with mirror images.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.cards.model_card import eval_results
+
+    >>> scores = {"mean_iou": 0.4864, "overall_accuracy": 0.8204, "mean_accuracy": None}
+    >>> for result in eval_results(scores, "ade20k", "validation", scales=(0.5, 0.75, 1.0)):
+    ...     print(result.metric_name, result.metric_value)
+    mean IoU (%), scales 0.5, 0.75, 1 with mirror images 48.64
+    pixel accuracy (%), scales 0.5, 0.75, 1 with mirror images 82.04
+    ```
     """
     protocol = "single scale" if scales is None else f"scales {', '.join(f'{s:g}' for s in scales)} with mirror images"
     return [
@@ -41,23 +59,22 @@ def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, .
 
 def update_card(model: str, results: list[EvalResult]):
     """
-    Adds results to the card of a model, or replaces their values where the card has them; its text stays as it is.
+    Adds results to the card of a model, or replaces the values of those it has already; its text stays as it is.
 
     Args:
-        model: A folder, whose `README.md` is changed or made; or the id of a model on the Hub, which gets a commit.
+        model (`str`): A folder, whose `README.md` is changed or created; or the id of a model on the Hub, which gets a
+            commit.
+        results (`list[EvalResult]`): See [`eval_results`].
     """
     folder = Path(model)
     if not folder.is_dir():
         index = eval_results_to_model_index(model.split("/")[-1], results)
         metadata_update(model, {"model-index": index}, overwrite=True, commit_message="Add evaluation results")
         return
-    path = folder / "README.md"
-    name = folder.resolve().name
+    path, name = folder / "README.md", folder.resolve().name
     card = ModelCard.load(path) if path.exists() else ModelCard(f"---\nlibrary_name: transformers\n---\n\n# {name}\n")
-    data: ModelCardData = card.data
-    kept = [old for old in data.eval_results or [] if not any(new.is_equal_except_value(old) for new in results)]
-    data.eval_results = [*kept, *results]
-    data.model_name = data.model_name or name
-    temporary = path.with_name("README.md.tmp")
-    card.save(temporary)
-    temporary.replace(path)
+    kept = [old for old in card.data.eval_results or [] if not any(new.is_equal_except_value(old) for new in results)]
+    card.data.eval_results = [*kept, *results]
+    card.data.model_name = card.data.model_name or name
+    with whole_file(path) as unfinished:
+        card.save(unfinished)
