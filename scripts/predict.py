@@ -15,7 +15,7 @@ from setr_hf.cli import run_job
 from setr_hf.data.folders import IMAGE_SUFFIXES
 from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
 from setr_hf.inference.sliding_windows import segment
-from setr_hf.model.image_processing_base_setr import pil_to_rgb
+from setr_hf.model.image_processing_setr import pil_to_rgb
 
 
 def parse_arguments(argv=None):

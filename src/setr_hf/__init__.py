@@ -9,8 +9,7 @@ from transformers import (
 )
 
 from .model.configuration_setr import SetrConfig
-from .model.image_processing_pil_setr import SetrImageProcessorPil
-from .model.image_processing_setr import SetrImageProcessor
+from .model.image_processing_setr import SetrImageProcessor, SetrImageProcessorPil
 from .model.modeling_setr import SetrBackbone, SetrForSemanticSegmentation, SetrModel, SetrPreTrainedModel
 
 

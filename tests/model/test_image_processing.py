@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import SizeDict
 
 from setr_hf import SetrImageProcessor, SetrImageProcessorPil
-from setr_hf.model.image_processing_base_setr import resize_like_opencv, resized_size, window_offsets
+from setr_hf.model.image_processing_setr import resize_like_opencv, resized_size, window_offsets
 
 
 BACKENDS = [SetrImageProcessor, SetrImageProcessorPil]
@@ -145,7 +145,7 @@ def test_merging_averages_overlapping_logits_and_resizes_once(processor_class):
 def test_classes_in_chunks_give_the_same_labels(monkeypatch):
     processor, outputs = SetrImageProcessor(), SimpleNamespace(logits=torch.randn(2, 23, 8, 8))
     expected = processor.post_process_semantic_segmentation(outputs, [(30, 40)] * 2)
-    monkeypatch.setattr("setr_hf.model.image_processing_base_setr.MAX_SCORES_AT_ONCE", 30 * 40 * 3)
+    monkeypatch.setattr("setr_hf.model.image_processing_setr.MAX_SCORES_AT_ONCE", 30 * 40 * 3)
     chunked = processor.post_process_semantic_segmentation(outputs, [(30, 40)] * 2)
     assert all(torch.equal(a, b) for a, b in zip(expected, chunked))
 

@@ -15,9 +15,7 @@ METRICS = {
 }
 
 
-def eval_results(
-    summary: dict, dataset: str, split: str, scales: tuple[float, ...] | None = None
-) -> list[EvalResult]:
+def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, ...] | None = None) -> list[EvalResult]:
     """
     Scores in the form of a model card, in percent; undefined ones (`None`) are left out.
 

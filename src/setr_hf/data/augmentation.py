@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
 from ..errors import SetrError
-from ..model.image_processing_base_setr import IGNORED_LABEL, pil_to_rgb, resized_size
+from ..model.image_processing_setr import IGNORED_LABEL, pil_to_rgb, resized_size
 
 
 # Data loaders run a process per core, and a forked process waits forever for its parent's OpenCV threads.

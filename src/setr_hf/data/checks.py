@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from ..errors import SetrError
-from ..model.image_processing_base_setr import IGNORED_LABEL
+from ..model.image_processing_setr import IGNORED_LABEL
 from .label_sets import NAMES_FILE, LabelSet
 from .rows import SegmentationData
 

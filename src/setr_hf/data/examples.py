@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from torchvision.transforms import v2
 
 from ..errors import SetrError
-from ..model.image_processing_base_setr import IGNORED_LABEL
+from ..model.image_processing_setr import IGNORED_LABEL
 from .augmentation import to_tv_tensors
 from .rows import SegmentationData
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SetrError
-from ..model.image_processing_base_setr import IGNORED_LABEL
+from ..model.image_processing_setr import IGNORED_LABEL
 from .public_datasets import CITYSCAPES_LABEL_IDS, CITYSCAPES_NUM_LABEL_IDS, CLASS_NAMES, PALETTES
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
-from ..model.image_processing_base_setr import pil_to_rgb
+from ..model.image_processing_setr import pil_to_rgb
 
 
 def upright(photo: Image.Image) -> Image.Image:

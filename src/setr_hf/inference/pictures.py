@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedConfig
 
-from ..model.image_processing_base_setr import IGNORED_LABEL
+from ..model.image_processing_setr import IGNORED_LABEL
 from .photos import upright_rgb
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedModel
 
 from ..errors import SetrError
-from ..model.image_processing_base_setr import (
+from ..model.image_processing_setr import (
     MAX_SCORES_AT_ONCE,
     SetrImageProcessorMixin,
     merge_windows,

@@ -1,24 +1,483 @@
-"""Image processor of SETR, torchvision backend."""
+"""Image processors of SETR, torchvision and PIL backends: photos in, windows out, label maps back from the logits."""
 
-from typing import TYPE_CHECKING
+from functools import partial
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvF
-from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import group_images_by_shape, reorder_images
-from transformers.image_utils import PILImageResampling, SizeDict, pil_torch_interpolation_mapping
-
-from .image_processing_base_setr import (
-    SetrImageProcessorKwargs,
-    SetrImageProcessorMixin,
-    resize_without_antialias,
-    resized_size,
+from transformers.image_transforms import resize as resize_with_pil
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+    infer_channel_dimension_format,
+    pil_torch_interpolation_mapping,
 )
+from transformers.processing_utils import ImagesKwargs, Unpack
 
 
-if TYPE_CHECKING:
-    # Makes both backends travel with a model whose code is loaded from the Hub.
-    from .image_processing_pil_setr import SetrImageProcessorPil  # noqa: F401
+IGNORED_LABEL = 255
+# Class scores at image size are held for so many classes at a time that they stay below this count (128 MB in fp32).
+MAX_SCORES_AT_ONCE = 2**25
+
+
+class SetrImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    antialias (`bool`, *optional*, defaults to `self.antialias`):
+        Whether resizing averages over the pixels it drops. The published models were trained and tested without, on
+        OpenCV's bilinear resizing.
+    do_reduce_labels (`bool`, *optional*, defaults to `self.do_reduce_labels`):
+        Whether segmentation maps hold 0 for «other» and classes from 1: 0 becomes 255, which the loss ignores, and
+        k becomes k − 1.
+    do_split_image (`bool`, *optional*, defaults to `self.do_split_image`):
+        Whether to cut each image into overlapping windows of `crop_size`, the paper's test protocol.
+    stride (`int`, *optional*, defaults to `self.stride`):
+        Distance in pixels between the starts of neighbouring windows; at most `crop_size`.
+    """
+
+    antialias: bool
+    do_reduce_labels: bool
+    do_split_image: bool
+    stride: int
+
+
+def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
+    """
+    Height and width in pixels that an image is resized to.
+
+    With `shortest_edge` the aspect ratio is kept, `longest_edge` is an upper limit, and sides are rounded half up, as
+    in the original code; with `height` and `width` these are the result.
+    """
+    if size.height and size.width:
+        return size.height, size.width
+    if not size.shortest_edge:
+        raise ValueError(f"size must hold `height` and `width`, or `shortest_edge`, got {dict(size)}")
+    scale = size.shortest_edge / min(height, width)
+    if size.longest_edge:
+        scale = min(scale, size.longest_edge / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def opencv_taps(
+    length: int, new_length: int, device: torch.device, drop_fraction: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two source pixels of each new pixel along a side, and the weight of the second in 1/2048."""
+    # OpenCV computes the scale as the inverse of the inverse, which need not be new_length / length's neighbour.
+    scale = 1.0 / (new_length / length)
+    position = ((torch.arange(new_length, dtype=torch.float64, device=device) + 0.5) * scale - 0.5).float()
+    first = position.floor()
+    fraction = position - first
+    if drop_fraction:
+        fraction = torch.where((first < 0) | (first >= length - 1), 0.0, fraction)
+    first = first.long()
+    weight = (fraction * 2048).round().int()
+    return first.clamp(0, length - 1), (first + 1).clamp(0, length - 1), weight
+
+
+def resize_like_opencv(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """
+    Bilinear resizing of uint8 `(..., height, width)` without antialias, equal to OpenCV's `INTER_LINEAR` to the bit:
+    fixed-point weights of 11 bits, columns first, truncation where OpenCV truncates. The published models were
+    trained and tested on such pixels.
+    """
+    height, width = images.shape[-2:]
+    pixels = images.int()
+    if (height, width) == (2 * size[0], 2 * size[1]):
+        # OpenCV averages 2×2 pixels when both sides are halved.
+        rows = pixels[..., ::2, :] + pixels[..., 1::2, :]
+        return ((rows[..., ::2] + rows[..., 1::2] + 2) >> 2).to(torch.uint8)
+    left, right, weight = opencv_taps(width, size[1], images.device, drop_fraction=True)
+    pixels = (pixels[..., left] * (2048 - weight) + pixels[..., right] * weight) >> 4
+    top, bottom, weight = opencv_taps(height, size[0], images.device, drop_fraction=False)
+    weight = weight[:, None]
+    above, below = pixels[..., top, :] * (2048 - weight) >> 16, pixels[..., bottom, :] * weight >> 16
+    return ((above + below + 2) >> 2).clamp(0, 255).to(torch.uint8)
+
+
+def resize_without_antialias(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resizing of `(..., height, width)`; 8-bit images as OpenCV does, floating-point ones as torch does."""
+    if images.dtype == torch.uint8:
+        return resize_like_opencv(images, size)
+    stacked = images.reshape(1, -1, *images.shape[-2:]).float()
+    resized = F.interpolate(stacked, size=size, mode="bilinear", align_corners=False)
+    return resized.reshape(*images.shape[:-2], *size).to(images.dtype)
+
+
+def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) -> list[tuple[int, int, int, int]]:
+    """
+    Top, left, height and width in pixels of the sliding windows over an image, row by row.
+
+    Windows start every `stride` pixels; the last one of a row or column is shifted back inside the image. Along a side
+    shorter than the crop there is one window of that side's length.
+    """
+
+    def starts(side, crop):
+        count = max(side - crop + stride - 1, 0) // stride + 1
+        return [max(min(index * stride, side - crop), 0) for index in range(count)]
+
+    return [
+        (top, left, min(crop_size.height, height), min(crop_size.width, width))
+        for top in starts(height, crop_size.height)
+        for left in starts(width, crop_size.width)
+    ]
+
+
+def to_8_bit(image: np.ndarray) -> np.ndarray:
+    """Unsigned 16-bit intensities to 8 bits; others are returned as they are."""
+    return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if image.dtype == np.uint16 else image
+
+
+def pil_to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image to 8-bit RGB. An alpha channel is dropped, as the segmentation pipeline does."""
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit intensities at 255. 16-bit PNGs open as "I;16", and as "I" before Pillow 11.
+        intensities = np.asarray(image)
+        if intensities.max() > 255:
+            intensities = to_8_bit(intensities.clip(0, 65535).astype(np.uint16))
+        image = Image.fromarray(intensities.astype(np.uint8))
+    return image.convert("RGB")
+
+
+def channels_first_rgb(image: np.ndarray | torch.Tensor, data_format: ChannelDimension | str):
+    """An array or tensor of 1, 3 or 4 channels to three channels, channels first, 8-bit where it had 16 bits."""
+    image = image if data_format == ChannelDimension.FIRST else image.swapaxes(0, 2).swapaxes(1, 2)
+    image = image[[0, 0, 0]] if image.shape[0] == 1 else image[:3]
+    if isinstance(image, np.ndarray):
+        return to_8_bit(image)
+    return torch.from_numpy(to_8_bit(image.cpu().numpy())) if image.dtype == torch.uint16 else image
+
+
+def label_map_tensor(segmentation_map) -> torch.Tensor:
+    """A segmentation map (PIL image, array or tensor) as an int64 tensor of shape `(height, width)`."""
+    if not isinstance(segmentation_map, torch.Tensor):
+        segmentation_map = torch.from_numpy(np.array(segmentation_map, dtype=np.int64))
+    labels = segmentation_map.to(torch.int64)
+    if labels.ndim == 3 and 1 in (labels.shape[0], labels.shape[-1]):
+        labels = labels.squeeze(0 if labels.shape[0] == 1 else -1)
+    if labels.ndim != 2:
+        raise ValueError(
+            f"a segmentation map holds one class id per pixel and has the shape (height, width), got "
+            f"{tuple(labels.shape)}; maps that encode classes as colours must be converted to ids first"
+        )
+    return labels
+
+
+def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
+    """0 and 255 become 255, k becomes k − 1."""
+    ignored = (labels == 0) | (labels == IGNORED_LABEL)
+    return torch.where(ignored, IGNORED_LABEL, labels - 1)
+
+
+def resize_scores(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resizing of `(num_labels, height, width)`, corners not aligned."""
+    if tuple(scores.shape[-2:]) == tuple(size):
+        return scores
+    return F.interpolate(scores[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+
+
+def merge_windows(logits: torch.Tensor, offsets: list[list[int]]) -> torch.Tensor:
+    """
+    Logits of windows, averaged where windows overlap: `(num_labels, image_height, image_width)`.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_windows, num_labels, h, w)`): At the windows' size or a lower resolution.
+        offsets: For each window top, left, height, width, image height and image width in pixels.
+    """
+    image_height, image_width = offsets[0][4:]
+    merged = logits.new_zeros((logits.shape[1], image_height, image_width), dtype=torch.float32)
+    counts = logits.new_zeros((image_height, image_width), dtype=torch.float32)
+    for window_logits, (top, left, height, width, _, _) in zip(logits.float(), offsets):
+        if window_logits.shape[-2] < height or window_logits.shape[-1] < width:
+            window_logits = resize_scores(window_logits, (height, width))
+        merged[:, top : top + height, left : left + width] += window_logits[:, :height, :width]
+        counts[top : top + height, left : left + width] += 1
+    return merged.div_(counts)
+
+
+class SetrImageProcessorMixin:
+    """
+    Image processor of SETR. By default each image becomes one square `pixel_values`; with `do_split_image=True` it is
+    resized with its aspect ratio kept and cut into overlapping windows, the paper's test protocol, and
+    `post_process_semantic_segmentation` puts the windows' logits together again.
+
+    Returns a `BatchFeature` with
+
+    - `pixel_values` of shape `(batch_size, 3, height, width)`, and `labels` of shape `(batch_size, height, width)` if
+      segmentation maps were given; or
+    - `pixel_windows` of shape `(batch_size, num_windows, 3, crop_height, crop_width)` and `patch_offsets` of shape
+      `(batch_size, num_windows, 6)`: top, left, height and width of each window and height and width of the resized
+      image, in pixels. Images with fewer windows than others are filled up with zeros in both.
+
+    Raises:
+        `ValueError`: `stride` exceeds `crop_size`, a segmentation map has another size than its image or is no map of
+        ids, or images of several sizes are to be stacked.
+    """
+
+    valid_kwargs = SetrImageProcessorKwargs
+    model_input_names = ["pixel_values", "pixel_windows", "patch_offsets"]
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 512, "width": 512}
+    default_to_square = True
+    crop_size = {"height": 512, "width": 512}
+    stride = 341
+    rescale_factor = 1 / 255
+    antialias = True
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_reduce_labels = False
+    do_split_image = False
+
+    def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]):
+        super().__init__(**kwargs)
+        self._check_windows(self.do_split_image, self.crop_size, self.stride)
+
+    def to_dict(self):
+        output = super().to_dict()
+        # Written here because saving would put one class in the place of the two.
+        output["auto_map"] = {
+            "AutoImageProcessor": {
+                "torchvision": "image_processing_setr.SetrImageProcessor",
+                "pil": "image_processing_setr.SetrImageProcessorPil",
+            }
+        }
+        return output
+
+    def _check_windows(self, do_split_image, crop_size, stride):
+        if not do_split_image:
+            return
+        if not (crop_size and crop_size.height and crop_size.width):
+            raise ValueError(f"do_split_image needs a crop_size with height and width, got {crop_size}")
+        if not stride or stride < 1 or stride > min(crop_size.height, crop_size.width):
+            raise ValueError(
+                f"stride must be between 1 and the crop size {crop_size.height}×{crop_size.width}, or windows would "
+                f"leave gaps; got {stride}"
+            )
+
+    def _validate_preprocess_kwargs(self, **kwargs):
+        super()._validate_preprocess_kwargs(**kwargs)
+        self._check_windows(kwargs["do_split_image"], kwargs["crop_size"], kwargs["stride"])
+        # Pillow's resampling filters have numbers as values, torchvision's have names.
+        bilinear = getattr(kwargs["resample"], "value", kwargs["resample"]) in (
+            PILImageResampling.BILINEAR,
+            "bilinear",
+        )
+        if kwargs["do_resize"] and not kwargs["antialias"] and not bilinear:
+            raise ValueError(f"resizing without antialias is bilinear, but resample is {kwargs['resample']!r}")
+        for name in ("do_center_crop", "do_pad"):
+            if kwargs.get(name):
+                raise ValueError(f"{type(self).__name__} has no {name}")
+
+    def fetch_images(self, images):
+        """Opens local paths with all their bits; the rest is left to Transformers, as are web addresses."""
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        if isinstance(images, str) and not images.startswith(("http://", "https://")):
+            return Image.open(images)
+        return super().fetch_images(images)
+
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
+        """Adds to Transformers' flattening that arrays and tensors `(height, width)` are grayscale photographs."""
+
+        def with_channels(image):
+            if isinstance(image, (list, tuple)):
+                return [with_channels(item) for item in image]
+            return image[None] if getattr(image, "ndim", 3) == 2 else image
+
+        return super()._prepare_images_structure(with_channels(images), expected_ndims)
+
+    def process_image(self, image, do_convert_rgb=None, input_data_format=None, num_channels=3, **kwargs):
+        """
+        One photograph of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays of the
+        number of channels that will be normalized, `num_channels`, are left alone where that is not 3.
+        """
+        if isinstance(image, Image.Image):
+            image = ImageOps.exif_transpose(image)
+            image = pil_to_rgb(image) if do_convert_rgb else image
+        else:
+            if image.shape[0] == 1:
+                input_data_format = ChannelDimension.FIRST
+            if input_data_format is None:
+                input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            channel_axis = 0 if input_data_format == ChannelDimension.FIRST else -1
+            if do_convert_rgb and (image.shape[channel_axis] != num_channels or num_channels == 3):
+                image, input_data_format = channels_first_rgb(image, input_data_format), ChannelDimension.FIRST
+        return super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        **kwargs: Unpack[SetrImageProcessorKwargs],
+    ) -> BatchFeature:
+        r"""
+        Args:
+            images: A photograph or a list of them: PIL images, arrays, tensors or paths. Grayscale, palette, RGBA,
+                CMYK and 16-bit photographs are converted to RGB; EXIF rotation is applied to PIL images and paths.
+            segmentation_maps: A map of class ids of the size of each image.
+            kwargs: Any attribute of the processor, for this call.
+        """
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None,
+        do_convert_rgb: bool,
+        input_data_format: ChannelDimension | None,
+        do_reduce_labels: bool,
+        do_split_image: bool,
+        crop_size: SizeDict | None,
+        stride: int,
+        return_tensors: str | None,
+        device: str | torch.device | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        image_mean = kwargs["image_mean"]
+        images = self._prepare_image_like_inputs(
+            images=images,
+            do_convert_rgb=do_convert_rgb,
+            input_data_format=input_data_format,
+            num_channels=len(image_mean) if isinstance(image_mean, (list, tuple)) else 3,
+            device=device,
+        )
+        data = {}
+        if segmentation_maps is not None:
+            if do_split_image:
+                raise ValueError(
+                    "segmentation maps cannot be cut into windows: pass do_split_image=False for training, and "
+                    "compare predictions with the original map in evaluation"
+                )
+            data["labels"] = self._prepare_labels(images, segmentation_maps, do_reduce_labels, **kwargs)
+        images = self._resize_and_normalize(images, **kwargs)
+        if do_split_image:
+            data["pixel_windows"], data["patch_offsets"] = self._split(images, crop_size, stride)
+        else:
+            data["pixel_values"] = images
+            self._check_stackable(images, return_tensors)
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _check_stackable(self, images, return_tensors):
+        sizes = sorted({tuple(image.shape) for image in images})
+        if return_tensors is not None and len(sizes) > 1:
+            raise ValueError(
+                f"images of the shapes {sizes} cannot be stacked: set a fixed size such as "
+                "size={'height': 512, 'width': 512}, or do_split_image=True to cut them into windows"
+            )
+
+    def _prepare_labels(self, images, segmentation_maps, do_reduce_labels, do_resize, size, **kwargs):
+        maps = self.fetch_images(segmentation_maps)
+        is_batch = isinstance(maps, (list, tuple)) or (getattr(maps, "ndim", 2) == 3 and len(images) > 1)
+        maps = [label_map_tensor(map_) for map_ in (maps if is_batch else [maps])]
+        if len(maps) != len(images):
+            raise ValueError(f"got {len(images)} images and {len(maps)} segmentation maps")
+        labels = []
+        for index, (image, map_) in enumerate(zip(images, maps)):
+            if tuple(image.shape[-2:]) != tuple(map_.shape):
+                raise ValueError(
+                    f"segmentation map {index} is {map_.shape[0]}×{map_.shape[1]} pixels high and wide, but its image "
+                    f"is {image.shape[-2]}×{image.shape[-1]}"
+                )
+            if do_reduce_labels:
+                map_ = reduce_labels(map_)
+            if do_resize:
+                # float32 holds ids exactly up to 2^24, and nearest resizing makes no new ones.
+                map_ = F.interpolate(map_[None, None].float(), resized_size(*map_.shape, size), mode="nearest-exact")
+                map_ = map_[0, 0].long()
+            labels.append(map_)
+        return labels
+
+    def _split(self, images, crop_size, stride) -> tuple[torch.Tensor, torch.Tensor]:
+        images = [torch.as_tensor(image) for image in images]
+        offsets = [window_offsets(*image.shape[-2:], crop_size, stride) for image in images]
+        most = max(len(image_offsets) for image_offsets in offsets)
+        windows = images[0].new_zeros((len(images), most, images[0].shape[0], crop_size.height, crop_size.width))
+        patch_offsets = torch.zeros((len(images), most, 6), dtype=torch.int64, device=images[0].device)
+        for index, (image, image_offsets) in enumerate(zip(images, offsets)):
+            for number, (top, left, height, width) in enumerate(image_offsets):
+                windows[index, number, :, :height, :width] = image[:, top : top + height, left : left + width]
+                patch_offsets[index, number] = torch.tensor([top, left, height, width, *image.shape[-2:]])
+        return windows, patch_offsets
+
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes: list[tuple[int, int]] | None = None, return_segmentation_scores: bool = False
+    ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+        r"""
+        Label maps from the model's output. Overlapping windows are averaged as logits at the size of the resized
+        image; the result is resized bilinearly, corners not aligned, to the target size, where the best class wins.
+
+        Args:
+            outputs ([`SetrSemanticSegmenterOutput`]): Output of [`SetrForSemanticSegmentation`].
+            target_sizes (`list` of `(height, width)` in pixels, *optional*): Size of each label map, usually that of
+                the photograph. By default that of the resized image for windows, else that of the logits.
+            return_segmentation_scores (`bool`, defaults to `False`): Whether to return the resized logits as well.
+
+        Returns:
+            A `torch.LongTensor` of shape `(height, width)` with class ids for each image; or, with scores, an output
+            with `segmentation` and `segmentation_scores` of shape `(num_labels, height, width)` for each image.
+
+        Raises:
+            `ValueError`: `target_sizes` has another length than the batch.
+        """
+        logits, patch_offsets = outputs.logits, getattr(outputs, "patch_offsets", None)
+        if target_sizes is None:
+            target_sizes = [None] * len(logits)
+        if len(target_sizes) != len(logits):
+            raise ValueError(f"got {len(target_sizes)} target sizes for a batch of {len(logits)} images")
+
+        results = []
+        for index, target_size in enumerate(target_sizes):
+            if target_size is not None:
+                target_size = tuple(int(side) for side in target_size)
+            if patch_offsets is None:
+                scores_of = partial(self._whole_scores, logits[index], target_size)
+                size = target_size or logits.shape[-2:]
+            else:
+                offsets = [row for row in patch_offsets[index].tolist() if row[2] > 0]
+                scores_of = partial(self._window_scores, logits[index], offsets, target_size)
+                size = target_size or offsets[0][4:]
+            if return_segmentation_scores:
+                scores = scores_of(slice(None))
+                data = {"segmentation": scores.argmax(dim=0), "segmentation_scores": scores}
+                results.append(SemanticSegmentationPostProcessorOutput(data=data))
+            else:
+                num_labels = logits.shape[1 if patch_offsets is None else 2]
+                results.append(
+                    self._best_labels(scores_of, num_labels, max(1, MAX_SCORES_AT_ONCE // (size[0] * size[1])))
+                )
+        return results
+
+    @staticmethod
+    def _whole_scores(logits, target_size, classes):
+        return resize_scores(logits[classes].float(), target_size or logits.shape[-2:])
+
+    @staticmethod
+    def _window_scores(logits, offsets, target_size, classes):
+        merged = merge_windows(logits[: len(offsets), classes], offsets)
+        return resize_scores(merged, target_size or merged.shape[-2:])
+
+    @staticmethod
+    def _best_labels(scores_of, num_labels, chunk_size):
+        """The argmax over classes, with the scores of `chunk_size` classes in memory; the first of equals wins."""
+        best_scores, best_labels = scores_of(slice(0, chunk_size)).max(dim=0)
+        for start in range(chunk_size, num_labels, chunk_size):
+            scores, labels = scores_of(slice(start, start + chunk_size)).max(dim=0)
+            better = scores > best_scores
+            best_scores = torch.where(better, scores, best_scores)
+            best_labels = torch.where(better, labels + start, best_labels)
+        return best_labels
 
 
 class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
@@ -30,7 +489,7 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         images: list[torch.Tensor],
         do_resize: bool,
         size: SizeDict,
-        resample: "PILImageResampling | tvF.InterpolationMode | int",
+        resample: PILImageResampling | tvF.InterpolationMode | int,
         antialias: bool,
         do_rescale: bool,
         rescale_factor: float,
@@ -58,4 +517,41 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         return reorder_images(processed, indices)
 
 
-__all__ = ["SetrImageProcessor"]
+class SetrImageProcessorPil(SetrImageProcessorMixin, PilBackend):
+    __doc__ = SetrImageProcessorMixin.__doc__
+    valid_kwargs = SetrImageProcessorKwargs
+
+    def _resize_and_normalize(
+        self,
+        images: list[np.ndarray],
+        do_resize: bool,
+        size: SizeDict,
+        resample: PILImageResampling,
+        antialias: bool,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | list[float],
+        image_std: float | list[float],
+        **kwargs,
+    ) -> list[np.ndarray]:
+        processed = []
+        for image in images:
+            if do_resize:
+                new_size = resized_size(*image.shape[-2:], size)
+                if antialias:
+                    first = ChannelDimension.FIRST
+                    image = resize_with_pil(
+                        image, new_size, resample=resample, data_format=first, input_data_format=first
+                    )
+                else:
+                    image = resize_without_antialias(torch.from_numpy(image), new_size).numpy()
+            if do_rescale:
+                image = self.rescale(image, rescale_factor)
+            if do_normalize:
+                image = self.normalize(image, image_mean, image_std)
+            processed.append(image)
+        return processed
+
+
+__all__ = ["SetrImageProcessor", "SetrImageProcessorPil"]

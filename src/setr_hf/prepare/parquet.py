@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..cards.dataset_card import Source, dataset_card
 from ..data.folders import SplitFiles
 from ..data.label_sets import NAMES_FILE, LabelSet
-from ..model.image_processing_base_setr import IGNORED_LABEL
+from ..model.image_processing_setr import IGNORED_LABEL
 
 
 FEATURES = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
