@@ -1,35 +1,49 @@
 """SETR, the segmentation transformer, for Transformers. Importing this registers it with the Auto classes."""
 
-from transformers import (
-    AutoBackbone,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForSemanticSegmentation,
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .model import (
+    SetrBackbone,
+    SetrConfig,
+    SetrForSemanticSegmentation,
+    SetrImageProcessor,
+    SetrImageProcessorPil,
+    SetrModel,
+    SetrPreTrainedModel,
 )
 
-from .model.configuration_setr import SetrConfig
-from .model.image_processing_setr import SetrImageProcessor, SetrImageProcessorPil
-from .model.modeling_setr import SetrBackbone, SetrForSemanticSegmentation, SetrModel, SetrPreTrainedModel
 
+if TYPE_CHECKING:
+    from .checkpoints.convert import convert_checkpoint
+    from .checkpoints.encoder import load_encoder
+    from .data.loading import load_segmentation_data
+    from .inference.sliding_windows import segment
+    from .training.arguments import SetrTrainingArguments
+    from .training.trainer import SetrTrainer
 
 __version__ = "0.1.0"
 
-AutoConfig.register("setr", SetrConfig)
-AutoModel.register(SetrConfig, SetrModel)
-AutoBackbone.register(SetrConfig, SetrBackbone)
-AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation)
-AutoImageProcessor.register(
-    SetrConfig, image_processor_classes={"torchvision": SetrImageProcessor, "pil": SetrImageProcessorPil}
-)
+# Where the names beyond the model layer are; they load on first use, with what they import (OpenCV, datasets, …).
+LATER = {
+    "SetrTrainer": ".training.trainer",
+    "SetrTrainingArguments": ".training.arguments",
+    "convert_checkpoint": ".checkpoints.convert",
+    "load_encoder": ".checkpoints.encoder",
+    "load_segmentation_data": ".data.loading",
+    "segment": ".inference.sliding_windows",
+}
 
-# Saved models carry their code, so that `trust_remote_code=True` loads them where this package is not installed.
-SetrConfig.register_for_auto_class()
-SetrModel.register_for_auto_class("AutoModel")
-SetrBackbone.register_for_auto_class("AutoBackbone")
-SetrForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
-SetrImageProcessor.register_for_auto_class()
-SetrImageProcessorPil.register_for_auto_class()
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(LATER[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})
+
 
 __all__ = [
     "SetrBackbone",
@@ -39,5 +53,11 @@ __all__ = [
     "SetrImageProcessorPil",
     "SetrModel",
     "SetrPreTrainedModel",
+    "SetrTrainer",
+    "SetrTrainingArguments",
     "__version__",
+    "convert_checkpoint",
+    "load_encoder",
+    "load_segmentation_data",
+    "segment",
 ]

@@ -1,1 +1,39 @@
-"""The networks, their losses and the image processors; these files travel with every saved model."""
+"""
+The networks, their losses and the image processors; importing this registers them with the Auto classes.
+
+The files beside this one travel with every saved model, so that `trust_remote_code=True` loads it where this package is
+not installed.
+"""
+
+from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+
+from .configuration_setr import SetrConfig
+from .image_processing_setr import SetrImageProcessor, SetrImageProcessorPil
+from .modeling_setr import SetrBackbone, SetrForSemanticSegmentation, SetrModel, SetrPreTrainedModel
+
+
+AutoConfig.register("setr", SetrConfig)
+AutoModel.register(SetrConfig, SetrModel)
+AutoBackbone.register(SetrConfig, SetrBackbone)
+AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation)
+AutoImageProcessor.register(
+    SetrConfig, image_processor_classes={"torchvision": SetrImageProcessor, "pil": SetrImageProcessorPil}
+)
+
+# Without these, a model that was loaded with its code and saved again would name the code and not hold it.
+SetrConfig.register_for_auto_class()
+SetrModel.register_for_auto_class("AutoModel")
+SetrBackbone.register_for_auto_class("AutoBackbone")
+SetrForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+SetrImageProcessor.register_for_auto_class()
+SetrImageProcessorPil.register_for_auto_class()
+
+__all__ = [
+    "SetrBackbone",
+    "SetrConfig",
+    "SetrForSemanticSegmentation",
+    "SetrImageProcessor",
+    "SetrImageProcessorPil",
+    "SetrModel",
+    "SetrPreTrainedModel",
+]
