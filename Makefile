@@ -3,27 +3,44 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
+OLDEST := .venv-oldest
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 # The stamp is newer than pyproject.toml once everything in it is installed.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q -e '.[test,style]'
+	$(BIN)/pip install -q -e '.[test,check]'
 	@touch $@
 
-setup: $(VENV)/installed  ## make .venv with the package, its test and its style tools
+# The lowest version of everything that pyproject.toml names; uv finds and installs them.
+$(OLDEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install -q --upgrade pip uv
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[test]'
+	@touch $@
+
+setup: $(VENV)/installed  ## make .venv with the package and the tools of its tests and checks
 
 demo: $(VENV)/installed  ## train a small SETR on generated scenes, or on a folder: make demo DATA=path/to/folder
 	$(BIN)/python scripts/demo.py $(if $(DATA),--dataset $(DATA))
 
-test: $(VENV)/installed  ## run the tests; SETR_HF_DATA=folder adds those on real photographs
-	$(BIN)/python -m pytest
+check: $(VENV)/installed  ## check formatting, lint, types and the import contract; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
-style: $(VENV)/installed  ## format the code and check its style
+style: $(VENV)/installed  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: help setup demo test style
+test: $(VENV)/installed  ## run the tests on all cores; SETR_HF_DATA=folder adds those on real photos
+	$(BIN)/python -m pytest -n auto
+
+test-oldest: $(OLDEST)/installed  ## run the quick tests with the oldest versions that pyproject.toml admits
+	$(OLDEST)/bin/python -m pytest -n auto -m 'not slow'
+
+.PHONY: help setup demo check style test test-oldest
