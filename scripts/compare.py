@@ -48,7 +48,8 @@ def main(argv=None) -> int:
     contestants, settings = [], {}
     for which, path in zip(("first", "second"), arguments.models):
         model, processor = load_for_evaluation(path, data.label_set, arguments.dtype, state.device)
-        scales = published_scales(model.config) if arguments.protocol == "multi" else None
+        config, is_multi = model.config, arguments.protocol == "multi"
+        scales = published_scales(config.dataset, config.decoder_type) if is_multi else None
         if scales:
             check_multi_scale(processor, scales)
         contestants.append((model, processor, scales))

@@ -76,7 +76,7 @@ def main(argv=None) -> int:
     model, processor = load_for_evaluation(arguments.model, data.label_set, arguments.dtype, state.device)
     scales = None
     if arguments.protocol == "multi":
-        scales = tuple(arguments.scales or published_scales(model.config))
+        scales = tuple(arguments.scales or published_scales(model.config.dataset, model.config.decoder_type))
         check_multi_scale(processor, scales)
     to_server_ids = server_form(data.label_set) if arguments.submit else None
     submission = arguments.output / "submission"

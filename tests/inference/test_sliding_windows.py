@@ -137,12 +137,12 @@ def test_short_sides_are_no_less_than_the_crop_and_equal_ones_are_counted(proces
     assert short_sides(cityscapes, (0.5, 0.75, 1.0, 1.25, 1.75)) == {768: 2, 1025: 1, 1281: 1, 1793: 1}
 
 
-def test_published_scales_by_data_set_and_decoder(tiny_config):
+def test_published_scales_by_data_set_and_decoder():
     six = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-    assert published_scales(tiny_config(decoder_type="naive", num_labels=150)) == (0.5, 0.75, 1.0)
-    assert published_scales(tiny_config(decoder_type="mla", num_labels=150)) == (0.5, 0.75, 1.0)
-    assert published_scales(tiny_config(decoder_type="pup", num_labels=150)) == six
-    assert published_scales(tiny_config(decoder_type="mla", num_labels=19)) == six
+    assert published_scales("ade20k", "naive") == (0.5, 0.75, 1.0)
+    assert published_scales("ade20k", "mla") == (0.5, 0.75, 1.0)
+    assert published_scales("ade20k", "pup") == six
+    assert published_scales("cityscapes", "mla") == published_scales(None, "mla") == six
 
 
 def test_wrong_settings_are_named(model, processor):

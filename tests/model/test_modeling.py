@@ -329,6 +329,28 @@ def test_initial_weights_follow_the_original_code():
     assert convolution.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
 
 
+@pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])
+def test_new_classifiers_leave_everything_else_as_it_is(tiny_model, decoder_type, tmp_path):
+    model = tiny_model(decoder_type=decoder_type, dataset="ade20k", palette=[[1, 2, 3]] * 5)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    new = model.reset_classifiers(id2label={0: "road", 1: "car", 2: "sky"}, palette=[[4, 5, 6]] * 3)
+    after = dict(model.named_parameters())
+    assert [name for name in after if name in new] == [name for name in after if "classifier" in name]
+    assert all(torch.equal(after[name], before[name]) for name in set(after) - set(new))
+    assert list(after) == list(before) and len(new) > 2, "of the auxiliary heads too"
+    outputs = model(torch.randn(1, 3, 32, 32), labels=torch.full((1, 32, 32), 2))
+    assert {logits.shape[1] for logits in (outputs.logits, *outputs.auxiliary_logits)} == {3}
+    outputs.loss.backward()
+    model.save_pretrained(tmp_path)
+    config = SetrForSemanticSegmentation.from_pretrained(tmp_path).config
+    assert (config.num_labels, config.label2id, config.palette) == (
+        3,
+        {"road": 0, "car": 1, "sky": 2},
+        [[4, 5, 6]] * 3,
+    )
+    assert config.dataset is None
+
+
 @pytest.mark.parametrize("backbone_type", ["dinov2", "dinov3_vit"])
 def test_a_plain_vit_backbone_takes_the_encoders_place(tiny_config, backbone_type, tmp_path):
     backbone = {

@@ -193,7 +193,8 @@ def find_labels(meta: dict, dataset: str | None, num_labels: int) -> tuple[dict,
     if told:
         names, palette, origin = told[0], told[1] or palette, "from the file's metadata"
     label2id = {name: index for index, name in enumerate(names)}
-    return {"id2label": dict(enumerate(names)), "label2id": label2id, "palette": palette}, known, origin
+    fields = {"id2label": dict(enumerate(names)), "label2id": label2id, "palette": palette, "dataset": known}
+    return fields, known, origin
 
 
 def build_image_processor(config: SetrConfig, data_set: str | None) -> SetrImageProcessor:

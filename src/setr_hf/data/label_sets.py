@@ -42,10 +42,15 @@ class LabelSet:
         return [self.id2label[i] for i in range(len(self.id2label))]
 
     @property
+    def dataset(self) -> str | None:
+        """The public data set whose classes these are, a key of `CLASS_NAMES`; `None` for classes of one's own."""
+        return next((dataset for dataset, names in CLASS_NAMES.items() if names == self.names), None)
+
+    @property
     def config_fields(self) -> dict:
         """The fields of `SetrConfig` that say what a model's classes are."""
         label2id = {name: index for index, name in self.id2label.items()}
-        return {"id2label": self.id2label, "label2id": label2id, "palette": self.palette}
+        return {"id2label": self.id2label, "label2id": label2id, "palette": self.palette, "dataset": self.dataset}
 
     @property
     def is_reduced(self) -> bool:

@@ -1,8 +1,5 @@
 """Class names and colours of the public data sets SETR was published on, in the order of their class ids."""
 
-from ..model.configuration_setr import SetrConfig
-
-
 # Names as in ADEChallengeData2016/objectInfo150.txt, the first of each.
 ADE20K_NAMES = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person,
@@ -99,14 +96,17 @@ PROCESSOR_SETTINGS: dict[str, dict] = {
 # Ratios of the published multi-scale results, each with its mirror image.
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 ADE20K_NAIVE_AND_MLA_SCALES = (0.5, 0.75, 1.0)
-ADE20K_NUM_LABELS = 150
 
 
-def published_scales(config: SetrConfig) -> tuple[float, ...]:
+def published_scales(dataset: str | None, decoder_type: str) -> tuple[float, ...]:
     """
     The ratios of the published multi-scale results: six from 0.5 to 1.75, but the first three for the naive and mla
-    decoders on ADE20K, which is told by its 150 classes.
+    decoders on ADE20K.
+
+    Args:
+        dataset (`str`, *optional*): The data set of the model, as in `SetrConfig.dataset`.
+        decoder_type (`str`): "naive", "pup" or "mla".
     """
-    if config.num_labels == ADE20K_NUM_LABELS and config.decoder_type != "pup":
+    if dataset == "ade20k" and decoder_type != "pup":
         return ADE20K_NAIVE_AND_MLA_SCALES
     return PUBLISHED_SCALES

@@ -1,8 +1,8 @@
 """
 The networks, their losses and the image processors; importing this registers them with the Auto classes.
 
-The files beside this one travel with every saved model, so that `trust_remote_code=True` loads it where this package is
-not installed.
+The files beside this one travel with every saved model, so that `trust_remote_code=True` loads it where this package
+is not installed.
 """
 
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation

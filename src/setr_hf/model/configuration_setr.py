@@ -86,6 +86,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             `"valid"`, by the number of pixels that are not ignored, as in the other models of Transformers. With
             `"all"`, by the number of all pixels, ignored and padded ones too, so that images with many of them weigh
             less; the paper's models were trained so, by the original code and by mmsegmentation.
+        dataset (`str`, *optional*): The public data set whose classes these are, such as `"ade20k"`; the published
+            scales of multi-scale evaluation depend on it.
         palette (`list[list[int]]`, *optional*): RGB colour of each class, 0 to 255, for pictures of label maps.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*): A plain-ViT backbone of Transformers (DINOv2,
             DINOv3, …) in place of the own encoder. Width, depth, heads and patch size are then taken from it.
@@ -144,6 +146,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     mla_auxiliary_bias: bool = False
     semantic_loss_ignore_index: int = 255
     semantic_loss_average: str = "valid"
+    dataset: str | None = None
     palette: list[list[int]] | None = None
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None

@@ -550,6 +550,54 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             self.auxiliary_heads = SetrAuxiliaryHeads(config)
         self.post_init()
 
+    @torch.no_grad()
+    def reset_classifiers(self, id2label: dict[int, str], **fields) -> list[str]:
+        """
+        Puts new classifiers, main and auxiliary, with random weights in the place of those the model has; everything
+        else stays as it is. For fine-tuning on other classes.
+
+        Args:
+            id2label (`dict[int, str]`): The name of each new class, by its id from 0.
+            fields: Other fields of [`SetrConfig`] that describe the classes: `label2id`, `palette` and `dataset`.
+                Those that are not given become unknown.
+
+        Returns:
+            `list[str]`: The names of the new parameters.
+
+        Example:
+
+        ```python
+        >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation
+
+        >>> config = SetrConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_labels=150)
+        >>> model = SetrForSemanticSegmentation(config)
+        >>> model.reset_classifiers(id2label={0: "road", 1: "car"})[:2]
+        ['decode_head.classifier.weight', 'decode_head.classifier.bias']
+        >>> model.config.num_labels, model.decode_head.classifier.out_channels
+        (2, 2)
+        ```
+        """
+        label2id = {name: index for index, name in id2label.items()}
+        self.config.update({"label2id": label2id, "palette": None, "dataset": None, **fields, "id2label": id2label})
+        self.num_labels = self.config.num_labels
+        names = []
+        for name, module in list(self.named_modules()):
+            if name.endswith("classifier") or ".auxiliary_classifiers." in name:
+                parent, _, child = name.rpartition(".")
+                new = nn.Conv2d(
+                    module.in_channels,
+                    self.num_labels,
+                    module.kernel_size,
+                    padding=module.padding,
+                    bias=module.bias is not None,
+                    device=module.weight.device,
+                    dtype=module.weight.dtype,
+                )
+                self._init_weights(new)
+                setattr(self.get_submodule(parent), child, new)
+                names += [f"{name}.{parameter}" for parameter, _ in new.named_parameters()]
+        return names
+
     def get_input_embeddings(self) -> nn.Module:
         encoder = self.setr if self.config.backbone_config is None else self.backbone
         return encoder.get_input_embeddings()
@@ -585,16 +633,15 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             )
         if labels.is_floating_point():
             raise ValueError(f"labels must be class ids of an integer type, got {labels.dtype}")
-        if torch.compiler.is_compiling():
-            return
+
+    def _invalid_labels(self, labels: torch.Tensor) -> ValueError:
         ignore_index = self.config.semantic_loss_ignore_index
         invalid = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.num_labels))]
-        if len(invalid):
-            raise ValueError(
-                f"labels hold the ids {invalid.unique().tolist()}, but the model has the classes 0 to "
-                f"{self.num_labels - 1} and ignores {ignore_index}. Where 0 stands for «other» and classes count from "
-                "1, set do_reduce_labels=True on the image processor; else set num_labels to the number of classes"
-            )
+        return ValueError(
+            f"labels hold the ids {invalid.unique().tolist()}, but the model has the classes 0 to "
+            f"{self.num_labels - 1} and ignores {ignore_index}. If 0 stands for «other» and classes count from 1, set "
+            "do_reduce_labels=True on the image processor; else set num_labels to the number of classes"
+        )
 
     def _loss(
         self,
@@ -695,7 +742,12 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         padded_size = tuple(round_up_to_patches(side, self.config.patch_size) for side in (height, width))
         loss = None
         if labels is not None:
-            loss = self._loss(logits, auxiliary_logits, labels, padded_size)
+            try:
+                loss = self._loss(logits, auxiliary_logits, labels, padded_size)
+            except IndexError as error:
+                # Ids that are not classes. Looking for them beforehand would make every step wait for the GPU, where
+                # the same ids end in the kernel's own assertion.
+                raise self._invalid_labels(labels) from error
 
         def cut(maps):
             rows = -(-maps.shape[-2] * height // padded_size[0])

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ..data.public_datasets import published_scales
-from ..model.configuration_setr import SetrConfig
 from .optimization import poly_schedule
 from .options import RANDOM_WEIGHTS, Command, count_processes, crop_of, new_config
 from .recipes import Recipe
@@ -178,6 +177,6 @@ def describe_published(recipe: Recipe) -> str:
         return text
     scales = "several scales"
     if recipe.origin == "original":
-        ratios = published_scales(SetrConfig(**recipe.network, num_labels=recipe.num_labels))
+        ratios = published_scales(recipe.dataset, recipe.decoder_type)
         scales = ", ".join(f"{ratio:g}" for ratio in ratios)
     return f"{text}, {multi:.2f} % at {scales} with mirror images"

@@ -13,7 +13,6 @@ from ..checkpoints.encoder import load_encoder
 from ..data.augmentation import training_transform
 from ..data.label_sets import LabelSet, check_classes
 from ..data.public_datasets import CLASS_NAMES
-from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
@@ -75,15 +74,6 @@ def is_classifier(name: str) -> bool:
     return "classifier." in name or "auxiliary_classifiers." in name
 
 
-def with_new_classifiers(model: SetrForSemanticSegmentation, label_set: LabelSet) -> SetrForSemanticSegmentation:
-    """The model with main and auxiliary classifiers of random weights for other classes, all else as it is."""
-    config = SetrConfig.from_dict(model.config.to_dict() | label_set.config_fields)
-    new_model = SetrForSemanticSegmentation(config)
-    kept = {name: tensor for name, tensor in model.state_dict().items() if not is_classifier(name)}
-    new_model.load_state_dict(new_model.state_dict() | kept)
-    return new_model
-
-
 def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """
     The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and what was
@@ -116,9 +106,8 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
     if not job.reinitialize_classifier:
         model.config.update(label_set.config_fields | loss_fields)
         return model, f"all weights from {job.model}"
-    model = with_new_classifiers(model, label_set)
+    new = model.reset_classifiers(**label_set.config_fields)
     model.config.update(loss_fields)
-    new = [name for name, _ in model.named_parameters() if is_classifier(name)]
     return model, (
         f"all weights from {job.model} but the classifiers, which are new for {len(label_set.id2label)} classes: "
         + ", ".join(new)
