@@ -1,20 +1,18 @@
 """Compares two models on the same images: classes, agreement, and whether the difference of mIoU may be chance."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
-import torch
-
 from setr_hf.cli import run_job
 from setr_hf.data.arguments import add_data_arguments, dataset_name, load_data
-from setr_hf.data.public_datasets import published_scales
-from setr_hf.evaluation.comparison import compare_records, comparison_record, comparison_table
-from setr_hf.evaluation.records import compute_records, start_processes, write_text
-from setr_hf.evaluation.results import evaluation_settings, load_for_evaluation
-from setr_hf.inference.sliding_windows import check_multi_scale, segment
+from setr_hf.data.rows import Sample
+from setr_hf.evaluation.comparison import compare_records, comparison_record, print_comparison
+from setr_hf.evaluation.records import compute_records, start_processes, write_json
+from setr_hf.evaluation.segmenter import load_segmenter
+from setr_hf.evaluation.settings import evaluation_settings
+from setr_hf.tables import print_options
 
 
 def parse_arguments(argv=None):
@@ -39,29 +37,28 @@ def parse_arguments(argv=None):
     return arguments
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    state = start_processes()
-    if state.device.type == "cpu":
-        torch.set_num_threads(arguments.threads)
+    state = start_processes(arguments.threads)
     data = load_data(arguments)
-    contestants, settings = [], {}
-    for which, path in zip(("first", "second"), arguments.models):
-        model, processor = load_for_evaluation(path, data.label_set, arguments.dtype, state.device)
-        config, is_multi = model.config, arguments.protocol == "multi"
-        scales = published_scales(config.dataset, config.decoder_type) if is_multi else None
-        if scales:
-            check_multi_scale(processor, scales)
-        contestants.append((model, processor, scales))
-        settings[which] = evaluation_settings(model, processor, data, scales, 1, arguments.window_batch_size)
-
-    def work(samples):
-        photos = [sample.photo for sample in samples]
-        first, second = (
-            segment(model, processor, photos, scales, arguments.window_batch_size)
-            for model, processor, scales in contestants
+    first, second = (
+        load_segmenter(
+            path,
+            data.label_set,
+            arguments.protocol,
+            None,
+            arguments.window_batch_size,
+            arguments.dtype,
+            state.device,
         )
-        return [comparison_record(*row, len(data.label_set.names)) for row in zip(samples, first, second)]
+        for path in arguments.models
+    )
+    settings = {"first": evaluation_settings(first, data), "second": evaluation_settings(second, data)}
+
+    def work(samples: list[Sample]) -> list[dict]:
+        photos = [sample.photo for sample in samples]
+        triples = zip(samples, first(photos), second(photos))
+        return [comparison_record(*triple, len(data.label_set.names)) for triple in triples]
 
     records = compute_records(arguments.output / "records", settings, data, work, arguments.limit)
     state.destroy_process_group()
@@ -69,12 +66,9 @@ def main(argv=None) -> int:
         return 0
     comparison = compare_records(records, data.label_set)
     models = dict(zip(("A", "B"), arguments.models))
-    write_text(
-        arguments.output / "comparison.json",
-        json.dumps({"models": models, "settings": settings, **comparison}, indent=2, ensure_ascii=False),
-    )
-    print(f"A: {arguments.models[0]}\nB: {arguments.models[1]}")
-    print(comparison_table(comparison))
+    write_json(arguments.output / "comparison.json", {"models": models, "settings": settings, **comparison})
+    print_options(models.items())
+    print_comparison(comparison)
     print(f"results: {arguments.output}")
     return 0
 

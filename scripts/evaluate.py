@@ -5,28 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from setr_hf.cards.model_card import eval_results, update_card
 from setr_hf.cli import run_job
 from setr_hf.data.arguments import add_data_arguments, dataset_name, load_data
-from setr_hf.data.public_datasets import published_scales
-from setr_hf.evaluation.records import compute_records, start_processes, sum_matrices
-from setr_hf.evaluation.results import (
-    class_table,
-    evaluation_settings,
-    image_record,
-    load_for_evaluation,
-    summarize,
-    worst_images,
-    write_report,
-)
+from setr_hf.data.rows import Sample
+from setr_hf.errors import SetrError
+from setr_hf.evaluation.records import compute_records, sample_record, start_processes
+from setr_hf.evaluation.results import print_scores, summarize, write_report, write_worst_images
+from setr_hf.evaluation.segmenter import load_segmenter
+from setr_hf.evaluation.settings import evaluation_settings
 from setr_hf.evaluation.submission import server_form, submission_file, write_submission
-from setr_hf.inference.pictures import class_colors, comparison_sheet
-from setr_hf.inference.sliding_windows import check_multi_scale, segment
-
-
-SHEET_IMAGES = 16
 
 
 def parse_arguments(argv=None):
@@ -67,35 +55,32 @@ def parse_arguments(argv=None):
     return arguments
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    state = start_processes()
-    if state.device.type == "cpu":
-        torch.set_num_threads(arguments.threads)
+    state = start_processes(arguments.threads)
     data = load_data(arguments)
-    model, processor = load_for_evaluation(arguments.model, data.label_set, arguments.dtype, state.device)
-    scales = None
-    if arguments.protocol == "multi":
-        scales = tuple(arguments.scales or published_scales(model.config.dataset, model.config.decoder_type))
-        check_multi_scale(processor, scales)
+    if not data.has_annotations and not arguments.submit:
+        raise SetrError(f"{arguments.dataset} has no annotations to evaluate against: pass --submit for label maps")
+    segmenter = load_segmenter(
+        arguments.model,
+        data.label_set,
+        arguments.protocol,
+        arguments.scales,
+        arguments.window_batch_size,
+        arguments.dtype,
+        state.device,
+    )
     to_server_ids = server_form(data.label_set) if arguments.submit else None
     submission = arguments.output / "submission"
-    if arguments.submit:
-        submission.mkdir(parents=True, exist_ok=True)
-    elif not data.has_annotations:
-        raise ValueError(f"{arguments.dataset} has no annotations to evaluate against: pass --submit for label maps")
 
-    def predict(photos):
-        return segment(model, processor, photos, scales, arguments.window_batch_size)
-
-    def work(samples):
-        predictions = predict([sample.photo for sample in samples])
-        if arguments.submit:
+    def work(samples: list[Sample]) -> list[dict]:
+        predictions = segmenter([sample.photo for sample in samples])
+        if to_server_ids:
             for sample, prediction in zip(samples, predictions):
                 write_submission(submission_file(submission, sample.name), to_server_ids(prediction.numpy()))
-        return [image_record(*pair, model.config.num_labels) for pair in zip(samples, predictions)]
+        return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
 
-    settings = evaluation_settings(model, processor, data, scales, arguments.batch_size, arguments.window_batch_size)
+    settings = evaluation_settings(segmenter, data, arguments.batch_size)
     records = compute_records(
         arguments.output / "records",
         settings,
@@ -113,20 +98,13 @@ def main(argv=None) -> int:
         print(f"label maps for the server: {submission}")
     if not data.has_annotations:
         return 0
-    summary = summarize(records, data.label_set)
-    write_report(arguments.output, summary, settings, sum_matrices(records, model.config.num_labels))
-    samples = []
-    for entry in worst_images(summary, SHEET_IMAGES):
-        sample = data[entry["index"]]
-        samples.append((sample.photo, sample.label_map, predict([sample.photo])[0].numpy()))
-    if samples:
-        comparison_sheet(samples, class_colors(model.config), data.label_set.id2label).save(
-            arguments.output / "worst.png"
-        )
+    summary, matrix = summarize(records, data.label_set)
+    write_report(arguments.output, summary, matrix, settings)
+    write_worst_images(arguments.output / "worst.png", summary, data, segmenter)
     if arguments.update_card:
-        results = eval_results(summary, dataset_name(arguments.dataset), arguments.split, scales)
+        results = eval_results(summary, dataset_name(arguments.dataset), arguments.split, segmenter.scales)
         update_card(arguments.model, results)
-    print(class_table(summary))
+    print_scores(summary)
     print(f"results: {arguments.output}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Segments photographs: a label map, an overlay with a legend and a table of the classes for each."""
+"""Segments photos: a label map, an overlay with a legend and a table of the classes for each."""
 
 import argparse
 import csv
@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from setr_hf.cli import run_job
 from setr_hf.data.folders import IMAGE_SUFFIXES
+from setr_hf.errors import SetrError
+from setr_hf.files import whole_file
+from setr_hf.inference.loading import load_model
+from setr_hf.inference.photos import read_photo
 from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
 from setr_hf.inference.sliding_windows import segment
-from setr_hf.model.image_processing_setr import pil_to_rgb
 
 
 def parse_arguments(argv=None):
@@ -28,8 +30,8 @@ def parse_arguments(argv=None):
 
 
 def find_photos(inputs: list[Path]) -> list[Path]:
-    """The files named, and those in the folders named that look like images, in order."""
-    photos = []
+    """The given files, and the image files in the given folders, in order."""
+    photos: list[Path] = []
     for path in inputs:
         if path.is_dir():
             photos += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -39,48 +41,58 @@ def find_photos(inputs: list[Path]) -> list[Path]:
 
 
 def output_stems(photos: list[Path]) -> list[str]:
-    """A name for each photo's results: its own without suffix, with the suffix where two would be the same."""
+    """
+    A name for the results of each photo: its own, with its suffix only where it would not be unique without.
+
+    Raises:
+        [`SetrError`]: Two photos have the same name.
+    """
     stems = [photo.stem for photo in photos]
     names = [photo.name.replace(".", "_") if stems.count(photo.stem) > 1 else photo.stem for photo in photos]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"several photographs are called {', '.join(repeated)}: give each folder its own --output")
+        raise SetrError(f"several photos are called {', '.join(repeated)}: give each folder its own --output")
     return names
 
 
-def write_results(folder: Path, stem: str, photo: Image.Image, label_map: np.ndarray, config):
+def write_results(
+    folder: Path, stem: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
+) -> None:
     """`STEM.png` with class ids, `STEM_overlay.jpg`, and `STEM.csv` with the share of the area of each class."""
-    Image.fromarray(label_map).save(folder / f"{stem}.png")
-    overlay_with_legend(photo, label_map, class_colors(config), config.id2label).save(folder / f"{stem}_overlay.jpg")
-    with open(folder / f"{stem}.csv", "w", newline="", encoding="utf-8") as file:
+    with whole_file(folder / f"{stem}.png") as unfinished:
+        Image.fromarray(label_map).save(unfinished)
+    with whole_file(folder / f"{stem}_overlay.jpg") as unfinished:
+        overlay_with_legend(photo, label_map, colors, id2label).save(unfinished, quality=90)
+    with (
+        whole_file(folder / f"{stem}.csv") as unfinished,
+        open(unfinished, "w", newline="", encoding="utf-8") as file,
+    ):
         table = csv.writer(file)
         table.writerow(["id", "class", "share"])
-        table.writerows([i, config.id2label[i], f"{share:.6f}"] for i, share in class_shares(label_map).items())
+        table.writerows([i, id2label[i], f"{share:.6f}"] for i, share in class_shares(label_map).items())
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    photos = find_photos(arguments.inputs)
-    if not photos:
-        print("no photographs found", file=sys.stderr)
-        return 2
-    stems = output_stems(photos)
-    model = AutoModelForSemanticSegmentation.from_pretrained(arguments.model).to(arguments.device).eval()
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    paths = find_photos(arguments.inputs)
+    if not paths:
+        raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
+    stems = output_stems(paths)
+    model, processor = load_model(arguments.model, device=arguments.device)
+    colors = class_colors(model.config)
     id_type = np.uint8 if model.config.num_labels <= 256 else np.uint16
-    arguments.output.mkdir(parents=True, exist_ok=True)
     failures = []
-    for path, stem in zip(tqdm(photos, unit="photo"), stems):
+    for path, stem in zip(tqdm(paths, unit="photo"), stems):
         try:
-            photo = pil_to_rgb(ImageOps.exif_transpose(Image.open(path)))
+            photo = read_photo(path)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             failures.append(f"{path}: {error}")
             continue
         label_map = segment(model, processor, [photo])[0].numpy().astype(id_type)
-        write_results(arguments.output, stem, photo, label_map, model.config)
+        write_results(arguments.output, stem, photo, label_map, colors, model.config.id2label)
     for failure in failures:
         print(f"skipped {failure}", file=sys.stderr)
-    print(f"{len(photos) - len(failures)} of {len(photos)} photographs segmented into {arguments.output}")
+    print(f"{len(paths) - len(failures)} of {len(paths)} photos segmented into {arguments.output}")
     return 1 if failures else 0
 
 

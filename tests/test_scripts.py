@@ -39,7 +39,7 @@ def test_predict_writes_map_overlay_and_table_and_names_a_bad_file(model_folder,
     arguments = ("scripts/predict.py", *photos, bad, "--model", model_folder, "--output", output)
     result = run(*arguments, status=1)
     assert "bad.jpg" in result.stderr
-    assert "4 of 5 photographs" in result.stdout
+    assert "4 of 5 photos" in result.stdout
     segmenter = pipeline("image-segmentation", model=str(model_folder))
     for photo in photos:
         label_map = np.asarray(Image.open(output / f"{photo.stem}.png"))
@@ -78,4 +78,4 @@ def test_the_console_command_runs_the_same_jobs(model_folder, scene_folder, tmp_
         assert job in jobs
     run("-m", "setr_hf.cli", "fly", status=2)
     arguments = ("predict", scene_folder / "images/val", "--model", model_folder, "--output", tmp_path / "out")
-    assert "4 of 4 photographs" in run("-m", "setr_hf.cli", *arguments).stdout
+    assert "4 of 4 photos" in run("-m", "setr_hf.cli", *arguments).stdout

@@ -12,7 +12,7 @@ from PIL import Image
 from setr_hf.cli import load_script
 from setr_hf.data.label_sets import LabelSet
 from setr_hf.data.rows import Sample
-from setr_hf.evaluation.comparison import bootstrap_interval, compare_records, comparison_record, comparison_table
+from setr_hf.evaluation.comparison import bootstrap_interval, compare_records, comparison_record, print_comparison
 from setr_hf.evaluation.records import counts_of
 
 
@@ -23,7 +23,7 @@ def records_of(matrices):
     return [{"index": i, "name": str(i), **counts_of(np.array(m))} for i, m in enumerate(matrices)]
 
 
-def test_known_differences_and_agreement():
+def test_known_differences_and_agreement(capsys):
     sample = Sample("a", Image.new("RGB", (4, 1)), np.array([[0, 0, 1, 1]], np.uint8))
     first, second = torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 0]])
     record = {"index": 0, "name": "a", **comparison_record(sample, first, second, 2)}
@@ -33,7 +33,10 @@ def test_known_differences_and_agreement():
     assert [row["second"] for row in comparison["classes"]] == [2 / 3, 1 / 2]
     assert [row["difference"] for row in comparison["classes"]] == pytest.approx([1 / 6, -1 / 6])
     assert comparison["difference"] == pytest.approx(0)
-    assert "50.00 % of the pixels" in comparison_table(comparison)
+    print_comparison(comparison)
+    table = capsys.readouterr().out
+    assert "50.00 % of the pixels" in table
+    assert ["a", "50.00", "66.67", "+16.67"] in [line.split() for line in table.splitlines()]
 
 
 def test_bootstrap_equals_one_that_draws_images_by_hand():

@@ -16,13 +16,10 @@ from PIL import Image
 from transformers import pipeline
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
-from setr_hf.cards.model_card import eval_results, update_card
 from setr_hf.cli import load_script
 from setr_hf.data.label_sets import LabelSet, check_classes
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
-from setr_hf.evaluation.records import append_records, counts_of, matrix_of, read_records
-from setr_hf.evaluation.results import summarize, worst_images
 from setr_hf.evaluation.submission import server_form
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.metrics import confusion_matrix, segmentation_scores
@@ -153,18 +150,6 @@ def test_multi_scale_says_its_scales(model_folder, data_set, tmp_path):
     assert settings["protocol"] == "multi" and settings["scales"] == [1.0, 1.5] and settings["mirrored"]
 
 
-def test_damaged_and_doubled_records_are_errors(tmp_path):
-    record = {"index": 0, "name": "a", **counts_of(np.array([[2, 0], [1, 3]]))}
-    append_records(tmp_path / "process-0.jsonl", [record])
-    assert matrix_of(read_records(tmp_path)[0], 2).tolist() == [[2, 0], [1, 3]]
-    append_records(tmp_path / "process-1.jsonl", [record])
-    with pytest.raises(ValueError, match=r"process-1.jsonl, line 1: 'a' is in .* already"):
-        read_records(tmp_path)
-    (tmp_path / "process-1.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"process-1.jsonl is damaged in line 1"):
-        read_records(tmp_path)
-
-
 def test_pictures_and_table(alone, capsys, model_folder, data_set):
     run_here(model_folder, data_set, alone)
     table = capsys.readouterr().out
@@ -172,16 +157,6 @@ def test_pictures_and_table(alone, capsys, model_folder, data_set):
     for name in ("classes.png", "confusion_matrix.png", "worst.png"):
         with Image.open(alone / name) as picture:
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 5, f"{name} is empty"
-
-
-def test_worst_images_are_those_of_lowest_miou_and_ignored_images_are_not_among_them():
-    def record(index, matrix):
-        return {"index": index, "name": f"n{index}", **counts_of(np.array(matrix))}
-
-    records = [record(0, [[4, 0], [0, 0]]), record(1, [[0, 4], [0, 0]]), record(2, [[0, 0], [0, 0]])]
-    summary = summarize(records, LabelSet.direct(["a", "b"]))
-    assert [(image["name"], image["mean_iou"]) for image in worst_images(summary, 3)] == [("n1", 0.0), ("n0", 1.0)]
-    assert summary["classes"][0]["iou"] == 0.5 and summary["classes"][1]["iou"] == 0.0
 
 
 def test_other_classes_are_refused_before_the_first_image(model_folder, data_set, tmp_path):
@@ -209,13 +184,6 @@ def test_unreadable_images_are_named(model_folder, data_set, tmp_path):
         run_here(model_folder, tmp_path, tmp_path / "output")
 
 
-@pytest.mark.parametrize("data_set_name, first_ids", [("ade20k", [1, 2, 150]), ("cityscapes", [7, 8, 33])])
-def test_ids_of_the_servers(data_set_name, first_ids):
-    label_set = LabelSet.direct(CLASS_NAMES[data_set_name])
-    ids = server_form(label_set)(np.array([[0, 1, len(label_set.id2label) - 1]]))
-    assert ids.tolist() == [first_ids] and ids.dtype == np.uint8
-
-
 def test_submission_files(data_set, tmp_path):
     save_model(tmp_path / "model", CLASS_NAMES["cityscapes"])
     names = {"id2label": dict(enumerate(CLASS_NAMES["cityscapes"]))}
@@ -238,28 +206,6 @@ def test_submission_files(data_set, tmp_path):
     with Image.open(submission / "scene_000.png") as picture:
         assert picture.mode == "L"
         assert np.array_equal(np.asarray(picture), server_form(LabelSet.direct(CLASS_NAMES["cityscapes"]))(label_map))
-
-
-def test_other_classes_have_no_server():
-    with pytest.raises(ValueError, match="only ADE20K and Cityscapes have a server"):
-        server_form(LabelSet.direct(NAMES))
-
-
-def test_model_card_keeps_its_text_and_replaces_values(tmp_path):
-    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# My model\n\nText of mine.\n")
-    summary = {"mean_iou": 0.48638, "overall_accuracy": 0.8, "mean_accuracy": None}
-    update_card(str(tmp_path), eval_results(summary, "scenes", "validation", None))
-    update_card(str(tmp_path), eval_results(summary, "scenes", "validation", (0.5, 1.0)))
-    update_card(str(tmp_path), eval_results({**summary, "mean_iou": 0.5}, "scenes", "validation", None))
-    card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.license == "apache-2.0" and "Text of mine." in card.text
-    values = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    assert values == {
-        "mean IoU (%), single scale": 50.0,
-        "pixel accuracy (%), single scale": 80.0,
-        "mean IoU (%), scales 0.5, 1 with mirror images": 48.64,
-        "pixel accuracy (%), scales 0.5, 1 with mirror images": 80.0,
-    }
 
 
 def test_evaluation_writes_the_card_of_whole_splits_only(model_folder, data_set, tmp_path):

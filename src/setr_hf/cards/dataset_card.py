@@ -1,6 +1,6 @@
 """Cards of prepared data sets: the YAML that `load_dataset` and the Hub read, and where the images come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import DatasetInfo, Features, SplitDict
 from datasets.info import DatasetInfosDict
@@ -43,29 +43,24 @@ CITYSCAPES = Source(
     labels="The `labelIds` of gtFine became the 19 train ids of the Cityscapes scripts, and every other id 255.",
     num_images={"train": 2975, "validation": 500},
 )
-PASCAL_CONTEXT_IMAGES = {
-    "homepage": "https://www.cs.stanford.edu/~roozbeh/pascal-context/",
-    "license_name": "flickr-terms-of-use",
-    "license_link": "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/#rights",
-    "terms": "The photographs of PASCAL VOC 2010 come from Flickr; their use must respect Flickr's terms, and the "
+PASCAL_CONTEXT_60 = Source(
+    title="Pascal Context, 59 classes and the background",
+    homepage="https://www.cs.stanford.edu/~roozbeh/pascal-context/",
+    license_name="flickr-terms-of-use",
+    license_link="http://host.robots.ox.ac.uk/pascal/VOC/voc2010/#rights",
+    terms="The photographs of PASCAL VOC 2010 come from Flickr; their use must respect Flickr's terms, and the "
     "rights stay with the photographers.",
-    "num_images": {"train": 4996, "validation": 5104},
-}
-PASCAL_CONTEXT_LABELS = (
-    "The masks of `trainval_merged.json` (Detail API) were painted over each other in the file's order; the classes "
-    "are in alphabetical order, and "
+    labels="The masks of `trainval_merged.json` (Detail API) were painted over each other in the file's order; the "
+    "classes are in alphabetical order, and the background is class 0.",
+    num_images={"train": 4996, "validation": 5104},
 )
 PASCAL_CONTEXT = {
-    59: Source(
+    59: replace(
+        PASCAL_CONTEXT_60,
         title="Pascal Context, 59 classes",
-        labels=f"{PASCAL_CONTEXT_LABELS}the background is 255.",
-        **PASCAL_CONTEXT_IMAGES,
+        labels=PASCAL_CONTEXT_60.labels.replace("class 0", "255"),
     ),
-    60: Source(
-        title="Pascal Context, 59 classes and the background",
-        labels=f"{PASCAL_CONTEXT_LABELS}the background is class 0.",
-        **PASCAL_CONTEXT_IMAGES,
-    ),
+    60: PASCAL_CONTEXT_60,
 }
 # The Hub's `size_categories`, as far as the data sets above need them.
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}

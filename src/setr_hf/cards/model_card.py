@@ -1,8 +1,9 @@
 """Evaluation results in a model card, where the Hub shows them and `huggingface_hub` reads them."""
 
 from pathlib import Path
+from typing import cast
 
-from huggingface_hub import EvalResult, ModelCard, metadata_update
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_update
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from ..files import whole_file
@@ -55,7 +56,7 @@ def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, .
     ]
 
 
-def update_card(model: str, results: list[EvalResult]):
+def update_card(model: str, results: list[EvalResult]) -> None:
     """
     Adds results to the card of a model, or replaces the values of those it has already; its text stays as it is.
 
@@ -71,8 +72,9 @@ def update_card(model: str, results: list[EvalResult]):
         return
     path, name = folder / "README.md", folder.resolve().name
     card = ModelCard.load(path) if path.exists() else ModelCard(f"---\nlibrary_name: transformers\n---\n\n# {name}\n")
-    kept = [old for old in card.data.eval_results or [] if not any(new.is_equal_except_value(old) for new in results)]
-    card.data.eval_results = [*kept, *results]
-    card.data.model_name = card.data.model_name or name
+    data = cast(ModelCardData, card.data)
+    kept = [old for old in data.eval_results or [] if not any(new.is_equal_except_value(old) for new in results)]
+    data.eval_results = [*kept, *results]
+    data.model_name = data.model_name or name
     with whole_file(path) as unfinished:
         card.save(unfinished)

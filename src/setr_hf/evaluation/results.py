@@ -1,179 +1,146 @@
-"""What an evaluation depends on, and its results: scores of classes and images, table, files."""
+"""The results of an evaluation: scores of classes and images, as a table and as files."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from ..data.label_sets import LabelSet, check_classes
-from ..data.rows import Sample, SegmentationData
-from ..metrics import confusion_matrix, segmentation_scores
-from .charts import class_bars, confusion_picture
-from .records import counts_of, matrix_of, sum_matrices, write_text
+from ..data.label_sets import LabelSet
+from ..data.rows import SegmentationData
+from ..files import whole_file
+from ..inference.pictures import class_colors, comparison_sheet
+from ..metrics import segmentation_scores
+from ..tables import percent, print_table
+from .records import sum_records, write_json
+from .segmenter import Segmenter
 
 
-def load_for_evaluation(path: str, label_set: LabelSet, dtype: str, device: torch.device):
+MEANS = {
+    "mean_iou": "mIoU",
+    "mean_accuracy": "mAcc",
+    "overall_accuracy": "aAcc",
+    "frequency_weighted_iou": "fwIoU",
+    "mean_dice": "mDice",
+}
+NUM_WORST_IMAGES = 16
+
+
+def summarize(records: list[dict], label_set: LabelSet) -> tuple[dict, np.ndarray]:
     """
-    The model of a folder or Hub id, in evaluation mode on `device`, and its image processor.
-
-    Raises:
-        `ValueError`: see [`check_classes`]; names the model.
-    """
-    model = AutoModelForSemanticSegmentation.from_pretrained(path, dtype=dtype).to(device).eval()
-    try:
-        check_classes(model.config, label_set)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return model, AutoImageProcessor.from_pretrained(path)
-
-
-def digest(*parts: bytes) -> str:
-    """16 hex digits that tell contents apart."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(len(part).to_bytes(8, "little") + part)
-    return total.hexdigest()[:16]
-
-
-def model_digest(model) -> str:
-    """Tells models apart by their weights and by what of their configuration changes what they compute."""
-    config = model.config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "palette"):
-        config.pop(name, None)
-    tensors = model.state_dict()
-    parts = (np.asarray(tensors[key].cpu().contiguous().view(-1).view(torch.uint8)) for key in sorted(tensors))
-    return digest(json.dumps(config, sort_keys=True, default=str).encode(), *(part.tobytes() for part in parts))
-
-
-def processor_digest(processor) -> str:
-    """Tells image processors apart."""
-    fields = {key: value for key, value in processor.to_dict().items() if key not in ("auto_map", "_name_or_path")}
-    return digest(json.dumps(fields, sort_keys=True, default=str).encode())
-
-
-def dataset_digest(data: SegmentationData) -> str:
-    """Tells data sets apart by the names of their images and the meaning of their labels; images are not read."""
-    return digest(json.dumps(list(data.rows["name"])).encode(), data.label_set.lookup.tobytes())
-
-
-def evaluation_settings(model, processor, data, scales, batch_size, window_batch_size) -> dict:
-    """
-    All that an evaluation depends on. Batch sizes and CPU threads belong to it because they change the last bits of
-    floating-point sums, and so, rarely, the class of a pixel.
-    """
-    return {
-        "model": model_digest(model),
-        "image_processor": processor_digest(processor),
-        "dataset": dataset_digest(data),
-        "protocol": "single" if scales is None else "multi",
-        "scales": None if scales is None else list(scales),
-        "mirrored": scales is not None,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "batch_size": batch_size,
-        "window_batch_size": window_batch_size,
-        "device": model.device.type,
-        "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
-    }
-
-
-def image_record(sample: Sample, prediction: torch.Tensor, num_labels: int) -> dict:
-    """
-    The record of an image: its confusion matrix, or none where it has no annotation.
+    The scores of a data set from the records of its images.
 
     Args:
-        sample (`Sample`): The image with its true label map.
-        prediction (`torch.Tensor` of shape `(height, width)`): Predicted class ids.
-    """
-    if sample.label_map is None:
-        return {"cells": None, "counts": None}
-    return counts_of(confusion_matrix(prediction, sample.label_map, num_labels))
+        records (`list[dict]`): As [`compute_records`] returns them.
+        label_set (`LabelSet`): The classes.
 
+    Returns:
+        `tuple[dict, np.ndarray]`: Scores, 0 to 1, `None` where undefined: means over all classes that occur, `classes`
+        with the scores of each, `absent_classes` with the names of those that do not occur, and `images` with the mIoU
+        of each. And the confusion matrix, int64 of shape `(num_labels, num_labels)`, with true classes in the rows.
 
-def summarize(records: list[dict], label_set: LabelSet) -> dict:
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from setr_hf.data.label_sets import LabelSet
+    >>> from setr_hf.evaluation.records import counts_of
+    >>> from setr_hf.evaluation.results import summarize
+
+    >>> record = {"index": 0, "name": "photo", **counts_of(np.array([[3, 1], [0, 4]]))}
+    >>> summary, matrix = summarize([record], LabelSet.direct(["sky", "tree"]))
+    >>> summary["mean_iou"], summary["classes"][0]["iou"], summary["num_images"]
+    (0.775, 0.75, 1)
+    >>> matrix.tolist()
+    [[3, 1], [0, 4]]
+    ```
     """
-    Scores of a data set from the records of its images, 0 to 1, `None` where a score is undefined: means over all
-    classes that occur, a list of the classes, the names of the absent ones, and the mIoU of each image by itself.
-    """
-    num_labels = len(label_set.id2label)
-    matrix = sum_matrices(records, num_labels)
+    names = label_set.names
+    matrix = sum_records(records, len(names))
     scores = segmentation_scores(matrix)
 
-    def defined(value):
+    def defined(value: float) -> float | None:
         return None if np.isnan(value) else float(value)
 
-    means = ("mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou", "mean_dice")
-    return {
-        **{name: defined(scores[name]) for name in means},
+    def image_miou(record: dict) -> float | None:
+        return defined(segmentation_scores(sum_records([record], len(names)))["mean_iou"])
+
+    summary = {
+        **{name: defined(scores[name]) for name in MEANS},
         "num_images": len(records),
         "num_pixels": scores["num_pixels"],
-        "num_classes": num_labels,
+        "num_classes": len(names),
         "num_absent_classes": scores["num_absent_classes"],
-        "absent_classes": [label_set.id2label[i] for i in scores["absent_classes"]],
+        "absent_classes": [names[i] for i in scores["absent_classes"]],
         "classes": [
             {
                 "id": i,
-                "name": label_set.id2label[i],
+                "name": name,
                 "iou": defined(scores["per_category_iou"][i]),
                 "accuracy": defined(scores["per_category_accuracy"][i]),
                 "dice": defined(scores["per_category_dice"][i]),
                 "labelled_pixels": int(matrix[i].sum()),
                 "predicted_pixels": int(matrix[:, i].sum()),
             }
-            for i in range(num_labels)
+            for i, name in enumerate(names)
         ],
-        "images": [
-            {
-                "index": record["index"],
-                "name": record["name"],
-                "mean_iou": defined(segmentation_scores(matrix_of(record, num_labels))["mean_iou"]),
-            }
-            for record in records
-        ],
+        "images": [{"index": r["index"], "name": r["name"], "mean_iou": image_miou(r)} for r in records],
     }
+    return summary, matrix
 
 
 def worst_images(summary: dict, count: int) -> list[dict]:
-    """The images of the lowest mIoU, the worst first; those without a counted pixel are left out."""
+    """The images of the lowest mIoU, the worst first; images of which every pixel is ignored are left out."""
     counted = [image for image in summary["images"] if image["mean_iou"] is not None]
     return sorted(counted, key=lambda image: (image["mean_iou"], image["index"]))[:count]
 
 
-def class_table(summary: dict) -> str:
-    """The scores as a table in percent, for a terminal."""
-
-    def percent(value):
-        return "  –   " if value is None else f"{100 * value:6.2f}"
-
-    width = max(len(row["name"]) for row in summary["classes"])
-    lines = [f"{'class':<{width}}     IoU     Acc    Dice       pixels"]
-    for row in summary["classes"]:
-        scores = "  ".join(percent(row[name]) for name in ("iou", "accuracy", "dice"))
-        lines.append(f"{row['name']:<{width}}  {scores} {row['labelled_pixels']:>12,}")
-    lines.append(
-        f"mIoU {percent(summary['mean_iou'])}  mAcc {percent(summary['mean_accuracy'])}  "
-        f"aAcc {percent(summary['overall_accuracy'])}  fwIoU {percent(summary['frequency_weighted_iou'])}  "
-        f"mDice {percent(summary['mean_dice'])}   of {summary['num_images']} images"
+def print_scores(summary: dict) -> None:
+    """Prints the scores of the classes as a table in percent, and the means."""
+    rows = (
+        (row["name"], *(percent(row[name]) for name in ("iou", "accuracy", "dice")), f"{row['labelled_pixels']:,}")
+        for row in summary["classes"]
     )
+    print_table(("class", "IoU", "Acc", "Dice", "pixels"), rows)
+    means = "  ".join(f"{label} {percent(summary[name]) or '–'}" for name, label in MEANS.items())
+    print(f"{means}  of {summary['num_images']} images")
     if summary["num_absent_classes"]:
-        lines.append(
+        print(
             f"{summary['num_absent_classes']} classes are neither labelled nor predicted and left out of the means: "
             + ", ".join(summary["absent_classes"])
         )
-    return "\n".join(lines)
 
 
-def write_report(folder: Path, summary: dict, settings: dict, matrix: np.ndarray):
+def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict) -> None:
     """
     Writes `results.json` (scores and settings), `confusion_matrix.npy` (int64, true classes in the rows), and the
-    pictures `classes.png` and `confusion_matrix.png`.
+    charts `classes.png` and `confusion_matrix.png`.
+
+    Args:
+        folder (`Path`): Created if it is missing.
+        summary (`dict`): As [`summarize`] returns it.
+        matrix (`np.ndarray`): Likewise.
+        settings (`dict`): What the results depend on, see [`evaluation_settings`].
     """
-    write_text(folder / "results.json", json.dumps({"settings": settings, **summary}, indent=2, ensure_ascii=False))
-    np.save(folder / "confusion_matrix.npy", matrix)
+    from .charts import class_bars, confusion_heat_map, save_chart  # matplotlib takes a second to import.
+
+    write_json(folder / "results.json", {"settings": settings, **summary})
+    with whole_file(folder / "confusion_matrix.npy") as unfinished:
+        np.save(unfinished, matrix)
+    mean_iou = "undefined" if summary["mean_iou"] is None else f"{percent(summary['mean_iou'])} %"
+    title = f"IoU of each class in percent, mIoU {mean_iou}, {summary['num_images']} images"
+    save_chart(class_bars(summary["classes"], title), folder / "classes.png")
     names = [row["name"] for row in summary["classes"]]
-    miou = "undefined" if summary["mean_iou"] is None else f"{100 * summary['mean_iou']:.2f} %"
-    title = f"IoU of each class in percent, mIoU {miou}, {summary['num_images']} images"
-    class_bars(summary["classes"], title).save(folder / "classes.png")
-    confusion_picture(matrix, names).save(folder / "confusion_matrix.png")
+    save_chart(confusion_heat_map(matrix, names), folder / "confusion_matrix.png")
+
+
+def write_worst_images(path: Path, summary: dict, data: SegmentationData, segmenter: Segmenter) -> None:
+    """Writes a picture of the images of the lowest mIoU: photo, ground truth and prediction."""
+    samples, captions = [], []
+    for image in worst_images(summary, NUM_WORST_IMAGES):
+        sample = data[image["index"]]
+        assert sample.label_map is not None  # Or the image would have no mIoU.
+        samples.append((sample.photo, sample.label_map, segmenter([sample.photo])[0].numpy()))
+        captions.append(f"{sample.name}   mean IoU {percent(image['mean_iou'])} %")
+    if samples:
+        colors, id2label = class_colors(segmenter.model.config), data.label_set.id2label
+        with whole_file(path) as unfinished:
+            comparison_sheet(samples, colors, id2label, captions).save(unfinished)

@@ -13,7 +13,7 @@ LINE_HEIGHT = 23
 MARGIN = 8
 SWATCH = 14
 SWATCH_GAP = 6
-IGNORED_COLOR = (0, 0, 0)
+IGNORED_COLOR = [0, 0, 0]
 # In CIELAB: generated colours are muted, of medium lightness and little chroma, as long as they differ by this much.
 MUTED_LIGHTNESS = (30, 90)
 MUTED_CHROMA = 45
@@ -140,7 +140,8 @@ def comparison_sheet(
     lefts = [MARGIN + column * (size + MARGIN) for column in range(3)]
     width = lefts[-1] + size + MARGIN
     rows = [draw_line(width, list(zip(lefts, ("photo", "ground truth", "prediction"))))]
-    occurring, has_ignored = set(), False
+    occurring: set[int] = set()
+    has_ignored = False
     for index, (photo, label_map, prediction) in enumerate(samples):
         photo = upright_rgb(photo)
         ignored = label_map == IGNORED_LABEL

@@ -5,20 +5,15 @@ from collections.abc import Iterator
 
 import torch
 from PIL import Image
-from transformers import BatchFeature, PreTrainedModel
+from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..errors import SetrError
-from ..model.image_processing_setr import (
-    MAX_SCORES_AT_ONCE,
-    SetrImageProcessorMixin,
-    merge_windows,
-    resize_scores,
-)
+from ..model.image_processing_setr import MAX_SCORES_AT_ONCE, merge_windows, resize_scores
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
 from .photos import upright, upright_rgb
 
 
-def check_multi_scale(processor: SetrImageProcessorMixin, scales: tuple[float, ...]):
+def check_multi_scale(processor: BaseImageProcessor, scales: tuple[float, ...]) -> None:
     """
     Raises:
         [`SetrError`]: The processor does not cut windows, or a ratio is not positive.
@@ -32,7 +27,7 @@ def check_multi_scale(processor: SetrImageProcessorMixin, scales: tuple[float, .
         raise SetrError(f"scales must be positive ratios such as (0.5, 1.0, 1.5), got {tuple(scales)}")
 
 
-def short_sides(processor: SetrImageProcessorMixin, scales: tuple[float, ...]) -> Counter[int]:
+def short_sides(processor: BaseImageProcessor, scales: tuple[float, ...]) -> Counter[int]:
     """
     How often each short side in pixels occurs among the views: ratio × base short side, rounded down, but not less
     than the crop. On ADE20K all ratios up to 1 give the crop's 512 pixels; equal views are computed once.
@@ -56,7 +51,8 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
     offsets = torch.cat([view["patch_offsets"] for view in views], dim=1)
     counts = [view["patch_offsets"].shape[1] for view in views]
     sizes = offsets[0, :, 2:4].tolist()
-    computed, start = [], 0
+    computed: list[torch.Tensor] = []
+    start = 0
     while start < len(sizes):
         stop = start + 1
         while stop < min(start + window_batch_size, len(sizes)) and sizes[stop] == sizes[start]:
@@ -74,7 +70,7 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
 
 
 def segment_single_scale(
-    model: PreTrainedModel, processor: SetrImageProcessorMixin, photos: list[Image.Image], window_batch_size: int
+    model: PreTrainedModel, processor: BaseImageProcessor, photos: list[Image.Image], window_batch_size: int
 ) -> list[torch.Tensor]:
     """The label maps that the processor, the model and the processor's post-processing give."""
     sizes = [(photo.height, photo.width) for photo in photos]
@@ -83,7 +79,7 @@ def segment_single_scale(
         with torch.inference_mode():
             return processor.post_process_semantic_segmentation(model(**inputs), sizes)
     views = [processor(photo, do_convert_rgb=False, return_tensors="pt") for photo in photos]
-    label_maps = []
+    label_maps: list[torch.Tensor] = []
     for view, size, logits in zip(views, sizes, window_logits(model, views, window_batch_size)):
         outputs = SetrSemanticSegmenterOutput(logits=logits, patch_offsets=view["patch_offsets"])
         label_maps += processor.post_process_semantic_segmentation(outputs, [size])
@@ -92,7 +88,7 @@ def segment_single_scale(
 
 def add_probabilities(
     total: torch.Tensor, logits: torch.Tensor, offsets: list[list[int]], mirrored: bool, weight: int
-):
+) -> None:
     """
     Adds the class probabilities of one view, `weight` times, to `total` of shape `(num_labels, height, width)`.
 
@@ -103,7 +99,7 @@ def add_probabilities(
     for start in range(0, len(total), chunk_size):
         classes = slice(start, start + chunk_size)
         merged = merge_windows(logits[:, classes], offsets)
-        scores[classes] = resize_scores(merged.flip(-1) if mirrored else merged, total.shape[-2:])
+        scores[classes] = resize_scores(merged.flip(-1) if mirrored else merged, (total.shape[1], total.shape[2]))
     # Softmax in place.
     scores.sub_(scores.amax(dim=0)).exp_()
     total.add_(scores.div_(scores.sum(dim=0)), alpha=weight)
@@ -111,7 +107,7 @@ def add_probabilities(
 
 def segment_multi_scale(
     model: PreTrainedModel,
-    processor: SetrImageProcessorMixin,
+    processor: BaseImageProcessor,
     photo: Image.Image,
     scales: tuple[float, ...],
     window_batch_size: int,
@@ -141,7 +137,7 @@ def segment_multi_scale(
 
 def segment(
     model: PreTrainedModel,
-    processor: SetrImageProcessorMixin,
+    processor: BaseImageProcessor,
     photos: list[Image.Image],
     scales: tuple[float, ...] | None = None,
     window_batch_size: int = 32,

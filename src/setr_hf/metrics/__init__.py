@@ -1,6 +1,6 @@
 """Mean IoU; this folder is also what `evaluate.load` reads, so the metric is in the file of the folder's name."""
 
-from .confusion import confusion_matrix, segmentation_scores
+from .confusion import class_ious, confusion_matrix, mean_over_classes, segmentation_scores
 
 
 def __getattr__(name):
@@ -13,4 +13,4 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["MeanIou", "confusion_matrix", "segmentation_scores"]
+__all__ = ["MeanIou", "class_ious", "confusion_matrix", "mean_over_classes", "segmentation_scores"]

@@ -1,9 +1,11 @@
 """Confusion matrices of label maps, and scores from them."""
 
+from typing import Any
+
 import numpy as np
 
 
-def label_map_array(label_map, what: str) -> np.ndarray:
+def label_map_array(label_map: Any, what: str) -> np.ndarray:
     """An array, tensor, PIL image or nested list of integer class ids as an array of shape `(height, width)`."""
     array = np.asarray(label_map.cpu() if hasattr(label_map, "cpu") else label_map)
     if array.ndim != 2 or array.dtype.kind not in "bui":
@@ -15,7 +17,7 @@ def label_map_array(label_map, what: str) -> np.ndarray:
 
 
 def confusion_matrix(
-    prediction, label, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False
+    prediction: Any, label: Any, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False
 ) -> np.ndarray:
     """
     Pixel counts of one image, int64 of shape `(num_labels, num_labels)`: a row for each true class, a column for each
@@ -48,6 +50,22 @@ def confusion_matrix(
     return np.bincount(label * num_labels + prediction, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
+
+
+def class_ious(intersection: np.ndarray, labelled: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """IoU, 0 to 1, from pixel counts of any shape; NaN for a class that is neither labelled nor predicted."""
+    return divide(intersection, labelled + predicted - intersection)
+
+
+def mean_over_classes(scores: np.ndarray) -> np.ndarray:
+    """Mean along the last axis over the classes that have a score; NaN where none has one."""
+    has_score = ~np.isnan(scores)
+    return divide(np.where(has_score, scores, 0).sum(axis=-1), has_score.sum(axis=-1))
+
+
 def segmentation_scores(matrix: np.ndarray) -> dict:
     """
     Scores, 0 to 1, of a confusion matrix `(num_labels, num_labels)` with true classes in its rows.
@@ -55,28 +73,29 @@ def segmentation_scores(matrix: np.ndarray) -> dict:
     With intersection I, labelled pixels L and predicted pixels P of a class: IoU = I / (L + P − I), accuracy = I / L,
     Dice = 2I / (L + P), NaN where the denominator is 0 and then left out of the mean. Pixel accuracy is ΣI / ΣL and
     frequency-weighted IoU is Σ(L · IoU) / ΣL (Long et al., "Fully Convolutional Networks", section 5).
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from setr_hf.metrics import segmentation_scores
+
+    >>> scores = segmentation_scores(np.array([[3, 1], [0, 4]]))
+    >>> scores["per_category_iou"].tolist(), scores["mean_iou"], scores["overall_accuracy"]
+    ([0.75, 0.8], 0.775, 0.875)
+    ```
     """
     intersection, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    union = labelled + predicted - intersection
-
-    def divide(numerator, denominator):
-        return np.divide(numerator, denominator, out=np.full(len(matrix), np.nan), where=denominator > 0)
-
-    def mean(values):
-        present = values[~np.isnan(values)]
-        return float(present.mean()) if present.size else float("nan")
-
-    iou, accuracy = divide(intersection, union), divide(intersection, labelled)
+    iou, accuracy = class_ious(intersection, labelled, predicted), divide(intersection, labelled)
     dice = divide(2 * intersection, labelled + predicted)
     total = int(labelled.sum())
-    weighted = (labelled * np.nan_to_num(iou)).sum()
-    absent = np.flatnonzero(union == 0).tolist()
+    absent = np.flatnonzero(labelled + predicted == 0).tolist()
     return {
-        "mean_iou": mean(iou),
-        "mean_accuracy": mean(accuracy),
-        "mean_dice": mean(dice),
+        "mean_iou": float(mean_over_classes(iou)),
+        "mean_accuracy": float(mean_over_classes(accuracy)),
+        "mean_dice": float(mean_over_classes(dice)),
         "overall_accuracy": int(intersection.sum()) / total if total else float("nan"),
-        "frequency_weighted_iou": float(weighted / total) if total else float("nan"),
+        "frequency_weighted_iou": float((labelled * np.nan_to_num(iou)).sum() / total) if total else float("nan"),
         "per_category_iou": iou,
         "per_category_accuracy": accuracy,
         "per_category_dice": dice,

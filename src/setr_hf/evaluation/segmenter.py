@@ -1,0 +1,71 @@
+"""A model as an evaluation uses it: with its image processor and test protocol."""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..data.label_sets import LabelSet, check_classes
+from ..data.public_datasets import published_scales
+from ..errors import SetrError
+from ..inference.loading import load_model
+from ..inference.sliding_windows import check_multi_scale, segment
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """
+    Called with photos, it returns their label maps, see [`segment`].
+
+    Args:
+        model ([`SetrForSemanticSegmentation`]): In evaluation mode.
+        processor ([`SetrImageProcessor`]): Of the model.
+        scales (`tuple[float, ...]`, *optional*): Ratios of the multi-scale protocol; by default a single scale.
+        window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    scales: tuple[float, ...] | None = None
+    window_batch_size: int = 32
+
+    def __call__(self, photos: list[Image.Image]) -> list[torch.Tensor]:
+        return segment(self.model, self.processor, photos, self.scales, self.window_batch_size)
+
+
+def load_segmenter(
+    path: str,
+    label_set: LabelSet,
+    protocol: str = "single",
+    scales: tuple[float, ...] | None = None,
+    window_batch_size: int = 32,
+    dtype: str = "float32",
+    device: str | torch.device = "cpu",
+) -> Segmenter:
+    """
+    A model and its test protocol.
+
+    Args:
+        path (`str`): Folder or Hub id of the model.
+        label_set (`LabelSet`): The classes of the data set, which must be those of the model.
+        protocol (`str`, *optional*, defaults to `"single"`): `"single"`, or `"multi"` for several scales.
+        scales (`tuple[float, ...]`, *optional*): Ratios for `"multi"`; by default the published ones.
+        window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time.
+        dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the model runs.
+
+    Raises:
+        [`SetrError`]: The model cannot be loaded, has other classes, or its image processor does not cut the windows
+            that `"multi"` needs.
+    """
+    model, processor = load_model(path, dtype, device)
+    try:
+        check_classes(model.config, label_set)
+    except SetrError as error:
+        raise SetrError(f"{path}: {error}") from error
+    if protocol == "single":
+        return Segmenter(model, processor, None, window_batch_size)
+    scales = tuple(scales or published_scales(model.config.dataset, model.config.decoder_type))
+    check_multi_scale(processor, scales)
+    return Segmenter(model, processor, scales, window_batch_size)
