@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, p
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation
 from setr_hf.checkpoints.convert import build_model, convert_checkpoint, convert_tensors, load_original
-from setr_hf.checkpoints.detection import Shapes, detect_config, detect_implementation
+from setr_hf.checkpoints.detection import Shapes, detect
 from setr_hf.checkpoints.export import to_public_state_dict, write_public_checkpoint
 from setr_hf.checkpoints.reading import read_checkpoint
 from setr_hf.data.public_datasets import CLASS_NAMES, PALETTES
@@ -106,7 +106,7 @@ def test_auxiliary_heads_of_two_convolutions(save, decoder):
 def test_grids_that_are_no_square_must_be_told(save):
     state_dict = checkpoints.stand_in("mmseg", "mla", grid=(2, 6))
     path = save(state_dict)
-    with pytest.raises(ValueError, match=r"12 position embeddings form no square.*image_size"):
+    with pytest.raises(ValueError, match=r"12 position embeddings do not form a square.*image_size"):
         load_original(path, overrides=overrides_for("mmseg", "mla"))
     model, _, _ = load_original(path, overrides=overrides_for("mmseg", "mla", image_size=[32, 96]))
     check_logits(model, state_dict, "mmseg", "mla", size=(32, 96))
@@ -150,10 +150,9 @@ def test_full_size_checkpoints_are_converted_completely(data_folder, name):
     with torch.device("meta"):
         state_dict = {key: torch.empty(shape) for key, shape in manifest["state_dict"].items()}
     facts = manifest["source"]
-    implementation = detect_implementation(state_dict)
-    shapes = Shapes({key: tuple(tensor.shape) for key, tensor in state_dict.items()})
-    config = detect_config(implementation, shapes, {}, [])
-    tensors, _ = convert_tensors(state_dict, implementation, config)
+    detection = detect(Shapes({key: tuple(tensor.shape) for key, tensor in state_dict.items()}), told={})
+    config = detection.config
+    tensors, _ = convert_tensors(state_dict, detection.implementation, config)
     model = build_model(config, tensors)
     assert model.num_parameters() > 80e6
     assert (config.decoder_type, config.num_labels, config.image_size) == (

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from setr_hf import SetrForSemanticSegmentation
-from setr_hf.checkpoints.detection import Shapes, detect_config, detect_implementation
+from setr_hf.checkpoints.detection import Shapes, detect
 from setr_hf.checkpoints.keys import conversion_rules
 from setr_hf.training.optimization import head_parameter_names, parameter_groups, poly_schedule
 
@@ -39,12 +39,13 @@ def groups_by_name(model, decay_parameter_names=(), **options):
 def test_heads_are_what_is_called_head_in_the_public_checkpoints(data_folder, name):
     manifest = json.loads((data_folder / "reference" / "manifests" / f"{name}.json").read_text())
     shapes = Shapes({key: tuple(shape) for key, shape in manifest["state_dict"].items()})
-    implementation, facts, told = detect_implementation(shapes), manifest["source"], {}
+    facts, told = manifest["source"], {}
     if name in TINY:
         mla = facts["decoder"] == "mla"
         layers = facts.get("auxiliary_from_layers") or facts["backbone_out_layers"][: None if mla else 3]
         told = {"num_attention_heads": facts["heads"], "auxiliary_out_indices": layers}
-    config = detect_config(implementation, shapes, told, [])
+    detection = detect(shapes, told)
+    implementation, config = detection.implementation, detection.config
     with torch.device("meta"):
         model = SetrForSemanticSegmentation(config)
     theirs = {ours: rule.theirs[0] for rule in conversion_rules(implementation, config) for ours in rule.ours}

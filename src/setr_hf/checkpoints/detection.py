@@ -3,8 +3,13 @@
 import difflib
 import math
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
+from ..errors import SetrError
 from ..model.configuration_setr import PUBLISHED_AUXILIARY_INDICES, SetrConfig, quarter_depths
+from .keys import LAYER_PARTS, NAMING, PATCH_PROJECTION, STACKED_ATTENTION
 
 
 # (width, depth) of the published encoders, and of ViT-Huge, whose heads are not 64 wide.
@@ -23,28 +28,45 @@ OTHER_CHECKPOINTS = {
 }
 
 
-class Shapes(dict):
-    """Shapes by key; a missing key is an error that says which key is closest to it."""
+@dataclass(frozen=True)
+class Detection:
+    """
+    What a checkpoint was found to be.
 
-    def __missing__(self, key):
+    Args:
+        implementation (`str`): "original" or "mmseg".
+        config (`SetrConfig`): The configuration of its network.
+        assumptions (`list[str]`): A sentence for each field that neither keys nor shapes nor metadata show, and that
+            was taken from the published models.
+    """
+
+    implementation: str
+    config: SetrConfig
+    assumptions: list[str]
+
+
+class Shapes(dict):
+    """The shape of each tensor by its key. A missing key is an error that names the closest one."""
+
+    def __missing__(self, key: str) -> tuple[int, ...]:
         close = difflib.get_close_matches(key, self, n=1)
         hint = f". Was it renamed to {close[0]}?" if close else ""
-        raise ValueError(f"the key {key} is missing{hint}")
+        raise SetrError(f"the key {key} is missing{hint}")
 
 
-def count_modules(keys, template: str) -> int:
-    """1 + the highest number that stands for `{}` in a key beginning like `template`; 0 if there is none."""
+def count_modules(keys: Iterable[str], template: str) -> int:
+    """1 + the highest number in the place of `{}` in keys that begin like `template`; 0 if there are none."""
     pattern = re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
     numbers = [int(match.group(1)) for match in map(pattern.match, keys) if match]
     return 1 + max(numbers, default=-1)
 
 
-def detect_implementation(keys) -> str:
+def detect_implementation(keys: Iterable[str]) -> str:
     """
     "original" or "mmseg", by the names of the encoder's layers.
 
     Raises:
-        `ValueError`: neither; says what the file looks like instead.
+        [`SetrError`]: neither; says what the file looks like instead.
     """
     if any(key.startswith("decode_head.") for key in keys):
         if count_modules(keys, "backbone.blocks.{}.attn."):
@@ -53,28 +75,23 @@ def detect_implementation(keys) -> str:
             return "mmseg"
     for pattern, description in OTHER_CHECKPOINTS.items():
         if any(re.match(pattern, key) for key in keys):
-            raise ValueError(f"it is no SETR checkpoint of the public implementations: it looks like {description}")
-    raise ValueError(
+            raise SetrError(f"it is no SETR checkpoint of the public implementations: it looks like {description}")
+    raise SetrError(
         "it is no SETR checkpoint of the original repository (backbone.blocks.…, decode_head.…) or of mmsegmentation "
         f"(backbone.layers.…, decode_head.…): its keys begin with {', '.join(list(keys)[:5])}"
     )
 
 
-def encoder_fields(implementation: str, shapes: Shapes) -> dict:
+def encoder_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
     """Fields of the encoder that the shapes show."""
-    if implementation == "original":
-        patch, layer, stacked = "backbone.patch_embed.proj", "backbone.blocks.{}.", "attn.qkv"
-        hidden = "mlp.fc1"
-    else:
-        patch, layer, stacked = "backbone.patch_embed.projection", "backbone.layers.{}.", "attn.attn.in_proj"
-        hidden = "ffn.layers.0.0"
-    hidden_size, num_channels, patch_size, _ = shapes[f"{patch}.weight"]
-    first = layer.format(0)
+    naming = NAMING[implementation]
+    hidden_size, num_channels, patch_size, _ = shapes[f"backbone.{PATCH_PROJECTION[naming]}.weight"]
+    stacked = f"backbone.{STACKED_ATTENTION[naming].format(0)}"
     return {
         "hidden_size": hidden_size,
-        "num_hidden_layers": count_modules(shapes, layer),
-        "intermediate_size": shapes[f"{first}{hidden}.weight"][0],
-        "qkv_bias": any(f"{first}{stacked}{bias}" in shapes for bias in (".bias", "_bias")),
+        "num_hidden_layers": count_modules(shapes, f"backbone.{STACKED_ATTENTION[naming]}"),
+        "intermediate_size": shapes[f"backbone.{LAYER_PARTS[naming]['mlp.fc1'].format(0)}.weight"][0],
+        "qkv_bias": f"{stacked}bias" in shapes,
         "patch_size": patch_size,
         "num_channels": num_channels,
     }
@@ -87,14 +104,14 @@ def upsample_scale(implementation: str, num_convs: int, kernel_size: int, is_aux
     return 4 if implementation == "mmseg" or (is_auxiliary and kernel_size == 3) else 1
 
 
-def upsample_fields(implementation: str, shapes: Shapes) -> dict:
+def upsample_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
     """Fields of the naive and PUP decoders that keys and shapes show."""
     is_original = implementation == "original"
     template = "{}.conv_{{}}.weight" if is_original else "{}.up_convs.{{}}.0.conv.weight"
     # The original's last convolution is the classifier.
     num_convs = count_modules(shapes, template.format("decode_head")) - is_original
     if num_convs < 1:
-        raise ValueError("its decode_head is none of SETR's: it has neither mla streams nor upsampling convolutions")
+        raise SetrError("its decode_head is not one of SETR's: it has neither mla streams nor upsampling convolutions")
     channels, _, kernel_size, _ = shapes[template.format("decode_head").format(0)]
     classifier = f"decode_head.conv_{num_convs}" if is_original else "decode_head.conv_seg"
     fields = {
@@ -112,7 +129,7 @@ def upsample_fields(implementation: str, shapes: Shapes) -> dict:
     return fields
 
 
-def mla_fields(implementation: str, shapes: Shapes) -> dict:
+def mla_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
     """Fields of the mla decoder that keys and shapes show."""
     if implementation == "original":
         names = ("backbone.mla.mla_p2_1x1.0", "decode_head.mlahead.head2.0", "decode_head.cls")
@@ -130,114 +147,118 @@ def mla_fields(implementation: str, shapes: Shapes) -> dict:
     }
 
 
-def assumed_num_heads(hidden_size: int, depth: int, assumptions: list[str]) -> int:
+def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
     """
-    The number of attention heads of published encoders of this size, else heads of 64 channels.
+    The number of attention heads of the published encoder of this size, else heads of 64 channels; and which it is.
 
     Raises:
-        `ValueError`: the width is no multiple of 64.
+        [`SetrError`]: the width is not a multiple of 64.
     """
     if (hidden_size, depth) in PUBLISHED_NUM_HEADS:
-        num_heads, reason = PUBLISHED_NUM_HEADS[hidden_size, depth], "as in the published encoder of this size"
-    elif hidden_size % 64 == 0:
-        num_heads, reason = hidden_size // 64, "64 channels a head, as in the published encoders"
-    else:
-        raise ValueError(
-            f"the number of attention heads is not in the file, and an encoder {hidden_size} wide and {depth} deep is "
-            "none of the published ones: give it as --config '{\"num_attention_heads\": …}'"
-        )
-    assumptions.append(f"num_attention_heads {num_heads} ({reason})")
-    return num_heads
+        return PUBLISHED_NUM_HEADS[hidden_size, depth], "as in the published encoder of this size"
+    if hidden_size % 64 == 0:
+        return hidden_size // 64, "64 channels a head, as in the published encoders"
+    raise SetrError(
+        f"the number of attention heads is not in the file, and none of the published encoders is {hidden_size} wide "
+        f"and {depth} deep: pass --config '{{\"num_attention_heads\": …}}'"
+    )
 
 
-def assumed_image_size(num_positions: int, patch_size: int, assumptions: list[str]) -> int:
+def assumed_image_size(num_positions: int, patch_size: int) -> int:
     """
-    Side in pixels of the square image that `num_positions` position embeddings cover.
+    The side in pixels of the square image that `num_positions` position embeddings cover.
 
     Raises:
-        `ValueError`: no square has that many patches.
+        [`SetrError`]: they do not form a square.
     """
     side = math.isqrt(num_positions)
     if side * side != num_positions:
-        raise ValueError(
-            f"its {num_positions} position embeddings form no square, and the file does not tell their rows and "
-            "columns: give the training image's size as --config '{\"image_size\": [height, width]}'"
+        raise SetrError(
+            f"its {num_positions} position embeddings do not form a square, and the file does not say how many rows "
+            "and columns they have: pass the size of the training images as "
+            "--config '{\"image_size\": [height, width]}'"
         )
-    assumptions.append(f"image_size {side * patch_size} × {side * patch_size} (a square of position embeddings)")
     return side * patch_size
 
 
-def assumed_indices(fields: dict, num_streams: int, num_auxiliary: int, assumptions: list[str]) -> dict:
+def assumed_out_indices(decoder_type: str, depth: int, num_streams: int) -> list[int]:
     """
-    Layers of the decoder and its auxiliary heads as in the published models, for any field not in `fields`.
+    The layers that the published decoders read.
 
     Raises:
-        `ValueError`: no published model has as many streams or auxiliary heads.
+        [`SetrError`]: no published model has as many mla streams.
     """
-    depth, decoder_type = fields["num_hidden_layers"], fields["decoder_type"]
-    chosen = {}
-    if "out_indices" not in fields:
-        chosen["out_indices"] = [depth] if decoder_type != "mla" else quarter_depths(depth)
-        if len(chosen["out_indices"]) != num_streams:
-            raise ValueError(
-                f"it has {num_streams} mla streams, the published models have 4: give their layers as "
-                "--config '{\"out_indices\": …}'"
-            )
-        if decoder_type == "mla":
-            assumptions.append(f"out_indices {chosen['out_indices']} (the published layers for depth {depth})")
-    if "auxiliary_out_indices" not in fields:
-        if decoder_type == "mla":
-            candidates = [[], chosen.get("out_indices", fields.get("out_indices"))]
-        else:
-            published = PUBLISHED_AUXILIARY_INDICES.get((decoder_type, depth))
-            quarters = quarter_depths(depth)
-            candidates = [[], quarters, quarters[:-1]]
-            if published:
-                candidates = [[], published, published[:-1]]
-        fitting = [indices for indices in candidates if len(indices) == num_auxiliary]
-        if not fitting:
-            raise ValueError(
-                f"it has {num_auxiliary} auxiliary heads, unlike any published model of depth {depth}: give their "
-                "layers as --config '{\"auxiliary_out_indices\": …}'"
-            )
-        chosen["auxiliary_out_indices"] = fitting[0]
-        if num_auxiliary:
-            assumptions.append(f"auxiliary_out_indices {fitting[0]} (as in the published models for depth {depth})")
-    return chosen
+    indices = quarter_depths(depth) if decoder_type == "mla" else [depth]
+    if len(indices) != num_streams:
+        raise SetrError(
+            f"it has {num_streams} mla streams, the published models have 4: pass their layers as "
+            "--config '{\"out_indices\": …}'"
+        )
+    return indices
 
 
-def detect_config(implementation: str, shapes: Shapes, told: dict, assumptions: list[str]) -> SetrConfig:
+def assumed_auxiliary_indices(decoder_type: str, depth: int, out_indices: list[int], num_heads: int) -> list[int]:
     """
-    The configuration of a checkpoint.
+    The layers that the published auxiliary heads read.
+
+    Raises:
+        [`SetrError`]: no published model has as many auxiliary heads.
+    """
+    if decoder_type == "mla":
+        published = out_indices
+    else:
+        published = PUBLISHED_AUXILIARY_INDICES.get((decoder_type, depth), quarter_depths(depth))
+    shorter = [] if decoder_type == "mla" else published[:-1]
+    for indices in ([], published, shorter):
+        if len(indices) == num_heads:
+            return indices
+    raise SetrError(
+        f"it has {num_heads} auxiliary heads, unlike any published model of depth {depth}: pass their layers as "
+        "--config '{\"auxiliary_out_indices\": …}'"
+    )
+
+
+def detect(shapes: Shapes, told: dict[str, Any]) -> Detection:
+    """
+    Implementation and configuration of a checkpoint.
 
     Args:
-        implementation: "original" or "mmseg".
-        shapes: Shape of each tensor.
-        told: Fields of `SetrConfig` that the file's metadata or the user give; they win over all that is read off.
-        assumptions: Is appended with a sentence for each field that neither shows nor was told.
+        shapes (`Shapes`): The shape of each tensor.
+        told (`dict`): Fields of `SetrConfig` that the file's metadata or the user give; they win over everything else.
 
     Raises:
-        `ValueError`: a key is missing, the network is none of SETR's, or a field must be told.
+        [`SetrError`]: it is not a SETR of the public implementations, a key is missing, or a field must be told.
     """
+    implementation, assumptions = detect_implementation(shapes), []
     is_mla = any(key.startswith(("backbone.mla.", "neck.mla.")) for key in shapes)
     decoder_fields = mla_fields if is_mla else upsample_fields
     fields = encoder_fields(implementation, shapes) | decoder_fields(implementation, shapes) | told
+    decoder_type, depth = fields["decoder_type"], fields["num_hidden_layers"]
     for name in ("decoder_scale_factor", "auxiliary_scale_factor"):
         if name in fields and name not in told:
-            assumptions.append(f"{name} {fields[name]} (as in the published {fields['decoder_type']} decoder)")
+            assumptions.append(f"{name} {fields[name]} (as in the published {decoder_type} decoder)")
     if "num_attention_heads" not in told:
-        heads = assumed_num_heads(fields["hidden_size"], fields["num_hidden_layers"], assumptions)
-        fields["num_attention_heads"] = heads
+        fields["num_attention_heads"], reason = assumed_num_heads(fields["hidden_size"], depth)
+        assumptions.append(f"num_attention_heads {fields['num_attention_heads']} ({reason})")
     if "image_size" not in told:
-        num_positions = shapes["backbone.pos_embed"][1] - 1
-        fields["image_size"] = assumed_image_size(num_positions, fields["patch_size"], assumptions)
-    norms = "backbone.norm_{}." if implementation == "original" else "neck.norm.{}."
-    num_streams = count_modules(shapes, norms) if is_mla else 1
+        side = assumed_image_size(shapes["backbone.pos_embed"][1] - 1, fields["patch_size"])
+        fields["image_size"] = side
+        assumptions.append(f"image_size {side} × {side} (a square of position embeddings)")
+    if "out_indices" not in told:
+        norms = "backbone.norm_{}." if implementation == "original" else "neck.norm.{}."
+        num_streams = count_modules(shapes, norms) if is_mla else 1
+        fields["out_indices"] = assumed_out_indices(decoder_type, depth, num_streams)
+        if is_mla:
+            assumptions.append(f"out_indices {fields['out_indices']} (the published layers for depth {depth})")
     num_auxiliary = count_modules(shapes, "auxiliary_head.{}.")
-    fields |= assumed_indices(fields, num_streams, num_auxiliary, assumptions)
-    if len(fields["auxiliary_out_indices"]) != num_auxiliary:
-        raise ValueError(
-            f"it has {num_auxiliary} auxiliary heads, but auxiliary_out_indices {fields['auxiliary_out_indices']} "
-            f"name {len(fields['auxiliary_out_indices'])} layers"
+    if "auxiliary_out_indices" not in told:
+        indices = assumed_auxiliary_indices(decoder_type, depth, fields["out_indices"], num_auxiliary)
+        fields["auxiliary_out_indices"] = indices
+        if indices:
+            assumptions.append(f"auxiliary_out_indices {indices} (as in the published models for depth {depth})")
+    elif len(told["auxiliary_out_indices"]) != num_auxiliary:
+        raise SetrError(
+            f"it has {num_auxiliary} auxiliary heads, but auxiliary_out_indices {told['auxiliary_out_indices']} name "
+            f"{len(told['auxiliary_out_indices'])} layers"
         )
-    return SetrConfig(**fields)
+    return Detection(implementation, SetrConfig(**fields), assumptions)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from ..errors import SetrError
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation, SetrModel, resize
 from .detection import count_modules
@@ -83,11 +84,11 @@ def read_transformers(source: str) -> nn.Module:
     """A ViT, DeiT or SETR of Transformers' form, from a folder or the Hub; every parameter of it from there."""
     model_type = AutoConfig.from_pretrained(source).model_type
     if model_type not in TRANSFORMERS_TYPES:
-        raise ValueError(f"{source} is a {model_type}, none of {', '.join(TRANSFORMERS_TYPES)}")
+        raise SetrError(f"{source} is a {model_type}, none of {', '.join(TRANSFORMERS_TYPES)}")
     options = {} if model_type == "setr" else {"add_pooling_layer": False}
     model, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
     if info["missing_keys"]:
-        raise ValueError(f"{source} lacks the parameters {', '.join(sorted(info['missing_keys']))}")
+        raise SetrError(f"{source} lacks the parameters {', '.join(sorted(info['missing_keys']))}")
     return model
 
 
@@ -95,9 +96,9 @@ def read_timm(name: str) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise ValueError(f"{name} is a model of timm: `pip install timm`, or pass a file or folder") from None
+        raise SetrError(f"{name} is a model of timm: `pip install timm`, or pass a file or folder") from None
     if not timm.is_model(name.removeprefix("timm/")):
-        raise ValueError(f"{name} is no file, folder or model of timm")
+        raise SetrError(f"{name} is no file, folder or model of timm")
     return timm.create_model(name.removeprefix("timm/"), pretrained=True, num_classes=0)
 
 
@@ -110,7 +111,7 @@ def read_npz(path: Path) -> Source:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files}
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}") from None
+        raise SetrError(f"{path} cannot be read as .npz: {error}") from None
     names = {
         r"cls": CLASS_TOKEN,
         r"Transformer/posembed_input/pos_embedding": POSITIONS,
@@ -196,7 +197,7 @@ def read_source(source: str | Path | nn.Module, config: SetrConfig) -> Source:
     if not path.is_dir() and re.match(r"timm/|vit_|deit3?_", name):
         return module_source(name, read_timm(name), config)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ValueError(f"{path} is no folder of a model: it has no config.json")
+        raise SetrError(f"{path} is no folder of a model: it has no config.json")
     return module_source(name, read_transformers(name), config)
 
 
@@ -228,7 +229,7 @@ def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tup
     Number of positions before those of the patches, and the patch grid: the one known, the model's own or a square.
 
     Raises:
-        `ValueError`: no such grid has that many patches.
+        [`SetrError`]: no such grid has that many patches.
     """
     num_positions = source.tensors[POSITIONS].shape[1]
     for before in dict.fromkeys((num_tokens, 0)):
@@ -237,7 +238,7 @@ def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tup
         for grid in [source.grid] if source.grid else [target, (side, side)]:
             if math.prod(grid) == num_patches:
                 return before, grid
-    raise ValueError(
+    raise SetrError(
         f"{source.description} has {num_positions} position embeddings, which are neither those of a square image nor "
         f"of the model's grid of {target[0]}×{target[1]} patches"
     )
@@ -257,20 +258,20 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
         The report: all parameters of the encoder were loaded.
 
     Raises:
-        `ValueError`: parameters are missing, of another shape or unknown, or the number of heads differs; lists them.
+        [`SetrError`]: parameters are missing, of another shape or unknown, or the number of heads differs; lists them.
     """
     encoder = getattr(model, "setr", model)
     if not isinstance(encoder, SetrModel):
-        raise ValueError("the model has a backbone of Transformers in place of its own encoder: load that by its name")
+        raise SetrError("the model has a backbone of Transformers in place of its own encoder: load that by its name")
     config = encoder.config
     source = read_source(source, config)
     tensors, description = source.tensors, source.description
     if source.num_heads not in (None, config.num_attention_heads):
-        raise ValueError(
+        raise SetrError(
             f"{description} has {source.num_heads} attention heads, the model {config.num_attention_heads}"
         )
     if POSITIONS not in tensors:
-        raise ValueError(f"{description} is no plain ViT: it has no position embeddings under a known name")
+        raise SetrError(f"{description} is no plain ViT: it has no position embeddings under a known name")
 
     target = encoder.embeddings.grid_size
     num_tokens = sum(token in tensors for token in (CLASS_TOKEN, *DISTILLATION_TOKENS))
@@ -288,7 +289,7 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
         if key in tensors and tensors[key].shape != tensor.shape
     ]
     if wrong:
-        raise ValueError(f"{description} does not fit the model: {'; '.join(wrong[:20])}")
+        raise SetrError(f"{description} does not fit the model: {'; '.join(wrong[:20])}")
     encoder.load_state_dict({key: tensors[key] for key in expected})
     return EncoderReport(
         source=description,

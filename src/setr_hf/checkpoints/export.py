@@ -1,10 +1,11 @@
 """A SETR model of ours as a checkpoint of the original repository or of mmsegmentation."""
 
-import os
 from pathlib import Path
 
 import torch
 
+from ..errors import SetrError
+from ..files import whole_file
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .convert import META_KEY
@@ -21,6 +22,7 @@ UNREADABLE_FIELDS = (
     "auxiliary_out_indices",
     "decoder_scale_factor",
     "auxiliary_scale_factor",
+    "dataset",
 )
 # Input channels of the classifier that the original's heads inherit and never use, as in its configurations.
 ORIGINAL_UNUSED_CHANNELS = 512
@@ -116,16 +118,16 @@ def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str
     with `backbone.patch_bias=True`.
 
     Raises:
-        `ValueError`: that form cannot express the model; says what.
+        [`SetrError`]: that form cannot express the model; says what.
     """
     config = model.config
     if config.backbone_config is not None:
-        raise ValueError(
+        raise SetrError(
             f"the model has no form in {implementation}: its encoder is a {config.backbone_config.model_type}"
         )
     obstacles = original_obstacles(config) if implementation == "original" else mmseg_obstacles(config)
     if obstacles:
-        raise ValueError(f"the model has no form in {implementation}: {'; '.join(obstacles)}")
+        raise SetrError(f"the model has no form in {implementation}: {'; '.join(obstacles)}")
     tensors = model.state_dict()
     state_dict = unread_tensors(implementation, config)
     for rule in conversion_rules(implementation, config):
@@ -133,7 +135,7 @@ def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str
         state_dict |= {key: tensor for key, tensor in zip(rule.theirs, theirs) if tensor is not None}
     has_output_bias = any(key.endswith("attn.out_proj.bias") for key in state_dict)
     if implementation == "mmseg" and not config.qkv_bias and has_output_bias:
-        raise ValueError("the model has no form in mmseg: attention there has all its biases or none")
+        raise SetrError("the model has no form in mmseg: attention there has all its biases or none")
     return state_dict
 
 
@@ -156,20 +158,15 @@ def write_public_checkpoint(model_dir: str | Path, checkpoint: str | Path, imple
         The state dict that was written.
 
     Raises:
-        `ValueError`: the file exists, the folder holds no SETR model, or that form cannot express it.
+        [`SetrError`]: the file exists, the folder holds no SETR model, or that form cannot express it.
     """
     checkpoint = Path(checkpoint)
     if checkpoint.exists():
-        raise ValueError(f"{checkpoint} exists already: name another file or remove it")
+        raise SetrError(f"{checkpoint} exists already: name another file or remove it")
     if not (Path(model_dir) / "config.json").is_file():
-        raise ValueError(f"{model_dir} is no folder of a converted or trained SETR model: it has no config.json")
+        raise SetrError(f"{model_dir} is no folder of a converted or trained SETR model: it has no config.json")
     model = SetrForSemanticSegmentation.from_pretrained(model_dir, dtype=torch.float32)
     state_dict = to_public_state_dict(model, implementation)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}")
-    try:
-        torch.save({"meta": public_metadata(model.config), "state_dict": state_dict}, temporary)
-        os.replace(temporary, checkpoint)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(checkpoint) as unfinished:
+        torch.save({"meta": public_metadata(model.config), "state_dict": state_dict}, unfinished)
     return state_dict

@@ -22,7 +22,8 @@ class Rule(NamedTuple):
     kind: str = "same"
 
 
-# Names of a transformer layer's parts. The timm names are also the original's, in its backbone.
+# How each implementation names the parts of its encoder; the original took timm's ViT.
+NAMING = {"original": "timm", "mmseg": "mmseg"}
 LAYER_PARTS = {
     "timm": {
         "layernorm_before": "blocks.{}.norm1",
@@ -149,8 +150,7 @@ def mmseg_mla_rules(config: SetrConfig) -> list[Rule]:
 
 def conversion_rules(implementation: str, config: SetrConfig) -> list[Rule]:
     """All rules between a model of `config` and a checkpoint of `implementation`, "original" or "mmseg"."""
-    naming = "timm" if implementation == "original" else "mmseg"
-    rules = encoder_rules(naming, config, "backbone.")
+    rules = encoder_rules(NAMING[implementation], config, "backbone.")
     if config.decoder_type == "mla":
         return rules + (original_mla_rules(config) if implementation == "original" else mmseg_mla_rules(config))
     upsample_rules = original_upsample_rules if implementation == "original" else mmseg_upsample_rules

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from ..errors import SetrError
+
 
 class SteppedOver:
     """Stands in a loaded file where a training loop's object was; takes that object's pickled state and drops it."""
@@ -39,19 +41,19 @@ NESTED_STATE_DICTS = ("state_dict", "model", "model_state_dict")
 
 
 def check_looks_loadable(path: Path):
-    """Raises `ValueError` with the reason if `path` is no file of weights, judged by its first bytes."""
+    """Raises [`SetrError`] with the reason if `path` is no file of weights, judged by its first bytes."""
     if not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise SetrError(f"{path} is no file")
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
-        raise ValueError(f"{path} is empty: the download failed")
+        raise SetrError(f"{path} is empty: the download failed")
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise ValueError(f"{path} is a web page (HTML or XML), no checkpoint: download the file itself")
+        raise SetrError(f"{path} is a web page (HTML or XML), no checkpoint: download the file itself")
     if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a Git LFS pointer, no checkpoint: fetch the file with `git lfs pull`")
+        raise SetrError(f"{path} is a Git LFS pointer, no checkpoint: fetch the file with `git lfs pull`")
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated: the end of the archive is missing. Download it again")
+        raise SetrError(f"{path} is truncated: the end of the archive is missing. Download it again")
 
 
 def load_torch_file(path: Path):
@@ -63,14 +65,14 @@ def load_torch_file(path: Path):
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         if name:
-            raise ValueError(
+            raise SetrError(
                 f"{path} is refused: unpickling it would import {name.group(1)}, which is no part of a file of "
                 "weights. Nothing was run. If you trust its origin, save the state dict alone and convert that"
             ) from None
         reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
-        raise ValueError(f"{path} is no file of weights: {reason.group(1) if reason else error}") from None
+        raise SetrError(f"{path} is no file of weights: {reason.group(1) if reason else error}") from None
     except Exception as error:  # What torch raises on damaged bytes depends on where they are damaged.
-        raise ValueError(
+        raise SetrError(
             f"{path} cannot be read as a checkpoint; it is damaged, truncated or of another kind: {error}"
         ) from None
 
@@ -80,7 +82,7 @@ def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as safetensors; it is damaged or truncated: {error}") from None
+        raise SetrError(f"{path} cannot be read as safetensors; it is damaged or truncated: {error}") from None
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -95,7 +97,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         The state dict, without a `module.` prefix, and the file's `meta` dictionary, empty if there is none.
 
     Raises:
-        `ValueError`: the file is missing, damaged, no checkpoint, or its pickle would import anything else.
+        [`SetrError`]: the file is missing, damaged, no checkpoint, or its pickle would import anything else.
     """
     path = Path(path)
     check_looks_loadable(path)
@@ -104,12 +106,12 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     else:
         content = load_torch_file(path)
         if not isinstance(content, dict):
-            raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+            raise SetrError(f"{path} holds a {type(content).__name__}, not a state dict")
         nested = (content[key] for key in NESTED_STATE_DICTS if isinstance(content.get(key), dict))
         state_dict, meta = next(nested, content), content.get("meta")
     strangers = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     if strangers or not state_dict:
-        raise ValueError(f"{path} holds no state dict: its entries {strangers[:10]} are no tensors")
+        raise SetrError(f"{path} holds no state dict: its entries {strangers[:10]} are no tensors")
     if all(key.startswith("module.") for key in state_dict):
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     return dict(state_dict), dict(meta) if isinstance(meta, dict) else {}

@@ -160,6 +160,7 @@ def read_names_file(path: Path) -> LabelSet:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        content = {"id2label": dict(enumerate(content))} if isinstance(content, list) else content
         id2label = content.get("id2label", content)
         names = {int(key): str(name) for key, name in id2label.items()}
         values = {int(value): int(label) for value, label in content.get("values", {}).items()}

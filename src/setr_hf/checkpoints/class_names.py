@@ -1,0 +1,95 @@
+"""The classes of a public checkpoint: by what the file says, what the user says, or how many there are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.label_sets import read_names_file
+from ..data.public_datasets import CLASS_NAMES, PALETTES
+from ..errors import SetrError
+
+
+# Public lists of the same classes differ in a few names, such as "television receiver".
+SHARE_OF_EQUAL_NAMES = 0.9
+
+
+@dataclass(frozen=True)
+class Classes:
+    """
+    The classes of a checkpoint.
+
+    Args:
+        names (`list[str]`): In the order of their ids.
+        palette (`list[list[int]]`, *optional*): The RGB colour of each.
+        dataset (`str`, *optional*): The public data set whose test protocol applies, a key of `CLASS_NAMES`.
+        origin (`str`): Where the names come from, to end a sentence that begins with "Class names".
+    """
+
+    names: list[str]
+    palette: list[list[int]] | None
+    dataset: str | None
+    origin: str
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of `SetrConfig` that describe classes."""
+        label2id = {name: index for index, name in enumerate(self.names)}
+        id2label = dict(enumerate(self.names))
+        return {"id2label": id2label, "label2id": label2id, "palette": self.palette, "dataset": self.dataset}
+
+
+def names_in_metadata(meta: dict[str, Any]) -> tuple[list[str], list[list[int]] | None] | None:
+    """Class names and colours in a file of mmsegmentation, 1.x or 0.x."""
+    dataset_meta = meta.get("dataset_meta") or {}
+    names = dataset_meta.get("classes") or meta.get("CLASSES")
+    palette = dataset_meta.get("palette") or meta.get("PALETTE")
+    if not isinstance(names, (list, tuple)):
+        return None
+    is_palette = isinstance(palette, (list, tuple)) and len(palette) == len(names)
+    return [str(name).strip() for name in names], [list(map(int, c)) for c in palette] if is_palette else None
+
+
+def guessed_dataset(num_labels: int, names: list[str] | None) -> str | None:
+    """The public data set with that number of classes and, if `names` are known, with nearly all of these names."""
+    for dataset, known in CLASS_NAMES.items():
+        if len(known) == num_labels:
+            equal = num_labels if names is None else sum(a == b for a, b in zip(names, known))
+            if equal >= SHARE_OF_EQUAL_NAMES * num_labels:
+                return dataset
+    return None
+
+
+def find_classes(meta: dict[str, Any], dataset: str | None, num_labels: int) -> Classes:
+    """
+    The classes of a checkpoint. Names in its metadata win; then come those of `dataset`, and then those of the public
+    data set with as many classes.
+
+    Args:
+        meta (`dict`): The file's metadata.
+        dataset (`str`, *optional*): A key of `CLASS_NAMES`, or a names file, see [`read_names_file`].
+        num_labels (`int`): The number of classes of the checkpoint.
+
+    Raises:
+        [`SetrError`]: `dataset` is neither, or has another number of classes than the checkpoint.
+    """
+    told = names_in_metadata(meta)
+    if told and len(told[0]) != num_labels:
+        told = None
+    if dataset is None:
+        known = guessed_dataset(num_labels, told and told[0])
+        names, palette = [f"LABEL_{index}" for index in range(num_labels)], None
+        origin = f"of {known}, assumed from {num_labels} classes" if known else "unknown, numbered"
+    elif dataset in CLASS_NAMES:
+        known, origin = dataset, f"of {dataset}"
+    elif Path(dataset).is_file():
+        label_set = read_names_file(Path(dataset))
+        known, names, palette, origin = label_set.dataset, label_set.names, label_set.palette, f"from {dataset}"
+    else:
+        raise SetrError(f"{dataset} is neither a file of class names nor one of {', '.join(CLASS_NAMES)}")
+    if known:
+        names, palette = CLASS_NAMES[known], PALETTES[known]
+    if len(names) != num_labels:
+        raise SetrError(f"{dataset} has {len(names)} classes, the checkpoint {num_labels}")
+    if told:
+        names, palette, origin = told[0], told[1] or palette, "from the file's metadata"
+    return Classes(names, palette, known, origin)
