@@ -14,7 +14,7 @@ from setr_hf.evaluation.records import compute_records, sample_record, start_pro
 from setr_hf.evaluation.results import print_scores, summarize, write_report, write_worst_images
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
-from setr_hf.evaluation.submission import server_form, submission_file, write_submission
+from setr_hf.evaluation.submission import server_ids, submission_file, write_submission
 
 
 def parse_arguments(argv=None):
@@ -70,14 +70,14 @@ def main(argv: list[str] | None = None) -> int:
         arguments.dtype,
         state.device,
     )
-    to_server_ids = server_form(data.label_set) if arguments.submit else None
+    ids = server_ids(data.label_set) if arguments.submit else None
     submission = arguments.output / "submission"
 
     def work(samples: list[Sample]) -> list[dict]:
         predictions = segmenter([sample.photo for sample in samples])
-        if to_server_ids:
+        if ids is not None:
             for sample, prediction in zip(samples, predictions):
-                write_submission(submission_file(submission, sample.name), to_server_ids(prediction.numpy()))
+                write_submission(submission_file(submission, sample.name), ids[prediction.numpy()])
         return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
 
     settings = evaluation_settings(segmenter, data, arguments.batch_size)

@@ -1,4 +1,4 @@
-"""`scripts/compare.py`: differences of the classes, agreement, and the bootstrap interval."""
+"""`setr-hf compare`: differences of the classes, agreement, and the bootstrap interval."""
 
 import json
 
@@ -12,6 +12,7 @@ from PIL import Image
 from setr_hf.cli import load_script
 from setr_hf.data.label_sets import LabelSet
 from setr_hf.data.rows import Sample
+from setr_hf.errors import SetrError
 from setr_hf.evaluation.comparison import bootstrap_interval, compare_records, comparison_record, print_comparison
 from setr_hf.evaluation.records import counts_of
 
@@ -39,7 +40,7 @@ def test_known_differences_and_agreement(capsys):
     assert ["a", "50.00", "66.67", "+16.67"] in [line.split() for line in table.splitlines()]
 
 
-def test_bootstrap_equals_one_that_draws_images_by_hand():
+def test_the_bootstrap_equals_drawing_images_by_hand():
     rng = np.random.default_rng(1)
     first = [rng.integers(0, 50, (3, 3)) for _ in range(20)]
     second = [rng.integers(0, 50, (3, 3)) + 20 * np.eye(3, dtype=int) for _ in range(20)]
@@ -84,5 +85,5 @@ def test_two_models_on_a_folder(tmp_path, capsys):
     assert same["agreement"] == 1.0 and same["difference"] == 0.0 and same["interval"] == [0.0, 0.0]
     assert "95 % bootstrap interval" in capsys.readouterr().out
     save_model(tmp_path / "c", ["one", "two"])
-    with pytest.raises(ValueError, match=r"/c: the model has 2 classes, the data set 4"):
+    with pytest.raises(SetrError, match=r"/c: the model has 2 classes, the data set 4"):
         run("a", "c", "ac")

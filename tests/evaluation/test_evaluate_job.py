@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py`: the same counts by any number of processes and after any interruption, and what it writes."""
+"""`setr-hf evaluate`: the same counts with any number of processes and after any interruption, and what it writes."""
 
 import json
 import subprocess
@@ -20,7 +20,8 @@ from setr_hf.cli import load_script
 from setr_hf.data.label_sets import LabelSet, check_classes
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
-from setr_hf.evaluation.submission import server_form
+from setr_hf.errors import SetrError
+from setr_hf.evaluation.submission import server_ids
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 
@@ -37,7 +38,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory):
-    """101 images of differing sizes; some pixels are not counted, and class 3 is rare."""
+    """101 images of different sizes; some pixels are ignored, and class 3 is rare."""
     root = tmp_path_factory.mktemp("data") / "scenes"
     rng = np.random.default_rng(0)
     for kind in ("images", "annotations"):
@@ -45,9 +46,9 @@ def data_set(tmp_path_factory):
     for index in range(NUM_IMAGES):
         size = rng.integers(20, 70, 2)
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(root / f"images/val/scene_{index:03}.png")
-        labels = rng.choice([0, 1, 2, 255], size).astype(np.uint8)
-        labels[0, 0] = 3 if index % 10 == 0 else 0
-        Image.fromarray(labels).save(root / f"annotations/val/scene_{index:03}.png")
+        label_map = rng.choice([0, 1, 2, 255], size).astype(np.uint8)
+        label_map[0, 0] = 3 if index % 10 == 0 else 0
+        Image.fromarray(label_map).save(root / f"annotations/val/scene_{index:03}.png")
     (root / "labels.json").write_text(json.dumps({"id2label": dict(enumerate(NAMES))}))
     return root
 
@@ -67,7 +68,7 @@ def command(num_processes, *args):
 
 
 def records_by_process(output):
-    """Indices of the records that each process has written."""
+    """The indices of the records that each process has written."""
     files = sorted((output / "records").glob("process-*.jsonl"))
     return [[json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files]
 
@@ -95,7 +96,7 @@ def test_one_process_counts_every_pixel_of_every_image_as_the_metric_does(alone,
     assert records_by_process(alone) == [list(range(NUM_IMAGES))]
 
 
-# Equal matrices alone would not show that processes do each other's work: the records have to be disjoint.
+# Equal matrices would not show that two processes had done the same work: the records must be disjoint as well.
 @pytest.mark.parametrize("num_processes, shares", [(2, [51, 50]), (3, [34, 34, 33])])
 def test_processes_share_the_images_and_count_the_same(num_processes, shares, alone, model_folder, data_set, tmp_path):
     subprocess.run(command(num_processes, model_folder, data_set, tmp_path), check=True)
@@ -107,15 +108,15 @@ def test_processes_share_the_images_and_count_the_same(num_processes, shares, al
 
 
 def complete_records(output):
-    """How many records are whole, while processes still write."""
+    """How many records are complete, while processes are still writing."""
     return sum(file.read_bytes().count(b"\n") for file in (output / "records").glob("process-*.jsonl"))
 
 
-def test_killed_in_the_middle_and_gone_on_with_by_another_number_of_processes(alone, model_folder, data_set, tmp_path):
+def test_killed_in_the_middle_and_resumed_by_another_number_of_processes(alone, model_folder, data_set, tmp_path):
     launcher = psutil.Popen(command(2, model_folder, data_set, tmp_path))
     while launcher.poll() is None and complete_records(tmp_path) < 10:
         time.sleep(0.001)
-    # The launcher first, or it would end the workers in order.
+    # The launcher first, or it would shut the workers down properly.
     family = [launcher, *launcher.children(recursive=True)]
     for process in family:
         process.kill()
@@ -123,28 +124,28 @@ def test_killed_in_the_middle_and_gone_on_with_by_another_number_of_processes(al
     assert 10 <= complete_records(tmp_path) < NUM_IMAGES
     assert not (tmp_path / "results.json").exists()
     with open(tmp_path / "records/process-0.jsonl", "ab") as file:
-        file.write(b'{"index": 100, "name": "scene_1')  # killed while it wrote a line
+        file.write(b'{"index": 100, "name": "scene_1')  # killed while writing a line
     assert run_here(model_folder, data_set, tmp_path) == 0
     assert sorted(chain.from_iterable(records_by_process(tmp_path))) == list(range(NUM_IMAGES))
     for file in ("confusion_matrix.npy", "results.json"):
         assert (tmp_path / file).read_bytes() == (alone / file).read_bytes()
 
 
-def test_a_larger_limit_goes_on_and_other_settings_are_refused(model_folder, data_set, tmp_path):
+def test_a_larger_limit_resumes_and_other_settings_are_refused(model_folder, data_set, tmp_path):
     run_here(model_folder, data_set, tmp_path, "--limit", "3")
     run_here(model_folder, data_set, tmp_path, "--limit", "5")
     assert records_by_process(tmp_path) == [[0, 1, 2, 3, 4]]
     assert json.loads((tmp_path / "results.json").read_text())["num_images"] == 5
-    with pytest.raises(ValueError, match=r"protocol was single, now multi.*choose another output folder"):
+    with pytest.raises(SetrError, match=r"protocol was single, now multi.*choose another output folder"):
         run_here(model_folder, data_set, tmp_path, "--limit", "5", "--protocol", "multi")
     other = tmp_path / "other"
     save_model(other, NAMES, seed=1)
-    with pytest.raises(ValueError, match="model was"):
+    with pytest.raises(SetrError, match="model was"):
         run_here(other, data_set, tmp_path, "--limit", "5")
     assert records_by_process(tmp_path) == [[0, 1, 2, 3, 4]]
 
 
-def test_multi_scale_says_its_scales(model_folder, data_set, tmp_path):
+def test_results_of_several_scales_name_them(model_folder, data_set, tmp_path):
     run_here(model_folder, data_set, tmp_path, "--limit", "2", "--protocol", "multi", "--scales", "1", "1.5")
     settings = json.loads((tmp_path / "results.json").read_text())["settings"]
     assert settings["protocol"] == "multi" and settings["scales"] == [1.0, 1.5] and settings["mirrored"]
@@ -165,7 +166,7 @@ def test_other_classes_are_refused_before_the_first_image(model_folder, data_set
         ([*NAMES[:3], "bus"], "'bus' in the model"),
     ):
         save_model(tmp_path / "model", names)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(SetrError, match=message):
             run_here(tmp_path / "model", data_set, tmp_path / "output")
         assert not (tmp_path / "output").exists()
     unnamed = SetrConfig(num_labels=4)
@@ -180,7 +181,7 @@ def test_unreadable_images_are_named(model_folder, data_set, tmp_path):
     (tmp_path / "images/val").unlink()
     (tmp_path / "images/val").mkdir()
     (tmp_path / "images/val/scene_000.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"image of scene_000.*cannot be read"):
+    with pytest.raises(SetrError, match=r"image of scene_000.*cannot be read"):
         run_here(model_folder, tmp_path, tmp_path / "output")
 
 
@@ -195,7 +196,7 @@ def test_submission_files(data_set, tmp_path):
     submission = tmp_path / "out/submission"
     assert sorted(file.name for file in submission.iterdir()) == ["scene_000.png", "scene_001.png"]
     first = (submission / "scene_000.png").read_bytes()
-    # A label map that is missing is made again, although its image has been counted.
+    # A missing label map is written again, although its image has a record.
     (submission / "scene_000.png").unlink()
     run_here(tmp_path / "model", tmp_path / "data", tmp_path / "out", "--limit", "2", "--submit")
     assert (submission / "scene_000.png").read_bytes() == first
@@ -205,10 +206,10 @@ def test_submission_files(data_set, tmp_path):
     label_map = segment(model, SetrImageProcessor.from_pretrained(tmp_path / "model"), [photo])[0].numpy()
     with Image.open(submission / "scene_000.png") as picture:
         assert picture.mode == "L"
-        assert np.array_equal(np.asarray(picture), server_form(LabelSet.direct(CLASS_NAMES["cityscapes"]))(label_map))
+        assert np.array_equal(np.asarray(picture), server_ids(LabelSet.direct(CLASS_NAMES["cityscapes"]))[label_map])
 
 
-def test_evaluation_writes_the_card_of_whole_splits_only(model_folder, data_set, tmp_path):
+def test_only_results_of_a_whole_split_go_into_the_card(model_folder, data_set, tmp_path):
     save_model(tmp_path / "model", NAMES)
     with pytest.raises(SystemExit):
         run_here(tmp_path / "model", data_set, tmp_path / "out", "--limit", "3", "--update-card")
@@ -218,7 +219,7 @@ def test_evaluation_writes_the_card_of_whole_splits_only(model_folder, data_set,
 
 
 def test_prediction_job_pipeline_and_evaluation_choose_the_same_classes(data_set, tmp_path):
-    """The label map that evaluate writes for the server is the one predict writes and the pipeline gives."""
+    """The label map that evaluate writes for the server is the one that predict writes and that the pipeline gives."""
     save_model(tmp_path / "model", CLASS_NAMES["ade20k"])
     (tmp_path / "data").mkdir()
     for kind in ("images", "annotations"):

@@ -1,5 +1,5 @@
 """
-From the photograph to the label map, ours against mmsegmentation's, run live:
+From the photo to the label map, ours against mmsegmentation's, run live:
 
     MMSEG_PYTHON=path/to/python SETR_HF_DATA=path/to/data \\
         python -m pytest tests/evaluation/test_label_maps_against_mmseg.py
@@ -21,13 +21,13 @@ from setr_hf.inference.sliding_windows import segment
 
 
 CROP, STRIDE, SCALES = 64, 43, (0.5, 1.0, 1.5)
-# Width and height: landscape, portrait, smaller than the crop, no multiple of a patch, and extreme aspect ratios.
+# Width and height: landscape, portrait, smaller than the crop, not a multiple of the patch, and extreme aspect ratios.
 SIZES = [(160, 120), (120, 160), (50, 40), (33, 90), (101, 77), (700, 60), (60, 500)]
 
 
 @pytest.fixture(scope="module")
 def reference(photos, tmp_path_factory):
-    """The folder that `mmseg_reference.py` fills, with real photographs at several sizes."""
+    """The folder that `mmseg_reference.py` fills, with real photos of several sizes."""
     python = os.environ.get("MMSEG_PYTHON")
     if not python:
         pytest.skip("set MMSEG_PYTHON to a Python that has mmsegmentation 1.2.2 to run this test")

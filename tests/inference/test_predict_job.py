@@ -1,4 +1,4 @@
-"""`scripts/predict.py` on models and photos that need care."""
+"""`setr-hf predict` on models and photos that need care."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""Sliding windows: one scale is the stock pipeline; several scales are the published protocol, view by view."""
+"""Sliding windows: one scale equals the stock pipeline; several scales equal the published protocol, view by view."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from setr_hf import SetrImageProcessor
 from setr_hf.data.public_datasets import published_scales
+from setr_hf.errors import SetrError
 from setr_hf.inference.sliding_windows import segment, short_sides
 
 
@@ -17,7 +18,7 @@ SIZES = [(90, 130), (130, 90), (20, 30), (30, 400), (300, 40), (64, 64)]
 
 
 def photo_of(height, width, seed=0):
-    """A smooth random photograph, so that neighbouring windows and scales see similar things."""
+    """A smooth random photo, so that neighbouring windows and scales see similar things."""
     coarse = np.random.default_rng(seed).integers(0, 256, (max(2, height // 12), max(2, width // 12), 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -35,7 +36,7 @@ def processor():
 
 @pytest.fixture(params=["naive", "pup", "mla"])
 def model(request, tiny_model):
-    """A small model of each decoder whose classes all win somewhere: scores have mean 0 and deviation 1 each."""
+    """A small model of each decoder in which every class wins somewhere: its scores have mean 0 and deviation 1."""
     model = tiny_model(decoder_type=request.param)
     pixels = SetrImageProcessor(size={"height": 64, "width": 64})([photo_of(80, 80, s) for s in range(4)])
     with torch.no_grad():
@@ -48,7 +49,7 @@ def model(request, tiny_model):
 
 
 def reference_scores(model, image, crop, stride):
-    """Sliding-window logits at the image's size, one window at a time, straight from the protocol's description."""
+    """Sliding-window logits at the image's size, one window at a time, as the protocol is described."""
     height, width = image.shape[-2:]
     total = torch.zeros(model.config.num_labels, height, width)
     counts = torch.zeros(height, width)
@@ -65,7 +66,7 @@ def reference_scores(model, image, crop, stride):
 
 @torch.inference_mode()
 def reference_multi_scale(model, processor, photo, scales):
-    """Every ratio and its mirror image, none left out: softmax at the original size, mirrored back, averaged."""
+    """Every ratio and its mirror image, without shortcuts: softmax at the original size, mirrored back, averaged."""
     views = []
     for scale in scales:
         size = {"shortest_edge": max(64, int(scale * 64))}
@@ -101,7 +102,7 @@ def test_several_scales_are_the_published_protocol(model, processor, size):
 
 
 def test_every_part_of_the_protocol_shows(model, processor):
-    """Scales, mirror images and softmax before averaging each change some pixels, so that no test is blind to them."""
+    """Scales, mirror images and softmax before averaging each change some pixels: the tests above would notice."""
     photo = photo_of(90, 130)
     multi = segment(model, processor, [photo], scales=(0.5, 1.0, 1.5))[0]
     assert not torch.equal(multi, segment(model, processor, [photo])[0])
@@ -112,7 +113,7 @@ def test_every_part_of_the_protocol_shows(model, processor):
 
 
 @pytest.mark.parametrize("scales", [None, (1.0, 1.5)])
-def test_batching_of_windows_and_photographs_does_not_change_label_maps(model, processor, scales):
+def test_batches_of_windows_and_photos_do_not_change_label_maps(model, processor, scales):
     photos = [photo_of(*size, seed) for seed, size in enumerate(SIZES)]
     together = segment(model, processor, photos, scales=scales, window_batch_size=5)
     for photo, label_map in zip(photos, together):
@@ -124,11 +125,11 @@ def test_whole_images_without_windows(tiny_model):
     model, processor = tiny_model(), SetrImageProcessor(size={"height": 64, "width": 64})
     label_map = segment(model, processor, [photo_of(50, 70)])[0]
     assert label_map.shape == (50, 70)
-    with pytest.raises(ValueError, match="set do_split_image=True"):
+    with pytest.raises(SetrError, match="set do_split_image=True"):
         segment(model, processor, [photo_of(50, 70)], scales=(1.0,))
 
 
-def test_short_sides_are_no_less_than_the_crop_and_equal_ones_are_counted(processor):
+def test_short_sides_are_not_less_than_the_crop_and_equal_ones_are_counted(processor):
     assert short_sides(processor, (0.5, 0.75, 1.0)) == {64: 3}
     assert short_sides(processor, (0.5, 1.25, 1.5)) == {64: 1, 80: 1, 96: 1}
     cityscapes = SetrImageProcessor(
@@ -146,7 +147,7 @@ def test_published_scales_by_data_set_and_decoder():
 
 
 def test_wrong_settings_are_named(model, processor):
-    with pytest.raises(ValueError, match="positive ratios"):
+    with pytest.raises(SetrError, match="positive ratios"):
         segment(model, processor, [photo_of(70, 70)], scales=(0.0,))
-    with pytest.raises(ValueError, match="window_batch_size must be at least 1"):
+    with pytest.raises(SetrError, match="window_batch_size must be at least 1"):
         segment(model, processor, [photo_of(70, 70)], window_batch_size=0)

@@ -1,6 +1,5 @@
-"""Label maps as PNG files in the form the servers of ADE20K and Cityscapes take."""
+"""Label maps as PNG files in the form that the servers of ADE20K and Cityscapes take."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +11,14 @@ from ..errors import SetrError
 from ..files import whole_file
 
 
-def ade20k_ids(label_map: np.ndarray) -> np.ndarray:
-    """Class ids 0…149 as the benchmark's 1…150."""
-    return (label_map + 1).astype(np.uint8)
+# The id that the server of a data set expects for each class.
+SERVER_IDS = {"ade20k": range(1, 151), "cityscapes": CITYSCAPES_LABEL_IDS}
 
 
-def cityscapes_ids(label_map: np.ndarray) -> np.ndarray:
-    """Train ids 0…18 as the benchmark's label ids 7…33."""
-    return np.array(CITYSCAPES_LABEL_IDS, dtype=np.uint8)[label_map]
-
-
-def server_form(label_set: LabelSet) -> Callable[[np.ndarray], np.ndarray]:
+def server_ids(label_set: LabelSet) -> np.ndarray:
     """
-    The function that turns class ids into the ids that the server of a data set expects.
+    The id, uint8, that the server of a data set expects for each class, so that `server_ids[label_map]` is what it
+    takes.
 
     Args:
         label_set (`LabelSet`): Its class names say which data set it is.
@@ -33,9 +27,9 @@ def server_form(label_set: LabelSet) -> Callable[[np.ndarray], np.ndarray]:
         [`SetrError`]: The classes are neither those of ADE20K nor those of Cityscapes.
     """
     names = [name.lower() for name in label_set.names]
-    for data_set, form in (("ade20k", ade20k_ids), ("cityscapes", cityscapes_ids)):
+    for data_set, ids in SERVER_IDS.items():
         if names == [name.lower() for name in CLASS_NAMES[data_set]]:
-            return form
+            return np.array(ids, dtype=np.uint8)
     raise SetrError(
         f"only ADE20K and Cityscapes have a server to submit to; the classes {', '.join(names[:3])}, … are not theirs"
     )
@@ -50,6 +44,6 @@ def submission_file(folder: Path, name: str) -> Path:
 
 
 def write_submission(path: Path, ids: np.ndarray) -> None:
-    """Writes ids, uint8 of shape `(height, width)`, as an 8-bit grayscale PNG, whole or not at all."""
+    """Writes ids, uint8 of shape `(height, width)`, as an 8-bit grayscale PNG."""
     with whole_file(path) as unfinished:
         Image.fromarray(ids).save(unfinished)
