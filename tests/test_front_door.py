@@ -27,7 +27,7 @@ from transformers import AutoConfig
 assert type(AutoConfig.for_model("setr")) is setr_hf.SetrConfig
 ours = sorted(name for name in sys.modules if name.startswith("setr_hf.") and not name.startswith("setr_hf.model"))
 assert not ours, ours
-loaded = {"cv2", "datasets", "evaluate", "matplotlib", "pyarrow", "rich"} & set(sys.modules)
+loaded = {"cv2", "datasets", "evaluate", "matplotlib", "pyarrow"} & set(sys.modules)
 assert not loaded, loaded
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

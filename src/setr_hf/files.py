@@ -42,7 +42,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_is_new(folder: str | Path):
+def check_is_new(folder: str | Path) -> None:
     """
     Raises:
         [`SetrError`]: `folder` exists and is not an empty folder.

@@ -60,7 +60,9 @@ def convert_tensors(
     Raises:
         [`SetrError`]: keys are missing, or there are unknown ones; lists them.
     """
-    converted, used, missing = {}, set(), []
+    converted: dict[str, torch.Tensor] = {}
+    used: set[str] = set()
+    missing: list[str] = []
     for rule in conversion_rules(implementation, config):
         tensors = [state_dict.get(key) for key in rule.theirs]
         lacking = [key for key, tensor in zip(rule.theirs, tensors) if tensor is None]

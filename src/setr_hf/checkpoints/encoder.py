@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class EncoderReport:
     resized: tuple[tuple[int, int], tuple[int, int]] | None
     left_out: dict[str, str]
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f"{self.num_loaded:,} of {self.num_parameters:,} encoder parameters loaded from {self.source}"
         if self.resized:
             source, target = (f"{height}×{width}" for height, width in self.resized)
@@ -153,7 +154,8 @@ def rename_public(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> di
     # Positions and class token are taken as they are; whether the model needs them is decided later.
     source_config.use_class_token = True
     source_config.num_hidden_layers = count_modules(state_dict, template)
-    renamed, used = {}, set()
+    renamed: dict[str, torch.Tensor] = {}
+    used: set[str] = set()
     for rule in encoder_rules(naming, source_config, prefix):
         tensors = [state_dict.get(key) for key in rule.theirs]
         if tensors[0] is not None or rule.kind == "optional_bias":
@@ -171,8 +173,8 @@ def rename(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str,
     return {key.replace("patch_embeddings.projection.", "patch_embeddings."): t for key, t in renamed.items()}
 
 
-def module_source(description: str, module: nn.Module, config: SetrConfig) -> Source:
-    """A model of Transformers, timm or ours, which tells its heads and grid."""
+def module_source(description: str, module: Any, config: SetrConfig) -> Source:
+    """A model of Transformers, timm or ours, which knows the number of its heads and its grid."""
     source = Source(description, rename(module.state_dict(), config))
     if hasattr(module, "blocks"):
         source.num_heads = module.blocks[0].attn.num_heads
@@ -264,18 +266,16 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
     if not isinstance(encoder, SetrModel):
         raise SetrError("the model has a backbone of Transformers in place of its own encoder: load that by its name")
     config = encoder.config
-    source = read_source(source, config)
-    tensors, description = source.tensors, source.description
-    if source.num_heads not in (None, config.num_attention_heads):
-        raise SetrError(
-            f"{description} has {source.num_heads} attention heads, the model {config.num_attention_heads}"
-        )
+    start = read_source(source, config)
+    tensors, description = start.tensors, start.description
+    if start.num_heads not in (None, config.num_attention_heads):
+        raise SetrError(f"{description} has {start.num_heads} attention heads, the model {config.num_attention_heads}")
     if POSITIONS not in tensors:
         raise SetrError(f"{description} is no plain ViT: it has no position embeddings under a known name")
 
     target = encoder.embeddings.grid_size
     num_tokens = sum(token in tensors for token in (CLASS_TOKEN, *DISTILLATION_TOKENS))
-    before, grid = source_grid(source, num_tokens, target)
+    before, grid = source_grid(start, num_tokens, target)
     tensors[POSITIONS] = fit_positions(tensors[POSITIONS], before, grid, target, config.use_class_token)
 
     expected = encoder.state_dict()

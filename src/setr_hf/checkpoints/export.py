@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedConfig
 
 from ..errors import SetrError
 from ..files import whole_file
@@ -122,9 +123,8 @@ def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str
     """
     config = model.config
     if config.backbone_config is not None:
-        raise SetrError(
-            f"the model has no form in {implementation}: its encoder is a {config.backbone_config.model_type}"
-        )
+        backbone_config: PreTrainedConfig = config.backbone_config
+        raise SetrError(f"the model has no form in {implementation}: its encoder is a {backbone_config.model_type}")
     obstacles = original_obstacles(config) if implementation == "original" else mmseg_obstacles(config)
     if obstacles:
         raise SetrError(f"the model has no form in {implementation}: {'; '.join(obstacles)}")

@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,10 +16,10 @@ from ..errors import SetrError
 class SteppedOver:
     """Stands in a loaded file where a training loop's object was; takes that object's pickled state and drops it."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: object) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -40,7 +41,7 @@ READ_AS_DICTIONARY = ("mmengine.config.config.ConfigDict", "mmcv.utils.config.Co
 NESTED_STATE_DICTS = ("state_dict", "model", "model_state_dict")
 
 
-def check_looks_loadable(path: Path):
+def check_looks_loadable(path: Path) -> None:
     """Raises [`SetrError`] with the reason if `path` is no file of weights, judged by its first bytes."""
     if not path.is_file():
         raise SetrError(f"{path} is no file")
@@ -56,9 +57,11 @@ def check_looks_loadable(path: Path):
         raise SetrError(f"{path} is truncated: the end of the archive is missing. Download it again")
 
 
-def load_torch_file(path: Path):
+def load_torch_file(path: Path) -> Any:
     """The content of a file of `torch.save`, with objects of known training loops replaced by `SteppedOver`."""
-    replaced = [(SteppedOver, name) for name in STEPPED_OVER] + [(OrderedDict, name) for name in READ_AS_DICTIONARY]
+    replaced: list[Any] = [(SteppedOver, name) for name in STEPPED_OVER] + [
+        (OrderedDict, name) for name in READ_AS_DICTIONARY
+    ]
     try:
         with torch.serialization.safe_globals(replaced):
             return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)

@@ -1,6 +1,7 @@
 """SETR model configuration."""
 
 from dataclasses import fields
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -152,7 +153,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone_config is not None:
             self._adopt_backbone_config()
         if self.use_class_token is None:
@@ -165,12 +166,12 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         self._set_layer_indices(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
-        if self.id2label and not self.label2id:
+        if self.id2label and not getattr(self, "label2id", None):
             self.label2id = {name: index for index, name in self.id2label.items()}
         # Called here although the strict dataclass calls it too: that wraps the ValueError in a type of its own.
         self.validate_architecture()
 
-    def _adopt_backbone_config(self):
+    def _adopt_backbone_config(self) -> None:
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
@@ -182,7 +183,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
                 )
             setattr(self, name, value)
 
-    def _set_layer_indices(self, out_features, out_indices):
+    def _set_layer_indices(self, out_features: list[str] | None, out_indices: list[int] | None) -> None:
         self.stage_names = ["stem"] + [f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1)]
         if out_features is None and out_indices is None:
             is_mla = self.decoder_type == "mla"
@@ -196,13 +197,13 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             self.auxiliary_out_indices = self._default_auxiliary_indices()
         self.auxiliary_out_indices = list(self.auxiliary_out_indices)
 
-    def _default_auxiliary_indices(self):
+    def _default_auxiliary_indices(self) -> list[int]:
         if self.decoder_type == "mla":
             return self.decoder_indices
         default = quarter_depths(self.num_hidden_layers)[:-1]
         return PUBLISHED_AUXILIARY_INDICES.get((self.decoder_type, self.num_hidden_layers), default)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Checks that the fields fit together; runs at creation, on saving and when a model is built."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -233,7 +234,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         """`out_indices` with negative ones counted out."""
         return [self.stage_names.index(name) for name in self.out_features]
 
-    def check_decoder(self):
+    def check_decoder(self) -> None:
         """Checks that the layers suit the decoder; backbones, which have none, skip this."""
         if self.decoder_type != "mla":
             if len(self.decoder_indices) != 1:
@@ -247,7 +248,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             )
 
 
-def known_fields(told: dict, origin: str) -> dict:
+def known_fields(told: dict[str, Any], origin: str) -> dict[str, Any]:
     """`told`, if each is one of `SetrConfig`, which itself accepts unknown ones silently."""
     known = {field.name for field in fields(SetrConfig)} | {"out_indices", "num_labels"}
     unknown = sorted(set(told) - known)

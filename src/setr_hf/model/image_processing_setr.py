@@ -1,6 +1,8 @@
 """Image processors of SETR, torchvision and PIL backends: photos in, windows out, label maps back from the logits."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from transformers.image_utils import (
     pil_torch_interpolation_mapping,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import ModelOutput
 
 
 IGNORED_LABEL = 255
@@ -120,7 +123,7 @@ def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) ->
     shorter than the crop there is one window of that side's length.
     """
 
-    def starts(side, crop):
+    def starts(side: int, crop: int) -> list[int]:
         count = max(side - crop + stride - 1, 0) // stride + 1
         return [max(min(index * stride, side - crop), 0) for index in range(count)]
 
@@ -147,7 +150,9 @@ def pil_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def channels_first_rgb(image: np.ndarray | torch.Tensor, data_format: ChannelDimension | str):
+def channels_first_rgb(
+    image: np.ndarray | torch.Tensor, data_format: ChannelDimension | str
+) -> np.ndarray | torch.Tensor:
     """An array or tensor of 1, 3 or 4 channels to three channels, channels first, 8-bit where it had 16 bits."""
     image = image if data_format == ChannelDimension.FIRST else image.swapaxes(0, 2).swapaxes(1, 2)
     image = image[[0, 0, 0]] if image.shape[0] == 1 else image[:3]
@@ -156,7 +161,7 @@ def channels_first_rgb(image: np.ndarray | torch.Tensor, data_format: ChannelDim
     return torch.from_numpy(to_8_bit(image.cpu().numpy())) if image.dtype == torch.uint16 else image
 
 
-def label_map_tensor(segmentation_map) -> torch.Tensor:
+def label_map_tensor(segmentation_map: Any) -> torch.Tensor:
     """A segmentation map (PIL image, array or tensor) as an int64 tensor of shape `(height, width)`."""
     if not isinstance(segmentation_map, torch.Tensor):
         segmentation_map = torch.from_numpy(np.array(segmentation_map, dtype=np.int64))
@@ -244,7 +249,7 @@ class SetrImageProcessorMixin:
         super().__init__(**kwargs)
         self._check_windows(self.do_split_image, self.crop_size, self.stride)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         # Written here because saving would put one class in the place of the two.
         output["auto_map"] = {
@@ -255,7 +260,7 @@ class SetrImageProcessorMixin:
         }
         return output
 
-    def _check_windows(self, do_split_image, crop_size, stride):
+    def _check_windows(self, do_split_image: bool, crop_size: SizeDict | None, stride: int | None) -> None:
         if not do_split_image:
             return
         if not (crop_size and crop_size.height and crop_size.width):
@@ -266,7 +271,7 @@ class SetrImageProcessorMixin:
                 f"leave gaps; got {stride}"
             )
 
-    def _validate_preprocess_kwargs(self, **kwargs):
+    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
         self._check_windows(kwargs["do_split_image"], kwargs["crop_size"], kwargs["stride"])
         # Pillow's resampling filters have numbers as values, torchvision's have names.
@@ -280,7 +285,7 @@ class SetrImageProcessorMixin:
             if kwargs.get(name):
                 raise ValueError(f"{type(self).__name__} has no {name}")
 
-    def fetch_images(self, images):
+    def fetch_images(self, images: Any) -> Any:
         """Opens local paths with all their bits; the rest is left to Transformers, as are web addresses."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
@@ -291,14 +296,21 @@ class SetrImageProcessorMixin:
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
         """Adds to Transformers' flattening that arrays and tensors `(height, width)` are grayscale photographs."""
 
-        def with_channels(image):
+        def with_channels(image: Any) -> Any:
             if isinstance(image, (list, tuple)):
                 return [with_channels(item) for item in image]
             return image[None] if getattr(image, "ndim", 3) == 2 else image
 
         return super()._prepare_images_structure(with_channels(images), expected_ndims)
 
-    def process_image(self, image, do_convert_rgb=None, input_data_format=None, num_channels=3, **kwargs):
+    def process_image(
+        self,
+        image: Image.Image | np.ndarray | torch.Tensor,
+        do_convert_rgb: bool | None = None,
+        input_data_format: ChannelDimension | str | None = None,
+        num_channels: int = 3,
+        **kwargs: Any,
+    ) -> np.ndarray | torch.Tensor:
         """
         One photograph of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays of the
         number of channels that will be normalized, `num_channels`, are left alone where that is not 3.
@@ -343,7 +355,7 @@ class SetrImageProcessorMixin:
         stride: int,
         return_tensors: str | None,
         device: str | torch.device | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchFeature:
         image_mean = kwargs["image_mean"]
         images = self._prepare_image_like_inputs(
@@ -353,7 +365,7 @@ class SetrImageProcessorMixin:
             num_channels=len(image_mean) if isinstance(image_mean, (list, tuple)) else 3,
             device=device,
         )
-        data = {}
+        data: dict[str, Any] = {}
         if segmentation_maps is not None:
             if do_split_image:
                 raise ValueError(
@@ -369,7 +381,7 @@ class SetrImageProcessorMixin:
             self._check_stackable(images, return_tensors)
         return BatchFeature(data=data, tensor_type=return_tensors)
 
-    def _check_stackable(self, images, return_tensors):
+    def _check_stackable(self, images: Sequence[np.ndarray | torch.Tensor], return_tensors: str | None) -> None:
         sizes = sorted({tuple(image.shape) for image in images})
         if return_tensors is not None and len(sizes) > 1:
             raise ValueError(
@@ -377,7 +389,15 @@ class SetrImageProcessorMixin:
                 "size={'height': 512, 'width': 512}, or do_split_image=True to cut them into windows"
             )
 
-    def _prepare_labels(self, images, segmentation_maps, do_reduce_labels, do_resize, size, **kwargs):
+    def _prepare_labels(
+        self,
+        images: Sequence[np.ndarray | torch.Tensor],
+        segmentation_maps: ImageInput,
+        do_reduce_labels: bool,
+        do_resize: bool,
+        size: SizeDict,
+        **kwargs: Any,
+    ) -> list[torch.Tensor]:
         maps = self.fetch_images(segmentation_maps)
         is_batch = isinstance(maps, (list, tuple)) or (getattr(maps, "ndim", 2) == 3 and len(images) > 1)
         maps = [label_map_tensor(map_) for map_ in (maps if is_batch else [maps])]
@@ -393,26 +413,33 @@ class SetrImageProcessorMixin:
             if do_reduce_labels:
                 map_ = reduce_labels(map_)
             if do_resize:
-                # float32 holds ids exactly up to 2^24, and nearest resizing makes no new ones.
-                map_ = F.interpolate(map_[None, None].float(), resized_size(*map_.shape, size), mode="nearest-exact")
-                map_ = map_[0, 0].long()
+                height, width = map_.shape
+                new_size = resized_size(height, width, size)
+                # float32 holds ids exactly up to 2^24, and resizing to the nearest pixel makes no new ones.
+                map_ = F.interpolate(map_[None, None].float(), new_size, mode="nearest-exact")[0, 0].long()
             labels.append(map_)
         return labels
 
-    def _split(self, images, crop_size, stride) -> tuple[torch.Tensor, torch.Tensor]:
-        images = [torch.as_tensor(image) for image in images]
-        offsets = [window_offsets(*image.shape[-2:], crop_size, stride) for image in images]
+    def _split(
+        self, images: Sequence[np.ndarray | torch.Tensor], crop_size: SizeDict, stride: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors = [torch.as_tensor(image) for image in images]
+        offsets = [window_offsets(image.shape[-2], image.shape[-1], crop_size, stride) for image in tensors]
         most = max(len(image_offsets) for image_offsets in offsets)
-        windows = images[0].new_zeros((len(images), most, images[0].shape[0], crop_size.height, crop_size.width))
-        patch_offsets = torch.zeros((len(images), most, 6), dtype=torch.int64, device=images[0].device)
-        for index, (image, image_offsets) in enumerate(zip(images, offsets)):
+        first = tensors[0]
+        windows = first.new_zeros((len(tensors), most, first.shape[0], crop_size.height, crop_size.width))
+        patch_offsets = torch.zeros((len(tensors), most, 6), dtype=torch.int64, device=first.device)
+        for index, (image, image_offsets) in enumerate(zip(tensors, offsets)):
             for number, (top, left, height, width) in enumerate(image_offsets):
                 windows[index, number, :, :height, :width] = image[:, top : top + height, left : left + width]
                 patch_offsets[index, number] = torch.tensor([top, left, height, width, *image.shape[-2:]])
         return windows, patch_offsets
 
     def post_process_semantic_segmentation(
-        self, outputs, target_sizes: list[tuple[int, int]] | None = None, return_segmentation_scores: bool = False
+        self,
+        outputs: ModelOutput,
+        target_sizes: list[tuple[int, int]] | None = None,
+        return_segmentation_scores: bool = False,
     ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
         r"""
         Label maps from the model's output. Overlapping windows are averaged as logits at the size of the resized
@@ -440,7 +467,7 @@ class SetrImageProcessorMixin:
         results = []
         for index, target_size in enumerate(target_sizes):
             if target_size is not None:
-                target_size = tuple(int(side) for side in target_size)
+                target_size = (int(target_size[0]), int(target_size[1]))
             if patch_offsets is None:
                 scores_of = partial(self._whole_scores, logits[index], target_size)
                 size = target_size or logits.shape[-2:]
@@ -460,16 +487,18 @@ class SetrImageProcessorMixin:
         return results
 
     @staticmethod
-    def _whole_scores(logits, target_size, classes):
+    def _whole_scores(logits: torch.Tensor, target_size: tuple[int, int] | None, classes: slice) -> torch.Tensor:
         return resize_scores(logits[classes].float(), target_size or logits.shape[-2:])
 
     @staticmethod
-    def _window_scores(logits, offsets, target_size, classes):
+    def _window_scores(
+        logits: torch.Tensor, offsets: list[list[int]], target_size: tuple[int, int] | None, classes: slice
+    ) -> torch.Tensor:
         merged = merge_windows(logits[: len(offsets), classes], offsets)
         return resize_scores(merged, target_size or merged.shape[-2:])
 
     @staticmethod
-    def _best_labels(scores_of, num_labels, chunk_size):
+    def _best_labels(scores_of: Callable[[slice], torch.Tensor], num_labels: int, chunk_size: int) -> torch.Tensor:
         """The argmax over classes, with the scores of `chunk_size` classes in memory; the first of equals wins."""
         best_scores, best_labels = scores_of(slice(0, chunk_size)).max(dim=0)
         for start in range(chunk_size, num_labels, chunk_size):
@@ -497,7 +526,7 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         image_mean: float | list[float],
         image_std: float | list[float],
         disable_grouping: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> list[torch.Tensor]:
         interpolation = (
             resample if isinstance(resample, tvF.InterpolationMode) else pil_torch_interpolation_mapping[resample]
@@ -506,7 +535,7 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         processed = {}
         for shape, stacked in groups.items():
             if do_resize:
-                new_size = resized_size(*stacked.shape[-2:], size)
+                new_size = resized_size(stacked.shape[-2], stacked.shape[-1], size)
                 if antialias:
                     stacked = tvF.resize(stacked, new_size, interpolation=interpolation, antialias=True)
                 else:
@@ -533,12 +562,12 @@ class SetrImageProcessorPil(SetrImageProcessorMixin, PilBackend):
         do_normalize: bool,
         image_mean: float | list[float],
         image_std: float | list[float],
-        **kwargs,
+        **kwargs: Any,
     ) -> list[np.ndarray]:
         processed = []
         for image in images:
             if do_resize:
-                new_size = resized_size(*image.shape[-2:], size)
+                new_size = resized_size(image.shape[-2], image.shape[-1], size)
                 if antialias:
                     first = ChannelDimension.FIRST
                     image = resize_with_pil(

@@ -4,13 +4,14 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import stochastic_depth
-from transformers import AutoBackbone, PreTrainedModel
+from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin
@@ -49,7 +50,7 @@ class SetrModelOutput(BaseModelOutput):
         hidden_states, attentions: as in [`~transformers.modeling_outputs.BaseModelOutput`].
     """
 
-    feature_maps: tuple[torch.FloatTensor, ...] | None = None
+    feature_maps: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -70,12 +71,12 @@ class SetrSemanticSegmenterOutput(ModelOutput):
         hidden_states, attentions: as in [`~transformers.modeling_outputs.BaseModelOutput`].
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    auxiliary_logits: tuple[torch.FloatTensor, ...] | None = None
-    patch_offsets: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    auxiliary_logits: tuple[torch.Tensor, ...] | None = None
+    patch_offsets: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def round_up_to_patches(side: int, patch_size: int) -> int:
@@ -329,7 +330,8 @@ class SetrMlaHead(nn.Module):
 
     def aggregate(self, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """The top-down sums, convolved: `(batch_size, decoder_hidden_size, h, w)` for each stream."""
-        aggregated, total = [], 0
+        aggregated: list[torch.Tensor] = []
+        total: torch.Tensor | int = 0
         for index in reversed(range(len(feature_maps))):
             total = self.projections[index](self.layernorms[index](feature_maps[index])) + total
             aggregated.insert(0, self.aggregations[index](total))
@@ -385,7 +387,7 @@ class SetrPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "patch_embeddings"
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         """As the paper's code: truncated normal for linear layers and embeddings, torch's default for convolutions."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
@@ -428,7 +430,7 @@ class SetrModel(SetrPreTrainedModel):
         )
         self.post_init()
 
-    def _check_pixel_values(self, pixel_values: torch.Tensor):
+    def _check_pixel_values(self, pixel_values: torch.Tensor | None) -> None:
         if pixel_values is None:
             raise ValueError("the model needs pixel_values")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
@@ -454,10 +456,10 @@ class SetrModel(SetrPreTrainedModel):
         """
         self._check_pixel_values(pixel_values)
         hidden_states, grid_size = self.embeddings(pixel_values)
-        out_indices = set(out_indices or ())
+        out_indices = out_indices or []
         num_patches = math.prod(grid_size)
 
-        def to_map(tokens):
+        def to_map(tokens: torch.Tensor) -> torch.Tensor:
             return tokens[:, -num_patches:].transpose(1, 2).unflatten(2, grid_size)
 
         feature_maps = [to_map(hidden_states)] if 0 in out_indices else []
@@ -513,7 +515,7 @@ def segmentation_loss(
             exact; with `"valid"` each batch weighs the same however few its valid pixels are, as in the other models
             of Transformers.
     """
-    total = 0.0
+    total = logits.new_zeros((), dtype=torch.float32)
     for image_logits, image_labels in zip(logits, labels):
         total = total + checkpoint(
             summed_cross_entropy, image_logits, image_labels, size, ignore_index, use_reentrant=False
@@ -540,18 +542,18 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         if config.backbone_config is None:
             self.setr = SetrModel(config)
         else:
-            backbone_config = copy.deepcopy(config.backbone_config)
+            backbone_config: PreTrainedConfig = copy.deepcopy(config.backbone_config)
             backbone_config.out_indices = self.feature_indices
             self.backbone = AutoBackbone.from_config(backbone_config)
         if config.decoder_type == "mla":
-            self.decode_head = SetrMlaHead(config)
+            self.decode_head: SetrMlaHead | SetrUpsampleHead = SetrMlaHead(config)
         else:
             self.decode_head = SetrUpsampleHead(config, config.decoder_num_convs, config.decoder_scale_factor)
             self.auxiliary_heads = SetrAuxiliaryHeads(config)
         self.post_init()
 
     @torch.no_grad()
-    def reset_classifiers(self, id2label: dict[int, str], **fields) -> list[str]:
+    def reset_classifiers(self, id2label: dict[int, str], **fields: Any) -> list[str]:
         """
         Puts new classifiers, main and auxiliary, with random weights in the place of those the model has; everything
         else stays as it is. For fine-tuning on other classes.
@@ -603,7 +605,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         return encoder.get_input_embeddings()
 
     def _encode(
-        self, pixel_values: torch.Tensor, with_auxiliary: bool, **kwargs
+        self, pixel_values: torch.Tensor, with_auxiliary: bool, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[dict[int, torch.Tensor], ModelOutput]:
         """Feature maps by layer, and the encoder's output for its hidden states and attentions."""
         if self.config.backbone_config is None:
@@ -625,7 +627,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             return logits, ()
         return logits, self.auxiliary_heads([feature_maps[index] for index in self.config.auxiliary_out_indices])
 
-    def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor):
+    def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
         if tuple(labels.shape) != expected:
             raise ValueError(
@@ -739,7 +741,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         logits, auxiliary_logits = self._decode(feature_maps, with_auxiliary)
 
         height, width = pixel_values.shape[-2:]
-        padded_size = tuple(round_up_to_patches(side, self.config.patch_size) for side in (height, width))
+        patch_size = self.config.patch_size
+        padded_size = (round_up_to_patches(height, patch_size), round_up_to_patches(width, patch_size))
         loss = None
         if labels is not None:
             try:
@@ -749,7 +752,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
                 # the same ids end in the kernel's own assertion.
                 raise self._invalid_labels(labels) from error
 
-        def cut(maps):
+        def cut(maps: torch.Tensor) -> torch.Tensor:
             rows = -(-maps.shape[-2] * height // padded_size[0])
             columns = -(-maps.shape[-1] * width // padded_size[1])
             return maps[..., :rows, :columns]
