@@ -1,6 +1,5 @@
-"""Measures speed: of the augmentation, beside mmsegmentation's on the same photographs."""
+"""Measures speed: of the augmentation, beside mmsegmentation's on the same photos."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,9 +14,10 @@ import torch
 from PIL import Image
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from setr_hf.cli import run_job
+from setr_hf.cli import JobParser, positive, run_job
+from setr_hf.data.arguments import SplitArguments, load_data
 from setr_hf.data.augmentation import to_tv_tensors, training_transform
-from setr_hf.data.loading import load_segmentation_data
+from setr_hf.errors import SetrError
 
 
 REFERENCE = Path(__file__).parent / "benchmarks" / "mmseg_augmentation.py"
@@ -25,28 +25,20 @@ SCALE_RANGE = (0.5, 2.0)
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    augmentation = kinds.add_parser(
-        "augmentation",
-        help="photographs transformed in a second by one core",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    option = augmentation.add_argument
-    option("--dataset", required=True, help="folder or Hub id of photographs with annotations")
-    option("--split", default="train", help="which part of the data")
-    option("--num-images", type=int, default=16, help="how many photographs of the split, at most")
+    parser = JobParser(SplitArguments, description=__doc__)
+    option = parser.add_argument
+    option("case", choices=CASES, metavar="CASE", help=f"what is measured: {', '.join(CASES)}")
+    option("--num-images", type=positive, default=16, help="photos of the split, at most")
     option("--crop-size", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
-    limits = "limits that images are fitted into at ratio 1; ratios are 0.5 to 2"
-    option("--size", type=int, nargs=2, default=(512, 2048), metavar=("SHORT", "LONG"), help=limits)
-    option("--rounds", type=int, default=15, help="rounds, those of both codes in turn")
-    option("--passes", type=int, default=10, help="passes over the photographs in a round")
-    option("--mmseg-python", help="Python that has mmsegmentation 1.2.2; without it only ours is measured")
-    arguments = parser.parse_args(argv)
-    for name in ("num_images", "rounds", "passes"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    return arguments
+    option(
+        "--size", type=int, nargs=2, default=(512, 2048), metavar=("SHORT", "LONG"),
+        help="sides that photos are fitted into at ratio 1; ratios are 0.5 to 2",
+    )  # fmt: skip
+    option("--rounds", type=positive, default=15, help="rounds, in each of which both codes have their turn")
+    option("--passes", type=positive, default=10, help="passes over the photos in a round")
+    option("--mmseg-python", metavar="PATH", help="Python with mmsegmentation 1.2.2, to measure it as well")
+    parser.set_defaults(split="train")
+    return parser.parse_args(argv)
 
 
 def our_timer(data, transform):
@@ -94,7 +86,7 @@ def reference_timer(python: str, settings: dict):
             return float(process.stdout.readline())
         except (BrokenPipeError, ValueError):
             process.kill()
-            raise ValueError(f"{python} does not run mmsegmentation 1.2.2; its message is above") from None
+            raise SetrError(f"{python} does not run mmsegmentation 1.2.2; its message is above") from None
 
     with subprocess.Popen([python, str(REFERENCE), json.dumps(settings)], env=environment, **pipes) as process:
         yield timer
@@ -115,10 +107,10 @@ def compare(timers: dict, source: str, num_images: int, rounds: int, passes: int
         print(f"{name:<26}{median(values):>9.2f}{min(values):>9.2f}{max(values):>9.2f}", flush=True)
 
 
-def main(argv=None) -> int:
-    arguments = parse_arguments(argv)
+def augmentation(arguments) -> None:
+    """Measures the photos that one core transforms in a second, of ours and of mmsegmentation's transforms."""
     torch.set_num_threads(1)
-    data = load_segmentation_data(arguments.dataset, arguments.split)
+    data = load_data(arguments, arguments.split)
     data.check_annotations()
     data = data.select(range(min(arguments.num_images, len(data))))
     mean, std, (short, long) = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, arguments.size
@@ -135,13 +127,21 @@ def main(argv=None) -> int:
     if arguments.mmseg_python is None:
         print("mmsegmentation is not measured: --mmseg-python names a Python that has it")
         compare_both()
-        return 0
+        return
     settings = {"crop_size": arguments.crop_size, "scale": (long, short), "scale_range": SCALE_RANGE}
     settings |= {"mean": [255 * value for value in mean], "std": [255 * value for value in std]}
     with tempfile.TemporaryDirectory() as folder:
         settings |= write_files(data, Path(folder))
         with reference_timer(arguments.mmseg_python, settings) as timers["mmsegmentation"]:
             compare_both()
+
+
+CASES = {"augmentation": augmentation}
+
+
+def main(argv=None) -> int:
+    arguments = parse_arguments(argv)
+    CASES[arguments.case](arguments)
     return 0
 
 

@@ -1,35 +1,35 @@
-"""Compares two models on the same images: classes, agreement, and whether the difference of mIoU may be chance."""
+"""Compares two models on the same images, and tests whether their difference may be chance."""
 
-import argparse
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-from setr_hf.cli import run_job
-from setr_hf.data.arguments import add_data_arguments, dataset_name, load_data
+from setr_hf.cli import JobParser, positive, run_job
+from setr_hf.data.arguments import SplitArguments, dataset_name, load_data
 from setr_hf.data.rows import Sample
 from setr_hf.evaluation.comparison import compare_records, comparison_record, print_comparison
 from setr_hf.evaluation.records import compute_records, start_processes, write_json
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
+from setr_hf.repositories import check_source
 from setr_hf.tables import print_options
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("models", nargs=2, metavar=("A", "B"), help="folders or Hub ids of two models")
-    add_data_arguments(parser)
-    parser.add_argument("--protocol", choices=("single", "multi"), default="single")
-    parser.add_argument("--limit", type=int, help="only the first images")
-    parser.add_argument("--output", type=Path, help="folder for comparison.json; one that is there is gone on with")
-    parser.add_argument("--window-batch-size", type=int, default=32, help="windows the models take at a time")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of each process")
+def parse_arguments(argv: list[str] | None = None) -> Namespace:
+    parser = JobParser(SplitArguments, description=__doc__)
+    option = parser.add_argument
+    for name in ("A", "B"):
+        option("models", action="append", metavar=name, help="folder or Hub id of a model")
+    option(
+        "--protocol", choices=("single", "multi"), default="single", help="one scale, or several with mirror images"
+    )
+    option("--limit", type=positive, help="only the first images")
+    option("--output", type=Path, help="folder for comparison.json, resumed if it exists")
+    option("--window-batch-size", type=positive, default=32, help="windows that the models take at a time")
+    option("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="the models compute in")
+    option("--threads", type=positive, default=os.cpu_count(), help="CPU threads of each process; changes rounding")
     arguments = parser.parse_args(argv)
-    for name in ("limit", "window_batch_size", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if arguments.output is None:
         names = "_".join(Path(model).name for model in arguments.models)
         run = f"{Path(dataset_name(arguments.dataset)).name}_{arguments.split}_{arguments.protocol}"
@@ -39,8 +39,10 @@ def parse_arguments(argv=None):
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
+    for model in arguments.models:
+        check_source(model, "model")
     state = start_processes(arguments.threads)
-    data = load_data(arguments)
+    data = load_data(arguments, arguments.split)
     first, second = (
         load_segmenter(
             path,

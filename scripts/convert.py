@@ -1,4 +1,4 @@
-"""Converts a public SETR checkpoint to a folder that `from_pretrained` and `pipeline` load, or such a folder back."""
+"""Converts a public SETR checkpoint to a folder that Transformers loads, or such a folder back."""
 
 import argparse
 import json
@@ -7,38 +7,40 @@ from pathlib import Path
 
 from setr_hf.checkpoints.convert import IMPLEMENTATIONS, ConversionReport, convert_checkpoint
 from setr_hf.checkpoints.export import write_public_checkpoint
-from setr_hf.cli import run_job
+from setr_hf.cli import JobParser, run_job
 from setr_hf.data.public_datasets import CLASS_NAMES
+from setr_hf.errors import SetrError
 
 
 def json_object(text: str) -> dict:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text} is no JSON: {error}") from None
+        raise argparse.ArgumentTypeError(f"{text} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text} is no JSON object")
+        raise argparse.ArgumentTypeError(f"{text} is not a JSON object")
     return value
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "checkpoint", type=Path, help=".pth or .safetensors of a public implementation; with --to, a folder"
-    )
-    parser.add_argument("output", type=Path, help="folder to write; with --to, the .pth to write")
+    parser = JobParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a public implementation's .pth or .safetensors")
+    parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument(
         "--dataset",
-        help=f"class names, colours and test protocol: {', '.join(CLASS_NAMES)}, or a JSON file of class names "
-        "(default: the data set with as many classes; names in the file's own metadata win)",
+        metavar="DATA",
+        help=f"class names, colours and test protocol: {', '.join(CLASS_NAMES)}, or a JSON file of class names; if "
+        "the checkpoint does not name its classes and the number of classes does not tell",
     )
     parser.add_argument(
         "--config",
         type=json_object,
         metavar="JSON",
-        help="fields of SetrConfig that win over everything else, such as '{\"num_attention_heads\": 8}'",
+        help="fields of SetrConfig that override all else, such as '{\"num_attention_heads\": 8}'",
     )
-    parser.add_argument("--to", choices=list(IMPLEMENTATIONS), help="the way back: write a checkpoint of that form")
+    parser.add_argument(
+        "--to", choices=list(IMPLEMENTATIONS), help="the way back: from a folder to a .pth of this implementation"
+    )
     return parser.parse_args(argv)
 
 
@@ -68,7 +70,7 @@ def main(argv=None) -> int:
         print_report(report, arguments.output)
         return 0
     if arguments.dataset or arguments.config:
-        raise ValueError("--to takes neither --dataset nor --config: the folder says all")
+        raise SetrError("--to takes neither --dataset nor --config: the folder says all")
     state_dict = write_public_checkpoint(arguments.checkpoint, arguments.output, arguments.to)
     print(f"{len(state_dict)} tensors for {IMPLEMENTATIONS[arguments.to]} written to {arguments.output}")
     if arguments.to == "mmseg" and "backbone.patch_embed.projection.bias" in state_dict:

@@ -1,6 +1,5 @@
-"""Trains a small SETR-MLA from random weights, reloads it through the stock pipeline and shows what it sees."""
+"""Trains a small SETR-MLA from random weights and shows what it sees by the stock pipeline."""
 
-import argparse
 import sys
 import time
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from tqdm import tqdm
 from transformers import ImageSegmentationPipeline, Trainer, TrainingArguments, pipeline, set_seed
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
-from setr_hf.cli import run_job
+from setr_hf.cli import JobParser, positive, run_job
+from setr_hf.data.arguments import DataArguments, load_data
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import collate, training_examples
-from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.scenes import make_scenes
 from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.metrics import confusion_matrix, segmentation_scores
@@ -41,10 +40,11 @@ PHOTOGRAPHS = Settings(240, (240, 320), 192, 8, 2, 3400, 1e-3, (0.85, 1.3))
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--dataset", help="folder or Hub id of photographs with labels; default: generated scenes")
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for the model and the sheet")
-    parser.add_argument("--max-steps", type=int, help="training steps; default: what fits the data")
+    parser = JobParser(DataArguments, description=__doc__, epilog="Without --dataset, it trains on generated scenes.")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/demo"), help="folder for the model and the pictures"
+    )
+    parser.add_argument("--max-steps", type=positive, help="training steps, if not what fits the data")
     return parser.parse_args(argv)
 
 
@@ -127,8 +127,8 @@ def main(argv=None) -> int:
     if arguments.dataset is None:
         settings, train_data, validation_data = SCENES, make_scenes(600, 0), make_scenes(100, 10_000)
     else:
-        settings, train_data = PHOTOGRAPHS, load_segmentation_data(arguments.dataset, "train")
-        validation_data = load_segmentation_data(arguments.dataset, "validation")
+        settings = PHOTOGRAPHS
+        train_data, validation_data = (load_data(arguments, split) for split in ("train", "validation"))
     label_set = train_data.label_set
     model, processor = build(settings, label_set)
     print(f"SETR-MLA with {model.num_parameters() / 1e6:.1f} M parameters on {len(train_data)} images")

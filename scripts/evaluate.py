@@ -1,13 +1,13 @@
-"""Evaluates a model by the paper's protocol: mean IoU of a data set, with a table, pictures and results.json."""
+"""Evaluates a model by the paper's protocol, with a table, pictures and results.json."""
 
-import argparse
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from setr_hf.cards.model_card import eval_results, update_card
-from setr_hf.cli import run_job
-from setr_hf.data.arguments import add_data_arguments, dataset_name, load_data
+from setr_hf.cli import JobParser, positive, run_job
+from setr_hf.data.arguments import SplitArguments, dataset_name, load_data
 from setr_hf.data.rows import Sample
 from setr_hf.errors import SetrError
 from setr_hf.evaluation.records import compute_records, sample_record, start_processes
@@ -15,36 +15,32 @@ from setr_hf.evaluation.results import print_scores, summarize, write_report, wr
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
 from setr_hf.evaluation.submission import server_ids, submission_file, write_submission
+from setr_hf.repositories import check_source
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    add_data_arguments(parser)
-    parser.add_argument(
+def parse_arguments(argv: list[str] | None = None) -> Namespace:
+    parser = JobParser(SplitArguments, description=__doc__)
+    option = parser.add_argument
+    option("--model", required=True, help="folder or Hub id of a model")
+    option(
         "--protocol", choices=("single", "multi"), default="single", help="one scale, or several with mirror images"
     )
-    parser.add_argument(
-        "--scales", nargs="+", type=float, metavar="RATIO", help="ratios for multi; the published ones by default"
+    option(
+        "--scales",
+        nargs="+",
+        type=float,
+        metavar="RATIO",
+        help="ratios for multi, if not those the model was tested at",
     )
-    parser.add_argument("--limit", type=int, help="only the first images")
-    parser.add_argument("--output", type=Path, help="folder for results; one that is there is gone on with")
-    parser.add_argument("--batch-size", type=int, default=1, help="photographs at a time")
-    parser.add_argument("--window-batch-size", type=int, default=32, help="windows the model takes at a time")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=os.cpu_count(),
-        help="CPU threads of each process; other numbers, other last bits",
-    )
-    parser.add_argument("--submit", action="store_true", help="write label maps for the server of the data set")
-    parser.add_argument("--update-card", action="store_true", help="add the result to the model's card")
+    option("--limit", type=positive, help="only the first images")
+    option("--output", type=Path, help="folder for results, resumed if it exists")
+    option("--batch-size", type=positive, default=1, help="photos at a time")
+    option("--window-batch-size", type=positive, default=32, help="windows that the model takes at a time")
+    option("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="the model computes in")
+    option("--threads", type=positive, default=os.cpu_count(), help="CPU threads of each process; changes rounding")
+    option("--submit", action="store_true", help="write label maps for the server of the data set")
+    option("--update-card", action="store_true", help="add the result to the model's card")
     arguments = parser.parse_args(argv)
-    for name in ("limit", "batch_size", "window_batch_size", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if arguments.scales and arguments.protocol == "single":
         parser.error("--scales belongs to --protocol multi")
     if arguments.update_card and arguments.limit:
@@ -57,8 +53,9 @@ def parse_arguments(argv=None):
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
+    check_source(arguments.model, "model")
     state = start_processes(arguments.threads)
-    data = load_data(arguments)
+    data = load_data(arguments, arguments.split)
     if not data.has_annotations and not arguments.submit:
         raise SetrError(f"{arguments.dataset} has no annotations to evaluate against: pass --submit for label maps")
     segmenter = load_segmenter(

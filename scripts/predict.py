@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from setr_hf.cli import run_job
+from setr_hf.cli import JobParser, run_job
 from setr_hf.data.folders import IMAGE_SUFFIXES
 from setr_hf.errors import SetrError
 from setr_hf.files import whole_file
@@ -18,14 +18,27 @@ from setr_hf.inference.loading import load_model
 from setr_hf.inference.photos import read_photo
 from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
 from setr_hf.inference.sliding_windows import segment
+from setr_hf.repositories import check_source
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("inputs", nargs="+", type=Path, help="photographs, or folders of them")
+def usable_device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {error}") from None
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = JobParser(description=__doc__)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of photos")
     parser.add_argument("--model", required=True, help="folder or Hub id of a SETR model")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the results; made if missing")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the results, created if missing")
+    parser.add_argument(
+        "--device",
+        type=usable_device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where the model computes",
+    )
     return parser.parse_args(argv)
 
 
@@ -78,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     if not paths:
         raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
     stems = output_stems(paths)
+    check_source(arguments.model, "model")
     model, processor = load_model(arguments.model, device=arguments.device)
     colors = class_colors(model.config)
     id_type = np.uint8 if model.config.num_labels <= 256 else np.uint16

@@ -1,11 +1,10 @@
 """Prepares Cityscapes or Pascal Context as a data set that `load_dataset` reads, and publishes it."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from setr_hf.cards.dataset_card import CITYSCAPES, PASCAL_CONTEXT, Source
-from setr_hf.cli import run_job
+from setr_hf.cli import JobParser, run_job
 from setr_hf.data.folders import cityscapes_files
 from setr_hf.data.label_sets import cityscapes_raw_label_set, published_label_set
 from setr_hf.prepare.parquet import (
@@ -21,7 +20,7 @@ from setr_hf.prepare.pascal_context import left_out_notes, read_context_images, 
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = JobParser(description=__doc__)
     data_sets = parser.add_subparsers(dest="data_set", required=True)
 
     cityscapes = data_sets.add_parser("cityscapes", help="the 19 training classes of leftImg8bit and gtFine")
@@ -35,12 +34,12 @@ def parse_arguments(argv=None):
         type=int,
         choices=sorted(PASCAL_CONTEXT),
         default=59,
-        help="60 has the background (default: 59)",
+        help="60 has the background",
     )
     for data_set in (cityscapes, context):
         data_set.add_argument("output", type=Path, help="folder to write; must not exist")
-        data_set.add_argument("--push-to-hub", metavar="ID", help="publish it as this data set; made if it is missing")
-        data_set.add_argument("--private", action="store_true", help="for --push-to-hub: make it a private one")
+        data_set.add_argument("--push-to-hub", metavar="ID", help="publish it as this data set, created if missing")
+        data_set.add_argument("--private", action="store_true", help="with --push-to-hub: create it as a private one")
     arguments = parser.parse_args(argv)
     if arguments.private and not arguments.push_to_hub:
         parser.error("--private belongs to --push-to-hub")

@@ -1,56 +1,222 @@
-"""The console command `setr-hf JOB …`: each job is the script of that name."""
+"""What the jobs share: how options are parsed and listed, and how a mistake is reported."""
 
-import importlib.util
+import argparse
+import errno
+import re
+import shutil
 import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from enum import Enum
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import HfArgumentParser
+
+from .errors import SetrError
 
 
-# An installed wheel carries the scripts inside the package, a checkout has them beside `src`.
-SCRIPT_FOLDERS = (Path(__file__).parent / "scripts", Path(__file__).parents[2] / "scripts")
+def positive(text: str) -> int:
+    """The type of options that count something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
-def find_scripts() -> dict[str, Path]:
-    """Path of each job's script by name."""
-    folder = next((folder for folder in SCRIPT_FOLDERS if folder.is_dir()), None)
-    if folder is None:
-        raise FileNotFoundError(f"no scripts in {' or '.join(map(str, SCRIPT_FOLDERS))}: reinstall setr-hf")
-    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+def choices_of(action: argparse.Action) -> str:
+    return ", ".join(map(str, action.choices or ()))
 
 
-def load_script(path: Path):
-    """Imports a script as a module, so that worker processes of data loaders find its functions again."""
-    spec = importlib.util.spec_from_file_location(f"setr_hf_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+class HelpFormatter(argparse.HelpFormatter):
+    """Option, metavar and help on one line where they fit; of the usage, what must be passed."""
+
+    METAVARS = {int: "N", positive: "N", float: "X", Path: "PATH"}
+    LONGEST_CHOICES = 32
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, max_help_position=38, width=shutil.get_terminal_size((100, 24)).columns, **options)
+
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[Any],
+        prefix: str | None = None,
+    ) -> None:
+        needed = [action for action in actions if action.required]
+        rest = argparse.Action([], "options", metavar="[options]")
+        super().add_usage(usage, [*needed, rest], [], prefix)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return self.METAVARS.get(action.type, "NAME")
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if action.metavar is None and len(choices_of(action)) > self.LONGEST_CHOICES:
+            return lambda size: (default_metavar,) * size
+        return super()._metavar_formatter(action, default_metavar)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.option_strings and action.nargs == argparse.OPTIONAL:
+            return ""  # A switch; that it takes a value as well is for files and launchers.
+        if action.nargs == argparse.ONE_OR_MORE:
+            return f"{self._metavar_formatter(action, default_metavar)(1)[0]} …"
+        return super()._format_args(action, default_metavar)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if action.metavar is None and len(choices_of(action)) > self.LONGEST_CHOICES:
+            text += f"; one of {choices_of(action)}"
+        if isinstance(default, Enum):
+            default = default.value
+        if default is None or isinstance(default, bool) or default in ("", argparse.SUPPRESS):
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{text} (default: {shown.replace('%', '%%')})"
 
 
-def run_job(job) -> int:
-    """Runs a job's `main`; what a user got wrong is reported in a line, with exit status 2, not as a traceback."""
+class HelpAll(argparse.Action):
+    """`--help-all`: as `--help`, with the options that it leaves out."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        for action, text in self.const.items():
+            action.help = text
+        parser.print_help()
+        parser.exit()
+
+
+class JobParser(HfArgumentParser):
+    """
+    The parser of a job's command line. Options come from dataclasses, as with `HfArgumentParser`, and from
+    `add_argument`. Each is listed once, with dashes (`--max-steps`), and accepted with underscores as well
+    (`--max_steps`), as users of `TrainingArguments` type it; abbreviations are not.
+
+    A dataclass's options are listed under its `_argument_group_name`; a job with several groups has several
+    dataclasses. `parse_args` returns all options in one namespace, which `parse_dict(vars(namespace))` turns into the
+    dataclasses.
+
+    Args:
+        dataclass_types (a dataclass or a sequence of them, *optional*): Where options are declared.
+        hidden (`Collection[str]`, *optional*): Fields that `--help` leaves out and `--help-all` lists.
+        **options: Of `argparse.ArgumentParser`.
+
+    Example:
+
+    ```python
+    >>> from dataclasses import dataclass, field
+    >>> from setr_hf.cli import JobParser
+
+    >>> @dataclass
+    ... class Sizes:
+    ...     _argument_group_name = "sizes, in pixels"
+    ...     crop_size: int = field(default=512, metadata={"help": "side of a training crop"})
+
+    >>> parser = JobParser(Sizes, prog="job", description="Does a thing.")
+    >>> options = parser.parse_args(["--crop_size", "480"])
+    >>> parser.parse_dict(vars(options))
+    (Sizes(crop_size=480),)
+    ```
+    """
+
+    def __init__(
+        self,
+        dataclass_types: type | Sequence[type] = (),
+        hidden: Collection[str] = (),
+        **options: Any,
+    ):
+        options = {"formatter_class": HelpFormatter, "allow_abbrev": False, **options}
+        super().__init__(dataclass_types, **options)
+        for action in self._actions:
+            # Both spellings are accepted by now; messages and help show one.
+            action.option_strings = [name for name in action.option_strings if "_" not in name]
+        details = {action: action.help for action in self._actions if action.dest in hidden}
+        for action in details:
+            action.help = argparse.SUPPRESS
+        if details:
+            self.add_argument(
+                "--help-all", action=HelpAll, nargs=0, const=details, dest=argparse.SUPPRESS,
+                help="list Transformers' TrainingArguments as well, and exit",
+            )  # fmt: skip
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        arguments = list(sys.argv[1:] if args is None else args)
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        spelled = [re.sub(r"^--[^=]+", with_dashes, argument) for argument in arguments[:end]]
+        return super().parse_known_args([*spelled, *arguments[end:]], namespace)
+
+    def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
+        """
+        The dataclasses of these values.
+
+        Raises:
+            [`SetrError`]: a dataclass refuses its values.
+        """
+        try:
+            return super().parse_dict(args, allow_extra_keys)
+        except ValueError as error:
+            raise SetrError(str(error)) from error
+
+    def error(self, message: str):
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}\n")
+
+
+def with_dashes(option: re.Match[str]) -> str:
+    return option[0].replace("_", "-")
+
+
+# What the Hub says of a repository that is missing or closed to this user. Transformers raises its own error from it.
+HUB_ERRORS = (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+# A full or write-protected disk, and files that belong to somebody else.
+SYSTEM_ERRORS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
+
+
+def is_users(error: BaseException | None) -> bool:
+    """Whether the user can mend an error, by other options or by access to a file, a disk or a repository."""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return True
+    if isinstance(error, (SetrError, *HUB_ERRORS)):
+        return True
+    return isinstance(error, OSError) and (error.errno in SYSTEM_ERRORS or is_users(error.__cause__))
+
+
+def message_of(error: Exception) -> str:
+    """What an error says, in one line. One of a data loader's worker has that worker's whole traceback in it."""
+    text = str(error)
+    if text.startswith("Caught ") and "Traceback" in text:
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return " ".join(text.split())
+
+
+def run_job(job: Callable[[], int]) -> int:
+    """
+    Runs a job's `main`, and returns its exit status: 2 after a mistake of the user, which is reported in one line, and
+    130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
+    """
     try:
         return job()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not is_users(error):
+            raise
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 2
 
 
-def main() -> int:
-    """Runs a job; returns its exit status, 2 for an unknown job."""
-    scripts = find_scripts()
-    if len(sys.argv) < 2 or sys.argv[1] not in scripts:
-        wanted = sys.argv[1] if len(sys.argv) > 1 else None
-        asked_for_help = wanted in ("-h", "--help")
-        stream = sys.stdout if asked_for_help else sys.stderr
-        print("usage: setr-hf JOB [options]   (setr-hf JOB --help lists a job's options)", file=stream)
-        for name, path in scripts.items():
-            purpose = load_script(path).__doc__.strip().splitlines()[0]
-            print(f"  {name:<10} {purpose}", file=stream)
-        return 0 if asked_for_help else 2
-    job = sys.argv.pop(1)
-    sys.argv[0] = f"setr-hf {job}"
-    return run_job(load_script(scripts[job]).main)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+__all__ = ["JobParser", "positive", "run_job"]

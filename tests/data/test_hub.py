@@ -12,9 +12,9 @@ from paths import SCRIPTS
 from PIL import Image as PILImage
 
 from setr_hf import SetrImageProcessor
-from setr_hf.cli import load_script
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
+from setr_hf_cli import load_script
 
 
 PARQUET = "refs/convert/parquet"

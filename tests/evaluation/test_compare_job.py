@@ -9,12 +9,12 @@ from model_folders import NAMES, save_model
 from paths import SCRIPTS
 from PIL import Image
 
-from setr_hf.cli import load_script
 from setr_hf.data.label_sets import LabelSet
 from setr_hf.data.rows import Sample
 from setr_hf.errors import SetrError
 from setr_hf.evaluation.comparison import bootstrap_interval, compare_records, comparison_record, print_comparison
 from setr_hf.evaluation.records import counts_of
+from setr_hf_cli import load_script
 
 
 COMPARE = SCRIPTS / "compare.py"

@@ -16,7 +16,6 @@ from PIL import Image
 from transformers import pipeline
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
-from setr_hf.cli import load_script
 from setr_hf.data.label_sets import LabelSet, check_classes
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
@@ -24,6 +23,7 @@ from setr_hf.errors import SetrError
 from setr_hf.evaluation.submission import server_ids
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.metrics import confusion_matrix, segmentation_scores
+from setr_hf_cli import load_script
 
 
 NUM_IMAGES = 101

@@ -17,11 +17,12 @@ from huggingface_hub import DatasetCard
 from local_upload_hub import TOKEN, upload_hub
 from paths import ROOT
 
-from setr_hf.cli import load_script, run_job
+from setr_hf.cli import run_job
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES, PALETTES
 from setr_hf.prepare import parquet
 from setr_hf.prepare.pascal_context import ContextImage, decode_run_lengths, paint_masks, read_context_images
+from setr_hf_cli import load_script
 
 
 # Ids and names of the categories in the published trainval_merged.json.

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTModel, pipeline
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
-from setr_hf.cli import find_scripts, load_script, run_job
+from setr_hf.cli import run_job
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.data.scenes import CLASSES, make_scenes
 from setr_hf.training.options import WORLD_SIZE_VARIABLES
 from setr_hf.training.output_folder import LOCK_NAME, last_complete_checkpoint
 from setr_hf.training.setup import initialize_as_mmseg, is_classifier
+from setr_hf_cli import find_scripts, load_script
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}

@@ -1,36 +1,74 @@
 """Options of the jobs that read a data set with annotations."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import SetrError
+from ..repositories import check_source
 from .loading import load_segmentation_data
 from .public_datasets import CLASS_NAMES
 from .rows import SegmentationData
 
 
-def add_data_arguments(parser: ArgumentParser):
-    """Adds `--dataset`, `--split` and what some data sets need besides."""
-    parser.add_argument("--dataset", required=True, help="folder of images and annotations, or Hub id of a data set")
-    parser.add_argument("--split", default="validation", help="of the data set")
-    parser.add_argument("--dataset-config", metavar="NAME", help="configuration of a data set on the Hub")
-    parser.add_argument("--dataset-revision", metavar="NAME", help="branch, tag or commit of a data set on the Hub")
-    parser.add_argument("--image-column", metavar="NAME", help="column of the images, if it has no usual name")
-    parser.add_argument("--annotation-column", metavar="NAME", help="column of the annotations, likewise")
-    parser.add_argument(
-        "--labels", metavar="NAME", help=f"if the data set does not tell: a names file, or {', '.join(CLASS_NAMES)}"
+DATASET = {
+    "metavar": "DATA",
+    "help": "Hub id; folder of ADE20K, Cityscapes or Pascal Context; or images/ + annotations/",
+}
+
+
+@dataclass
+class DataArguments:
+    """
+    Which data set, and what must be said of it if it does not say so itself. A job declares these options with
+    `JobParser(DataArguments, …)` and reads the data by [`load_data`].
+    """
+
+    _argument_group_name = "data"
+
+    dataset: str | None = field(default=None, metadata=DATASET)
+    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the Hub"})
+    image_column: str | None = field(default=None, metadata={"help": "column of the photos, if not a usual name"})
+    annotation_column: str | None = field(default=None, metadata={"help": "column of the annotations, likewise"})
+    labels: str | None = field(
+        default=None,
+        metadata={"help": f"class names, if the data lacks them: a JSON file, {', '.join(CLASS_NAMES)}"},
     )
 
 
-def load_data(arguments: Namespace) -> SegmentationData:
-    """The data set of the options that [`add_data_arguments`] has added."""
+@dataclass
+class SplitArguments(DataArguments):
+    """As [`DataArguments`], for jobs that always read a data set, and of it one split."""
+
+    dataset: str = field(metadata=DATASET)
+    split: str = field(default="validation", metadata={"help": "split of the data set"})
+
+
+def load_data(arguments: DataArguments | Namespace, split: str, streaming: bool = False) -> SegmentationData:
+    """
+    A split of the data set that the options name.
+
+    Args:
+        arguments (`DataArguments` or `Namespace`): The options; `dataset` must be given.
+        split (`str`): See [`load_segmentation_data`].
+        streaming (`bool`, *optional*, defaults to `False`): Likewise.
+
+    Raises:
+        [`SetrError`]: the data set is neither a folder nor on the Hub; see also [`load_segmentation_data`].
+    """
+    if arguments.dataset is None:
+        raise SetrError("--dataset is missing: a folder, or the id of a data set on the Hub")
+    check_source(arguments.dataset, "dataset")
     return load_segmentation_data(
         arguments.dataset,
-        arguments.split,
+        split,
         config=arguments.dataset_config,
         revision=arguments.dataset_revision,
         image_column=arguments.image_column,
         annotation_column=arguments.annotation_column,
         labels=arguments.labels,
+        streaming=streaming,
     )
 
 

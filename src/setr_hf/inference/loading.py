@@ -1,7 +1,5 @@
 """A trained model with its image processor."""
 
-from pathlib import Path
-
 import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
@@ -26,8 +24,7 @@ def load_model(
         model = AutoModelForSemanticSegmentation.from_pretrained(path, dtype=dtype)
         processor = AutoImageProcessor.from_pretrained(path)
     except (OSError, ValueError) as error:
-        missing = "" if Path(path).is_dir() else " (there is no such folder)"
-        raise SetrError(f"the model {path}{missing} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise SetrError(f"the model {path} cannot be loaded: {str(error).splitlines()[0]}") from error
     if model.config.model_type != "setr":
         raise SetrError(f"the model {path} is not a SETR, but of the type {model.config.model_type!r}")
     return model.to(device).eval(), processor
