@@ -1,13 +1,11 @@
 """Compares two models on the same images, and tests whether their difference may be chance."""
 
-import os
 import sys
-from argparse import Namespace
-from pathlib import Path
 
-from setr_hf.cli import JobParser, positive, run_job
-from setr_hf.data.arguments import SplitArguments, dataset_name, load_data
+from setr_hf.cli import JobParser, run_job
+from setr_hf.data.arguments import SplitArguments, load_data
 from setr_hf.data.rows import Sample
+from setr_hf.evaluation.arguments import EvaluationArguments
 from setr_hf.evaluation.comparison import compare_records, comparison_record, print_comparison
 from setr_hf.evaluation.records import compute_records, start_processes, write_json
 from setr_hf.evaluation.segmenter import load_segmenter
@@ -16,45 +14,22 @@ from setr_hf.repositories import check_source
 from setr_hf.tables import print_options
 
 
-def parse_arguments(argv: list[str] | None = None) -> Namespace:
-    parser = JobParser(SplitArguments, description=__doc__)
-    option = parser.add_argument
+def parse_arguments(argv: list[str] | None) -> tuple[list[str], SplitArguments, EvaluationArguments]:
+    parser = JobParser((SplitArguments, EvaluationArguments), description=__doc__)
     for name in ("A", "B"):
-        option("models", action="append", metavar=name, help="folder or Hub id of a model")
-    option(
-        "--protocol", choices=("single", "multi"), default="single", help="one scale, or several with mirror images"
-    )
-    option("--limit", type=positive, help="only the first images")
-    option("--output", type=Path, help="folder for comparison.json, resumed if it exists")
-    option("--window-batch-size", type=positive, default=32, help="windows that the models take at a time")
-    option("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="the models compute in")
-    option("--threads", type=positive, default=os.cpu_count(), help="CPU threads of each process; changes rounding")
-    arguments = parser.parse_args(argv)
-    if arguments.output is None:
-        names = "_".join(Path(model).name for model in arguments.models)
-        run = f"{Path(dataset_name(arguments.dataset)).name}_{arguments.split}_{arguments.protocol}"
-        arguments.output = Path("outputs") / "compare" / names / run
-    return arguments
+        parser.add_argument("models", action="append", metavar=name, help="folder or Hub id of a model")
+    options = parser.parse_args(argv)
+    return options.models, *parser.parse_dict(vars(options), allow_extra_keys=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    for model in arguments.models:
-        check_source(model, "model")
-    state = start_processes(arguments.threads)
-    data = load_data(arguments, arguments.split)
-    first, second = (
-        load_segmenter(
-            path,
-            data.label_set,
-            arguments.protocol,
-            None,
-            arguments.window_batch_size,
-            arguments.dtype,
-            state.device,
-        )
-        for path in arguments.models
-    )
+    paths, source, evaluation = parse_arguments(argv)
+    for path in paths:
+        check_source(path, "model")
+    state = start_processes(evaluation.threads)
+    data = load_data(source, source.split)
+    first, second = (load_segmenter(path, data.label_set, evaluation, state.device) for path in paths)
+    output = evaluation.output_folder("compare", paths, source)
     settings = {"first": evaluation_settings(first, data), "second": evaluation_settings(second, data)}
 
     def work(samples: list[Sample]) -> list[dict]:
@@ -62,16 +37,16 @@ def main(argv: list[str] | None = None) -> int:
         triples = zip(samples, first(photos), second(photos))
         return [comparison_record(*triple, len(data.label_set.names)) for triple in triples]
 
-    records = compute_records(arguments.output / "records", settings, data, work, arguments.limit)
+    records = compute_records(output / "records", settings, data, work, evaluation.limit)
     state.destroy_process_group()
     if not state.is_main_process:
         return 0
     comparison = compare_records(records, data.label_set)
-    models = dict(zip(("A", "B"), arguments.models))
-    write_json(arguments.output / "comparison.json", {"models": models, "settings": settings, **comparison})
+    models = dict(zip(("A", "B"), paths))
+    write_json(output / "comparison.json", {"models": models, "settings": settings, **comparison})
     print_options(models.items())
     print_comparison(comparison)
-    print(f"results: {arguments.output}")
+    print(f"results: {output}")
     return 0
 
 

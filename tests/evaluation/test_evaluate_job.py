@@ -238,3 +238,9 @@ def test_prediction_job_pipeline_and_evaluation_choose_the_same_classes(data_set
             chosen = np.asarray(entry["mask"]) > 0
             assert (evaluated[chosen] == segmenter.model.config.label2id[entry["label"]]).all()
         assert len(np.unique(evaluated)) > 1
+
+
+@pytest.mark.parametrize("option", ["--limit", "--window-batch-size", "--threads"])
+def test_counts_below_one_are_refused(option, model_folder, data_set, tmp_path):
+    with pytest.raises(SetrError, match=f"{option} must be at least 1, got 0"):
+        run_here(model_folder, data_set, tmp_path, option, "0")

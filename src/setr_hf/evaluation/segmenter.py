@@ -11,6 +11,7 @@ from ..data.public_datasets import published_scales
 from ..errors import SetrError
 from ..inference.loading import load_model
 from ..inference.sliding_windows import check_multi_scale, segment
+from .arguments import EvaluationArguments
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,9 @@ class Segmenter:
 def load_segmenter(
     path: str,
     label_set: LabelSet,
-    protocol: str = "single",
-    scales: tuple[float, ...] | None = None,
-    window_batch_size: int = 32,
-    dtype: str = "float32",
+    arguments: EvaluationArguments,
     device: str | torch.device = "cpu",
+    scales: list[float] | None = None,
 ) -> Segmenter:
     """
     A model and its test protocol.
@@ -49,23 +48,21 @@ def load_segmenter(
     Args:
         path (`str`): Folder or Hub id of the model.
         label_set (`LabelSet`): The classes of the data set, which must be those of the model.
-        protocol (`str`, *optional*, defaults to `"single"`): `"single"`, or `"multi"` for several scales.
-        scales (`tuple[float, ...]`, *optional*): Ratios for `"multi"`; by default the published ones.
-        window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time.
-        dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
+        arguments (`EvaluationArguments`): The protocol.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the model runs.
+        scales (`list[float]`, *optional*): Ratios of the multi-scale protocol; by default the published ones.
 
     Raises:
-        [`SetrError`]: The model cannot be loaded, has other classes, or its image processor does not cut the windows
-            that `"multi"` needs.
+        [`SetrError`]: The model cannot be loaded or has other classes, or its image processor does not cut the windows
+            that several scales need.
     """
-    model, processor = load_model(path, dtype, device)
+    model, processor = load_model(path, arguments.dtype, device)
     try:
         check_classes(model.config, label_set)
     except SetrError as error:
         raise SetrError(f"{path}: {error}") from error
-    if protocol == "single":
-        return Segmenter(model, processor, None, window_batch_size)
-    scales = tuple(scales or published_scales(model.config.dataset, model.config.decoder_type))
-    check_multi_scale(processor, scales)
-    return Segmenter(model, processor, scales, window_batch_size)
+    if arguments.protocol == "single":
+        return Segmenter(model, processor, None, arguments.window_batch_size)
+    ratios = tuple(scales or published_scales(model.config.dataset, model.config.decoder_type))
+    check_multi_scale(processor, ratios)
+    return Segmenter(model, processor, ratios, arguments.window_batch_size)
