@@ -14,13 +14,8 @@ from .results import summarize
 def comparison_record(sample: Sample, first: torch.Tensor, second: torch.Tensor, num_labels: int) -> dict:
     """
     The record of a sample that two models have segmented: the first one's confusion matrix, the second one's under
-    `second`, and in how many of all pixels, ignored ones included, both chose the same class.
-
-    Args:
-        sample (`Sample`): With its true label map.
-        first (`torch.Tensor` of shape `(height, width)`): Class ids that the first model predicted.
-        second (`torch.Tensor` of shape `(height, width)`): Likewise.
-        num_labels (`int`): Number of classes.
+    `second`, and in how many of all pixels, ignored ones included, both chose the same class. `first` and `second` are
+    predicted label maps of shape `(height, width)`.
     """
     return {
         **sample_record(sample, first, num_labels),

@@ -38,14 +38,7 @@ def sum_records(records: Iterable[dict], num_labels: int) -> np.ndarray:
 
 
 def sample_record(sample: Sample, prediction: torch.Tensor, num_labels: int) -> dict:
-    """
-    The confusion matrix of a sample as [`counts_of`] gives it, `None` instead if it has no annotation.
-
-    Args:
-        sample (`Sample`): With its true label map.
-        prediction (`torch.Tensor` of shape `(height, width)`): Predicted class ids.
-        num_labels (`int`): Number of classes.
-    """
+    """[`counts_of`] a predicted label map `(height, width)`; both are `None` if the sample has no annotation."""
     if sample.label_map is None:
         return {"cells": None, "counts": None}
     return counts_of(confusion_matrix(prediction, sample.label_map, num_labels))
@@ -79,10 +72,8 @@ def write_json(path: Path, content: dict) -> None:
 
 def start_processes(num_threads: int) -> PartialState:
     """
-    Joins the processes that `accelerate launch` or `torchrun` has started, on GPUs, or on the CPU if there are none.
-
-    Args:
-        num_threads (`int`): How many threads each process uses on the CPU.
+    Joins the processes that `accelerate launch` or `torchrun` has started, on GPUs, or on the CPU if there are none,
+    with `num_threads` threads each.
 
     Raises:
         [`SetrError`]: Several were launched but did not find each other, and would all do the same work.

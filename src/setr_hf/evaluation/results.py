@@ -112,13 +112,7 @@ def print_scores(summary: dict) -> None:
 def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict) -> None:
     """
     Writes `results.json` (scores and settings), `confusion_matrix.npy` (int64, true classes in the rows), and the
-    charts `classes.png` and `confusion_matrix.png`.
-
-    Args:
-        folder (`Path`): Created if it is missing.
-        summary (`dict`): As [`summarize`] returns it.
-        matrix (`np.ndarray`): Likewise.
-        settings (`dict`): What the results depend on, see [`evaluation_settings`].
+    charts `classes.png` and `confusion_matrix.png` of what [`summarize`] and [`evaluation_settings`] return.
     """
     from .charts import class_bars, confusion_heat_map, save_chart  # matplotlib takes a second to import.
 

@@ -44,11 +44,6 @@ def evaluation_settings(segmenter: Segmenter, data: SegmentationData, batch_size
     """
     Everything an evaluation depends on. Batch sizes and CPU threads are part of it because they change the rounding of
     floating-point sums, and so, rarely, the class of a pixel.
-
-    Args:
-        segmenter (`Segmenter`): What is evaluated.
-        data (`SegmentationData`): What it is evaluated on.
-        batch_size (`int`, *optional*, defaults to 1): How many photos are segmented at a time.
     """
     model, scales = segmenter.model, segmenter.scales
     return {

@@ -17,11 +17,7 @@ SERVER_IDS = {"ade20k": range(1, 151), "cityscapes": CITYSCAPES_LABEL_IDS}
 
 def server_ids(label_set: LabelSet) -> np.ndarray:
     """
-    The id, uint8, that the server of a data set expects for each class, so that `server_ids[label_map]` is what it
-    takes.
-
-    Args:
-        label_set (`LabelSet`): Its class names say which data set it is.
+    The id, uint8, that the server of a data set, known by its class names, expects for each class.
 
     Raises:
         [`SetrError`]: The classes are neither those of ADE20K nor those of Cityscapes.
