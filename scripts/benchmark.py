@@ -2,36 +2,45 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import torch
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from setr_hf.cli import JobParser, positive, run_job
 from setr_hf.data.arguments import SplitArguments, load_data
 from setr_hf.data.augmentation import to_tv_tensors, training_transform
+from setr_hf.data.rows import SegmentationData
 from setr_hf.errors import SetrError
+from setr_hf.tables import print_table
 
 
 REFERENCE = Path(__file__).parent / "benchmarks" / "mmseg_augmentation.py"
 SCALE_RANGE = (0.5, 2.0)
+# Seconds that a code takes for all photos, from "files" or decoded "arrays".
+Timer = Callable[[str], float]
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: list[str] | None = None) -> Namespace:
     parser = JobParser(SplitArguments, description=__doc__)
     option = parser.add_argument
     option("case", choices=CASES, metavar="CASE", help=f"what is measured: {', '.join(CASES)}")
     option("--num-images", type=positive, default=16, help="photos of the split, at most")
-    option("--crop-size", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    option("--crop-size", type=positive, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     option(
-        "--size", type=int, nargs=2, default=(512, 2048), metavar=("SHORT", "LONG"),
+        "--size", type=positive, nargs=2, default=(512, 2048), metavar=("SHORT", "LONG"),
         help="sides that photos are fitted into at ratio 1; ratios are 0.5 to 2",
     )  # fmt: skip
     option("--rounds", type=positive, default=15, help="rounds, in each of which both codes have their turn")
@@ -41,10 +50,10 @@ def parse_arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def our_timer(data, transform):
-    """A function that transforms every photograph once, from `files` or `arrays`, and returns the seconds taken."""
+def our_timer(data: SegmentationData, transform: v2.Transform) -> Timer:
+    """A function that transforms every photo once, from `files` or `arrays`, and returns the seconds taken."""
 
-    def read(row):
+    def read(row: dict) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         sample = data.read_labelled(row)
         return to_tv_tensors(sample.photo, sample.label_map)
 
@@ -60,9 +69,9 @@ def our_timer(data, transform):
     return timer
 
 
-def write_files(data, folder: Path) -> dict[str, list[str]]:
-    """The photographs as they are and their class ids, as files that the reference reads."""
-    files = {"photos": [], "annotations": []}
+def write_files(data: SegmentationData, folder: Path) -> dict[str, list[str]]:
+    """The photos as they are and their label maps, as files that the reference reads."""
+    files: dict[str, list[str]] = {"photos": [], "annotations": []}
     for index, row in enumerate(data.undecoded):
         content, path = row["image"]["bytes"], row["image"]["path"]
         photo, annotation = folder / f"photo{index}", folder / f"annotation{index}.png"
@@ -74,10 +83,8 @@ def write_files(data, folder: Path) -> dict[str, list[str]]:
 
 
 @contextmanager
-def reference_timer(python: str, settings: dict):
+def reference_timer(python: str, settings: dict) -> Iterator[Timer]:
     """As `our_timer`, for mmsegmentation's pipeline in another Python."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def timer(source: str) -> float:
         try:
@@ -88,13 +95,19 @@ def reference_timer(python: str, settings: dict):
             process.kill()
             raise SetrError(f"{python} does not run mmsegmentation 1.2.2; its message is above") from None
 
-    with subprocess.Popen([python, str(REFERENCE), json.dumps(settings)], env=environment, **pipes) as process:
+    with subprocess.Popen(
+        [python, str(REFERENCE), json.dumps(settings)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         yield timer
 
 
-def compare(timers: dict, source: str, num_images: int, rounds: int, passes: int):
-    """Prints the photographs that each code transforms in a second and their ratio: median and extremes of rounds."""
-    rates = {name: [] for name in timers}
+def compare(timers: dict[str, Timer], source: str, num_images: int, rounds: int, passes: int) -> list[tuple]:
+    """Rows of a table: the photos that each code transforms in a second and their ratio, over the rounds."""
+    rates: dict[str, list[float]] = {name: [] for name in timers}
     for timer in timers.values():
         timer(source)
     for _ in range(rounds):
@@ -103,12 +116,14 @@ def compare(timers: dict, source: str, num_images: int, rounds: int, passes: int
     rows = {f"{name}, images/s": values for name, values in rates.items()}
     if len(rates) == 2:
         rows["ratio"] = [ours / theirs for ours, theirs in zip(*rates.values())]
-    for name, values in rows.items():
-        print(f"{name:<26}{median(values):>9.2f}{min(values):>9.2f}{max(values):>9.2f}", flush=True)
+    return [(name, *(f"{of(values):.2f}" for of in (median, min, max))) for name, values in rows.items()]
 
 
-def augmentation(arguments) -> None:
-    """Measures the photos that one core transforms in a second, of ours and of mmsegmentation's transforms."""
+def augmentation(arguments: Namespace) -> None:
+    """Measures the photos that one core transforms in a second, by our transforms and by mmsegmentation's."""
+    python = arguments.mmseg_python
+    if python is not None and shutil.which(python) is None:
+        raise SetrError(f"--mmseg-python {python} is not a program here")
     torch.set_num_threads(1)
     data = load_data(arguments, arguments.split)
     data.check_annotations()
@@ -116,30 +131,30 @@ def augmentation(arguments) -> None:
     mean, std, (short, long) = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, arguments.size
     size = {"shortest_edge": short, "longest_edge": long}
     transform = training_transform(tuple(arguments.crop_size), SCALE_RANGE, size, mean, std)
-    timers = {"setr-hf": our_timer(data, transform)}
+    timers: dict[str, Timer] = {"setr-hf": our_timer(data, transform)}
 
-    def compare_both():
+    def compare_all() -> None:
         for source, title in (("arrays", "without decoding"), ("files", "with decoding")):
-            print(f"{title:<26}{'median':>9}{'min':>9}{'max':>9}")
-            compare(timers, source, len(data), arguments.rounds, arguments.passes)
+            rows = compare(timers, source, len(data), arguments.rounds, arguments.passes)
+            print_table((title, "median", "min", "max"), rows)
 
-    print(f"{len(data)} photographs, crops of {arguments.crop_size[0]}×{arguments.crop_size[1]}, one thread")
-    if arguments.mmseg_python is None:
+    print(f"{len(data)} photos, crops of {arguments.crop_size[0]}×{arguments.crop_size[1]}, one thread")
+    if python is None:
         print("mmsegmentation is not measured: --mmseg-python names a Python that has it")
-        compare_both()
+        compare_all()
         return
     settings = {"crop_size": arguments.crop_size, "scale": (long, short), "scale_range": SCALE_RANGE}
     settings |= {"mean": [255 * value for value in mean], "std": [255 * value for value in std]}
     with tempfile.TemporaryDirectory() as folder:
         settings |= write_files(data, Path(folder))
-        with reference_timer(arguments.mmseg_python, settings) as timers["mmsegmentation"]:
-            compare_both()
+        with reference_timer(python, settings) as timers["mmsegmentation"]:
+            compare_all()
 
 
 CASES = {"augmentation": augmentation}
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     CASES[arguments.case](arguments)
     return 0

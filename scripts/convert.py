@@ -10,6 +10,7 @@ from setr_hf.checkpoints.export import write_public_checkpoint
 from setr_hf.cli import JobParser, run_job
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
+from setr_hf.tables import print_options
 
 
 def json_object(text: str) -> dict:
@@ -22,7 +23,7 @@ def json_object(text: str) -> dict:
     return value
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = JobParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="a public implementation's .pth or .safetensors")
     parser.add_argument("output", type=Path, help="folder to write")
@@ -44,26 +45,25 @@ def parse_arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def print_report(report: ConversionReport, output: Path):
+def print_report(report: ConversionReport, output: Path) -> None:
     config = report.config
-    print(
-        f"A checkpoint of {IMPLEMENTATIONS[report.implementation]}: SETR-{config.decoder_type}, "
-        f"{config.hidden_size} wide, {config.num_hidden_layers} layers, {config.num_labels} classes, "
-        f"{len(config.auxiliary_out_indices)} auxiliary heads"
+    print_options(
+        [
+            ("implementation", IMPLEMENTATIONS[report.implementation]),
+            ("model", f"SETR-{config.decoder_type}, {config.num_hidden_layers} layers of width {config.hidden_size}"),
+            ("auxiliary heads", len(config.auxiliary_out_indices or ())),
+            ("classes", config.num_labels),
+            ("class names", report.labels),
+            ("image processor", report.processor),
+            *[("assumed", f"{assumption} (--config overrides it)") for assumption in report.assumptions],
+            ("tensors", f"{report.num_used} used; {report.num_set} of {report.num_set} parameters and buffers set"),
+            *[("left out", f"{key}: {reason}") for key, reason in sorted(report.unused.items())],
+            ("written to", output),
+        ]
     )
-    print(f"Class names {report.labels}; image processor: {report.processor}")
-    if report.assumptions:
-        print("Not in the file, taken from the published models (--config overrides it):")
-        for assumption in report.assumptions:
-            print(f"  {assumption}")
-    print(f"{report.num_used} tensors used, {report.num_set} of {report.num_set} parameters and buffers set")
-    for reason in sorted(set(report.unused.values())):
-        keys = [key for key in report.unused if report.unused[key] == reason]
-        print(f"  left out, {reason}: {', '.join(keys)}")
-    print(f"Written to {output}")
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.to is None:
         report = convert_checkpoint(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)

@@ -63,9 +63,8 @@ def main() -> int:
     job = sys.argv[1] if len(sys.argv) > 1 else None
     if job is None or job in ("-h", "--help"):
         stream = sys.stderr if job is None else sys.stdout
-        print(f"{USAGE}   (setr-hf JOB --help lists a job's options)\n", file=stream)
-        for name, path in scripts.items():
-            print(f"  {name:<10} {purpose(path)}", file=stream)
+        lines = [f"  {name:<10} {purpose(path)}" for name, path in scripts.items()]
+        print(f"{USAGE}   (setr-hf JOB --help lists a job's options)\n", *lines, sep="\n", file=stream)
         return 2 if job is None else 0
     if job == "--version":
         print(f"setr-hf {version('setr-hf')}")

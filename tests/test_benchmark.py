@@ -32,7 +32,7 @@ def benchmark(tmp_path):
 def test_without_mmsegmentation_only_ours_is_measured(benchmark):
     result = benchmark()
     assert result.returncode == 0, result.stderr
-    assert "3 photographs, crops of 64×80" in result.stdout
+    assert "3 photos, crops of 64×80" in result.stdout
     assert "mmsegmentation is not measured" in result.stdout
     rates = [line.split()[-3:] for line in result.stdout.splitlines() if line.startswith("setr-hf, images/s")]
     assert len(rates) == 2
@@ -58,3 +58,8 @@ def test_a_python_without_mmsegmentation_is_named(benchmark, tmp_path):
     result = benchmark("--mmseg-python", python)
     assert result.returncode == 2
     assert f"error: {python} does not run mmsegmentation 1.2.2" in result.stderr
+
+
+def test_a_python_that_is_not_there_is_named(benchmark):
+    result = benchmark("--mmseg-python", "/no/python")
+    assert (result.returncode, result.stderr) == (2, "error: --mmseg-python /no/python is not a program here\n")

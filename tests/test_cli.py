@@ -20,7 +20,7 @@ from setr_hf.errors import SetrError
 
 JOBS = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 # Jobs that need no options.
-BARE_JOBS = {"demo"}
+BARE_JOBS = {"demo", "recipes"}
 
 
 def run_script(job):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -164,7 +164,7 @@ class JobParser(HfArgumentParser):
         except ValueError as error:
             raise SetrError(str(error)) from error
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(2, f"error: {message}\n")
 

@@ -1,5 +1,7 @@
-"""Everything jobs print in columns: on a terminal with lines and emphasis, in a pipe or a log as plain text."""
+"""Everything jobs print in columns: on a terminal with emphasis, fitted to it; in a pipe or a log as plain text."""
 
+import io
+import re
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -9,56 +11,88 @@ from rich.markup import escape
 from rich.table import Table
 
 
-# Logs and pipes have no width; a table is never folded to fit 80 columns there.
-LOG_WIDTH = 200
+# Nothing is folded in a pipe or a log.
+LOG_WIDTH = 10_000
 
 
-def console() -> Console:
-    """The standard output as it is at this moment, which tests and notebooks replace."""
-    is_terminal = sys.stdout.isatty()
-    return Console(
-        file=sys.stdout, width=None if is_terminal else LOG_WIDTH, highlight=False, soft_wrap=not is_terminal
-    )
+def show(table: Table) -> None:
+    """Prints to the standard output as it is at this moment, which tests and notebooks replace."""
+    if sys.stdout.isatty():
+        Console(file=sys.stdout, highlight=False).print(table)
+        return
+    table.box = None
+    text = io.StringIO()
+    Console(file=text, width=LOG_WIDTH, force_terminal=False, color_system=None, highlight=False).print(table)
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None):
+def is_figure(cell: object) -> bool:
+    return cell is None or re.fullmatch(r"[+−-]?[\d.,]+( %)?|–", str(cell)) is not None
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """
-    Prints a table whose first column is text and whose others are figures, aligned to the right.
+    Prints a table. Columns that hold only figures are aligned to the right.
 
     Args:
         columns (`Sequence[str]`): The headings.
         rows (`Iterable[Sequence[object]]`): The cells of each row, as many as there are headings; `None` is shown
             as "–".
-        title (`str`, *optional*): A line above the table.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.tables import percent, print_table
+
+    >>> print_table(["class", "IoU", "pixels"], [("road", percent(0.5), "1,200"), ("sky", None, 0)])
+    class    IoU  pixels
+    road   50.00   1,200
+    sky        –       0
+    ```
     """
-    output = console()
-    table = Table(title=title, title_justify="left", box=box.SIMPLE if output.is_terminal else None, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    rows = list(rows)
     for index, name in enumerate(columns):
-        table.add_column(escape(name), justify="right" if index else "left")
+        figures = bool(rows) and all(is_figure(row[index]) for row in rows)
+        table.add_column(escape(name), justify="right" if figures else "left")
     for row in rows:
         table.add_row(*("–" if cell is None else escape(str(cell)) for cell in row))
-    output.print(table)
+    show(table)
 
 
-def print_options(options: Iterable[tuple[str, object]], title: str | None = None):
+def print_options(options: Iterable[tuple[str, object]]) -> None:
     """
     Prints names and values, a line each.
 
     Args:
         options (`Iterable[tuple[str, object]]`): Each name with its value.
-        title (`str`, *optional*): A line above them.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.tables import print_options
+
+    >>> print_options([("learning rate", 0.01), ("optimizer", "sgd")])
+    learning rate  0.01
+    optimizer      sgd
+    ```
     """
-    output = console()
-    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold" if output.is_terminal else None, no_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in options:
         table.add_row(escape(name), escape(str(value)))
-    output.print(table)
+    show(table)
 
 
 def percent(share: float | None, sign: str = "") -> str | None:
-    """A share of 0 to 1 in percent with two digits, for a cell; `None` stays `None`."""
+    """
+    A share in percent, for a cell.
+
+    Args:
+        share (`float`, *optional*): Between 0 and 1, or a difference of such shares; `None` stays `None`.
+        sign (`str`, *optional*, defaults to `""`): `"+"` to show that of positive shares as well.
+    """
     return None if share is None else f"{100 * share:{sign}.2f}"
 
 

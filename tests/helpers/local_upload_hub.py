@@ -175,7 +175,7 @@ ROUTES = [
     ("GET", "/api/whoami-v2", UploadHub.whoami),
     ("POST", "/api/repos/create", UploadHub.create),
     ("POST", "/api/validate-yaml", UploadHub.validate_yaml),
-    ("GET", rf"/api/datasets/{REPO}(/revision/[^/]+)?", UploadHub.info),
+    ("GET", rf"/api/(datasets|models)/{REPO}(/revision/[^/]+)?", UploadHub.info),
     ("GET", rf"/api/datasets/{REPO}/tree/[^/]+(/(?P<folder>.+))?", UploadHub.tree),
     ("POST", rf"/api/datasets/{REPO}/paths-info/[^/]+", UploadHub.paths_info),
     ("POST", rf"/api/datasets/{REPO}/preupload/[^/]+", UploadHub.preupload),

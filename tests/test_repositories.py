@@ -1,0 +1,68 @@
+"""Whether a name is a folder here or a repository on the Hub is known with one request."""
+
+import socket
+import time
+
+import pytest
+from local_hub import hub_process, local_hub
+
+from setr_hf.errors import SetrError
+from setr_hf.repositories import check_source
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A process that talks to a Hub with a model and a data set, what was requested, and the folder of its cache."""
+    root, cache = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("cache")
+    (root / "me/thing").mkdir(parents=True)
+    (root / "me/thing/config.json").write_text("{}")
+    with local_hub(root, cache) as (process, requests):
+        yield process, requests, cache
+
+
+def download():
+    from huggingface_hub import hf_hub_download
+
+    return hf_hub_download("me/thing", "config.json", repo_type="dataset")
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_what_the_hub_knows_takes_one_request(hub, kind):
+    process, requests, _ = hub
+    requests.clear()
+    process.submit(check_source, "me/thing", kind).result()
+    assert requests == [f"GET /api/{kind}s/me/thing"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("model", "a model"), ("dataset", "a data set")])
+@pytest.mark.parametrize("source", ["me/none", "outputs/train/run", "/no/such/folder", "./here"])
+def test_what_is_nowhere_is_said_at_once(hub, kind, name, source):
+    process, requests, _ = hub
+    requests.clear()
+    with pytest.raises(SetrError, match=f"^{source} is neither a folder here nor {name} on the Hub"):
+        process.submit(check_source, source, kind).result()
+    assert len(requests) <= 1
+
+
+def test_a_folder_is_not_looked_up(hub, tmp_path):
+    process, requests, _ = hub
+    requests.clear()
+    process.submit(check_source, str(tmp_path), "model").result()
+    assert not requests
+
+
+def free_address():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("variables", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": free_address()}])
+def test_without_the_hub_the_cache_decides_at_once(hub, variables):
+    hub[0].submit(download).result()
+    with hub_process(hub[2], **variables) as process:
+        process.submit(check_source, "me/thing", "dataset").result()
+        start = time.monotonic()
+        with pytest.raises(SetrError, match="me/other is neither a folder here nor in the cache, and the Hub cannot"):
+            process.submit(check_source, "me/other", "model").result()
+        assert time.monotonic() - start < 5
