@@ -85,16 +85,6 @@ def write_files(data: SegmentationData, folder: Path) -> dict[str, list[str]]:
 @contextmanager
 def reference_timer(python: str, settings: dict) -> Iterator[Timer]:
     """As `our_timer`, for mmsegmentation's pipeline in another Python."""
-
-    def timer(source: str) -> float:
-        try:
-            process.stdin.write(source + "\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
-        except (BrokenPipeError, ValueError):
-            process.kill()
-            raise SetrError(f"{python} does not run mmsegmentation 1.2.2; its message is above") from None
-
     with subprocess.Popen(
         [python, str(REFERENCE), json.dumps(settings)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -102,6 +92,18 @@ def reference_timer(python: str, settings: dict) -> Iterator[Timer]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        commands, answers = process.stdin, process.stdout
+        assert commands is not None and answers is not None
+
+        def timer(source: str) -> float:
+            try:
+                commands.write(source + "\n")
+                commands.flush()
+                return float(answers.readline())
+            except (BrokenPipeError, ValueError):
+                process.kill()
+                raise SetrError(f"{python} does not run mmsegmentation 1.2.2; its message is above") from None
+
         yield timer
 
 

@@ -166,7 +166,8 @@ class JobParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(2, f"error: {message}\n")
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def with_dashes(option: re.Match[str]) -> str:
