@@ -1,5 +1,5 @@
 """
-The augmentation, against OpenCV, against formulas and, run live, against mmsegmentation's:
+The augmentation, compared with OpenCV, with formulas and, run live, with mmsegmentation:
 
     MMSEG_PYTHON=path/to/python SETR_HF_DATA=path/to/data python -m pytest tests/data/test_augmentation.py
 
@@ -37,7 +37,7 @@ from setr_hf.data.augmentation import (
 )
 
 
-# Kolmogorov and Smirnov's statistic times the root of the sample size exceeds this in one of 1,000 samples.
+# The Kolmogorov-Smirnov statistic times the root of the sample size exceeds this in one of 1,000 samples.
 KS_LIMIT = 1.95
 
 
@@ -46,22 +46,22 @@ def pixels_of(image: torch.Tensor) -> np.ndarray:
 
 
 def random_pair(height, width, num_classes=5):
-    """Noise, and labels of that many classes and some ignored pixels."""
+    """Noise, and a label map of that many classes and some ignored pixels."""
     generator = np.random.default_rng(height * 1000 + width)
     image = generator.integers(0, 256, (3, height, width), dtype=np.uint8)
-    labels = generator.integers(0, num_classes + 1, (height, width), dtype=np.uint8)
-    labels[labels == num_classes] = 255
-    return tv_tensors.Image(torch.from_numpy(image)), tv_tensors.Mask(torch.from_numpy(labels))
+    label_map = generator.integers(0, num_classes + 1, (height, width), dtype=np.uint8)
+    label_map[label_map == num_classes] = 255
+    return tv_tensors.Image(torch.from_numpy(image)), tv_tensors.Mask(torch.from_numpy(label_map))
 
 
-def plain(labels):
-    """A gray image with these labels."""
-    labels = torch.as_tensor(np.asarray(labels, dtype=np.uint8))
-    return tv_tensors.Image(torch.full((3, *labels.shape), 128, dtype=torch.uint8)), tv_tensors.Mask(labels)
+def plain(label_map):
+    """A gray image with this label map."""
+    label_map = torch.as_tensor(np.asarray(label_map, dtype=np.uint8))
+    return tv_tensors.Image(torch.full((3, *label_map.shape), 128, dtype=torch.uint8)), tv_tensors.Mask(label_map)
 
 
 def assert_uniform(values, low, high):
-    """Kolmogorov and Smirnov's test that values are uniform between two bounds."""
+    """The Kolmogorov-Smirnov test that values are uniform between two bounds."""
     values, count = np.sort(values), len(values)
     assert low <= values[0]
     assert values[-1] <= high
@@ -72,7 +72,7 @@ def assert_uniform(values, low, high):
 
 
 def assert_same_distribution(first, second):
-    """The two-sample test; conservative where values repeat."""
+    """The two-sample test; conservative if values repeat."""
     values = np.concatenate([first, second])
     shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (first, second)]
     distance = np.abs(shares[0] - shares[1]).max()
@@ -84,7 +84,7 @@ def assert_share(count, total, probability):
     assert abs(count - total * probability) < 4 * np.sqrt(total * probability * (1 - probability))
 
 
-# Windows: a part of an image at the size of the whole
+# Windows: a part of a resized image
 
 
 @settings(max_examples=300, deadline=None)
@@ -101,14 +101,14 @@ def assert_share(count, total, probability):
 @example(sides=(900, 4), factor=0.4, crop=(64, 64), place=(0.9, 0.0))
 @example(sides=(20, 30), factor=1.0, crop=(64, 64), place=(0.0, 0.0))
 def test_windows_equal_those_of_the_whole_image_resized_by_opencv(sides, factor, crop, place):
-    image, labels = random_pair(*sides)
+    image, label_map = random_pair(*sides)
     size = tuple(max(1, int(side * factor + 0.5)) for side in sides)
     starts = [int(share * max(side - length, 0)) for share, side, length in zip(place, size, crop)]
     window = tuple(slice(start, min(start + length, side)) for start, length, side in zip(starts, crop, size))
     whole = cv2.resize(pixels_of(image), size[::-1], interpolation=cv2.INTER_LINEAR)
     assert np.array_equal(bilinear_window(pixels_of(image), size, window), whole[window])
-    whole = cv2.resize(labels.numpy(), size[::-1], interpolation=cv2.INTER_NEAREST)
-    assert np.array_equal(nearest_window(labels.numpy(), size, window), whole[window])
+    whole = cv2.resize(label_map.numpy(), size[::-1], interpolation=cv2.INTER_NEAREST)
+    assert np.array_equal(nearest_window(label_map.numpy(), size, window), whole[window])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_windows_equal_those_of_the_whole_image_resized_by_opencv(sides, factor,
     [
         ((512, 683), {"shortest_edge": 512, "longest_edge": 2048}, 1.0, (512, 683)),
         ((512, 683), {"shortest_edge": 512, "longest_edge": 2048}, 1.5, (768, 1025)),
-        # 511.744 is cut to 511.
+        # 511.744 is truncated to 511.
         ((512, 683), {"shortest_edge": 512, "longest_edge": 2048}, 0.9995, (511, 682)),
         # The long side is the limit.
         ((300, 1500), {"shortest_edge": 512, "longest_edge": 2048}, 0.5, (205, 1024)),
@@ -129,26 +129,26 @@ def test_windows_equal_those_of_the_whole_image_resized_by_opencv(sides, factor,
         ((7, 1000), {"shortest_edge": 1}, 0.5, (1, 143)),
     ],
 )
-def test_images_are_fitted_into_the_base_scale_times_the_ratio(sides, size, ratio, expected):
+def test_an_image_is_fitted_into_the_base_scale_times_the_ratio(sides, size, ratio, expected):
     crop = RandomScaledCrop((8, 8), (ratio, ratio), size)
     assert crop.make_params(random_pair(*sides))["size"] == expected
 
 
 @pytest.mark.parametrize("sides", [(64, 96), (40, 40), (200, 120), (1, 300), (300, 2)])
-def test_image_and_labels_are_cropped_at_the_same_place(sides):
+def test_image_and_label_map_are_cropped_at_the_same_place(sides):
     crop = RandomScaledCrop((64, 80), (0.5, 2.0), {"shortest_edge": 96}, 0.75)
     pair = random_pair(*sides)
     for seed in range(10):
         torch.manual_seed(seed)
         params = crop.make_params(pair)
         torch.manual_seed(seed)
-        image, labels = crop(*pair)
-        assert image.shape[-2:] == labels.shape == tuple(min(s, c) for s, c in zip(params["size"], (64, 80)))
+        image, label_map = crop(*pair)
+        assert image.shape[-2:] == label_map.shape == tuple(min(s, c) for s, c in zip(params["size"], (64, 80)))
         size, window = params["size"][::-1], params["window"]
         whole = cv2.resize(pixels_of(pair[0]), size, interpolation=cv2.INTER_LINEAR)
         assert np.array_equal(pixels_of(image), whole[window])
         whole = cv2.resize(pair[1].numpy(), size, interpolation=cv2.INTER_NEAREST)
-        assert np.array_equal(labels.numpy(), whole[window])
+        assert np.array_equal(label_map.numpy(), whole[window])
 
 
 def test_ratios_and_offsets_are_uniform():
@@ -169,7 +169,7 @@ def test_ratios_and_offsets_are_uniform():
         assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(3000)
 
 
-def test_every_offset_occurs_the_last_included():
+def test_every_offset_occurs_including_the_last():
     crop = RandomScaledCrop((4, 5), (1.0, 1.0), None)
     pair = random_pair(6, 9)
     windows = [crop.make_params(pair)["window"] for _ in range(1500)]
@@ -181,7 +181,7 @@ def test_every_offset_occurs_the_last_included():
 
 
 class RememberingCrop(RandomScaledCrop):
-    """Keeps the windows drawn."""
+    """A crop that remembers the windows it draws."""
 
     def make_params(self, flat_inputs):
         self.windows = []
@@ -193,30 +193,30 @@ class RememberingCrop(RandomScaledCrop):
 
 
 def test_a_class_may_cover_less_than_three_quarters_of_the_labelled_pixels():
-    labels = np.zeros((10, 10), dtype=np.uint8)
-    labels.flat[:25] = 1
-    assert not has_variety(labels, 0.75)
-    labels.flat[25] = 1
-    assert has_variety(labels, 0.75)
+    label_map = np.zeros((10, 10), dtype=np.uint8)
+    label_map.flat[:25] = 1
+    assert not has_variety(label_map, 0.75)
+    label_map.flat[25] = 1
+    assert has_variety(label_map, 0.75)
 
 
-def test_ignored_pixels_do_not_count():
-    labels = np.full((10, 10), 255, dtype=np.uint8)
-    assert not has_variety(labels, 0.75)
-    labels[0, :2] = 3
-    assert not has_variety(labels, 0.75)
-    labels[0, :2] = [3, 4]
-    assert has_variety(labels, 0.75)
+def test_ignored_pixels_do_not_count_towards_variety():
+    label_map = np.full((10, 10), 255, dtype=np.uint8)
+    assert not has_variety(label_map, 0.75)
+    label_map[0, :2] = 3
+    assert not has_variety(label_map, 0.75)
+    label_map[0, :2] = [3, 4]
+    assert has_variety(label_map, 0.75)
 
 
-def test_crops_are_redrawn_until_they_show_variety():
+def test_a_crop_is_redrawn_until_it_has_variety():
     # Of 21 windows the three with 3 to 5 columns of each class pass; 6 of 8 would be three quarters.
-    labels = np.zeros((8, 28))
-    labels[:, 14:] = 1
+    label_map = np.zeros((8, 28))
+    label_map[:, 14:] = 1
     crop = RememberingCrop((8, 8), (1.0, 1.0), None, 0.75)
     numbers = []
     for _ in range(300):
-        window = crop.make_params(plain(labels))["window"]
+        window = crop.make_params(plain(label_map))["window"]
         passing = [9 <= drawn[1].start <= 11 for drawn in crop.windows]
         assert window == crop.windows[-1]
         assert not any(passing[:-1])
@@ -225,7 +225,7 @@ def test_crops_are_redrawn_until_they_show_variety():
     assert_share(sum(number > 1 for number in numbers), 300, 18 / 21)
 
 
-def test_the_eleventh_window_is_taken_as_it_is():
+def test_the_eleventh_window_is_kept_whatever_it_shows():
     crop = RememberingCrop((8, 8), (1.0, 1.0), None, 0.75)
     params = crop.make_params(plain(np.zeros((30, 30))))
     assert len(crop.windows) == 11
@@ -278,7 +278,7 @@ def test_distortion_equals_the_formulas_to_the_bit(changed, contrast_first):
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_the_ends_of_the_ranges_stay_within_8_bits(name):
+def test_the_extremes_of_the_ranges_stay_within_8_bits(name):
     image, _ = random_pair(64, 64)
     for value in {"brightness": (-32, 32)}.get(name, (0.5, 1.5)):
         params = dict.fromkeys(CHANGES) | {"contrast_first": False, name: value}
@@ -298,7 +298,7 @@ def test_saturation_and_hue_are_those_of_exact_hsv_within_its_rounding(saturatio
         assert np.abs(255 * np.array(expected) - after).max() <= 6
 
 
-def test_each_change_occurs_in_half_of_the_cases_and_is_uniform():
+def test_each_change_is_made_half_of_the_time_and_is_uniform():
     distort = PhotometricDistortion()
     draws = [distort.make_params([]) for _ in range(6000)]
     for name, (low, high) in {"brightness": (-32, 32), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5)}.items():
@@ -311,67 +311,67 @@ def test_each_change_occurs_in_half_of_the_cases_and_is_uniform():
     for hue in range(-18, 18):
         assert_share(hues.count(hue), len(hues), 1 / 36)
     assert_share(sum(draw["contrast_first"] for draw in draws), len(draws), 0.5)
-    # Independent of each other: all together in 1 of 32 cases.
+    # They are independent: all occur together in 1 of 32 cases.
     together = sum(draw["contrast_first"] and None not in draw.values() for draw in draws)
     assert_share(together, len(draws), 1 / 32)
 
 
-# The whole
+# The whole transform
 
 
 @pytest.mark.parametrize("size", [(64, 96), (40, 40), (200, 120), (1, 1)])
-def test_results_have_the_size_of_the_crop_and_labels_stay_ids(size):
+def test_results_have_the_size_of_the_crop_and_label_maps_still_hold_ids(size):
     transform = training_transform((64, 80), (0.5, 2.0), None, MEAN, STD)
     for _ in range(20):
-        image, labels = transform(*random_pair(*size))
+        image, label_map = transform(*random_pair(*size))
         assert isinstance(image, tv_tensors.Image)
-        assert isinstance(labels, tv_tensors.Mask)
+        assert isinstance(label_map, tv_tensors.Mask)
         assert (image.shape, image.dtype) == ((3, 64, 80), torch.float32)
-        assert (labels.shape, labels.dtype) == ((64, 80), torch.uint8)
-        assert set(labels.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
+        assert (label_map.shape, label_map.dtype) == ((64, 80), torch.uint8)
+        assert set(label_map.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
         assert image.is_contiguous()
-        assert labels.is_contiguous()
+        assert label_map.is_contiguous()
 
 
-def test_pixels_are_normalized_and_the_rest_is_0_and_ignored():
-    image, labels = random_pair(30, 50, num_classes=200)
-    result, result_labels = NormalizeAndPad((40, 64), MEAN, STD)(image, labels)
+def test_pixels_are_normalized_and_padding_is_0_and_ignored():
+    image, label_map = random_pair(30, 50, num_classes=200)
+    result, result_label_map = NormalizeAndPad((40, 64), MEAN, STD)(image, label_map)
     expected = (image.double() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     torch.testing.assert_close(result[:, :30, :50].double(), expected, atol=1e-6, rtol=1e-6, check_dtype=False)
-    assert torch.equal(result_labels[:30, :50], labels)
+    assert torch.equal(result_label_map[:30, :50], label_map)
     assert result[:, 30:].abs().max() == result[:, :, 50:].abs().max() == 0
-    assert (result_labels[30:] == 255).all()
-    assert (result_labels[:, 50:] == 255).all()
+    assert (result_label_map[30:] == 255).all()
+    assert (result_label_map[:, 50:] == 255).all()
 
 
-def test_half_of_the_crops_are_mirrored_image_and_labels_together():
+def test_half_of_the_crops_are_mirrored_together_with_their_label_maps():
     transform = training_transform((1, 2), (1.0, 1.0), None, [0.0] * 3, [1.0] * 3, photometric_distortion=False)
     image = tv_tensors.Image(torch.tensor([[[0, 255]]], dtype=torch.uint8).repeat(3, 1, 1))
-    labels = tv_tensors.Mask(torch.tensor([[3, 7]], dtype=torch.uint8))
+    label_map = tv_tensors.Mask(torch.tensor([[3, 7]], dtype=torch.uint8))
     mirrored = 0
     for _ in range(1000):
-        result, result_labels = transform(image, labels)
-        assert (result[0, 0].tolist(), result_labels[0].tolist()) in (([0, 1], [3, 7]), ([1, 0], [7, 3]))
-        mirrored += result_labels[0, 0].item() == 7
+        result, result_label_map = transform(image, label_map)
+        assert (result[0, 0].tolist(), result_label_map[0].tolist()) in (([0, 1], [3, 7]), ([1, 0], [7, 3]))
+        mirrored += result_label_map[0, 0].item() == 7
     assert_share(mirrored, 1000, 0.5)
 
 
-def test_colours_stay_where_distortion_is_off():
+def test_without_distortion_colours_stay():
     transform = training_transform((30, 50), (1.0, 1.0), None, [0.0] * 3, [1.0] * 3, photometric_distortion=False)
-    image, labels = random_pair(30, 50)
+    image, label_map = random_pair(30, 50)
     for _ in range(10):
-        pixels = (255 * transform(image, labels)[0]).round().to(torch.uint8)
+        pixels = (255 * transform(image, label_map)[0]).round().to(torch.uint8)
         assert torch.equal(pixels, image) or torch.equal(pixels, image.flip(-1))
 
 
-def test_inputs_are_left_as_they_are():
-    image, labels = random_pair(70, 90)
-    before = image.clone(), labels.clone()
+def test_inputs_are_not_changed():
+    image, label_map = random_pair(70, 90)
+    before = image.clone(), label_map.clone()
     transform = training_transform((64, 64), (1.0, 1.0), None, MEAN, STD)
     for _ in range(10):
-        transform(image, labels)
+        transform(image, label_map)
     assert torch.equal(image, before[0])
-    assert torch.equal(labels, before[1])
+    assert torch.equal(label_map, before[1])
 
 
 class Crops(Dataset):
@@ -386,12 +386,12 @@ class Crops(Dataset):
 
     def __getitem__(self, index):
         torch.manual_seed(index)
-        image, labels = self.transform(*self.pair)
-        return {"image": image, "labels": labels, "threads": cv2.getNumThreads()}
+        image, label_map = self.transform(*self.pair)
+        return {"image": image, "labels": label_map, "threads": cv2.getNumThreads()}
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_the_same_seeds_give_the_same_crops_in_worker_processes(start_method):
+def test_equal_seeds_give_equal_crops_in_worker_processes(start_method):
     here = [Crops()[index] for index in range(12)]
     assert not torch.equal(here[0]["image"], here[1]["image"])
     loader = DataLoader(Crops(), batch_size=None, num_workers=1, multiprocessing_context=start_method)
@@ -407,18 +407,18 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"scale_range must be two positive ratios in ascending order, got \(2, 1\)"):
         training_transform((64, 64), (2, 1), None, MEAN, STD)
     transform = training_transform((64, 64), (1, 1), None, MEAN, STD)
-    image, labels = random_pair(30, 40)
+    image, label_map = random_pair(30, 40)
     with pytest.raises(ValueError, match=r"Image \(3, 30, 40\) torch.uint8, Mask \(40, 30\) torch.uint8"):
-        transform(image, tv_tensors.Mask(labels.T))
+        transform(image, tv_tensors.Mask(label_map.T))
     with pytest.raises(ValueError, match=r"dtype uint8.*torch.float32"):
-        transform(tv_tensors.Image(image.float()), labels)
+        transform(tv_tensors.Image(image.float()), label_map)
     with pytest.raises(ValueError, match="got neither"):
         transform(torch.zeros(3, 30, 40))
     with pytest.raises(ValueError, match=r"an input of 30×40 pixels cannot be padded to \(64, 32\)"):
-        NormalizeAndPad((64, 32), MEAN, STD)(image, labels)
+        NormalizeAndPad((64, 32), MEAN, STD)(image, label_map)
 
 
-def test_16_bit_photographs_are_trained_on_as_they_are_segmented():
+def test_16_bit_photos_are_converted_for_training_as_for_segmentation():
     gray = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
     image, _ = to_tv_tensors(Image.fromarray(gray), np.zeros((8, 8), dtype=np.uint8))
     assert image.dtype == torch.uint8
@@ -426,28 +426,28 @@ def test_16_bit_photographs_are_trained_on_as_they_are_segmented():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
-def test_photographs_of_any_mode_become_rgb(mode):
+def test_photos_of_any_mode_become_rgb(mode):
     photo = Image.fromarray(pixels_of(random_pair(20, 30)[0])).convert(mode)
     image, _ = to_tv_tensors(photo, np.zeros((20, 30), dtype=np.uint8))
     assert np.array_equal(pixels_of(image), np.asarray(photo.convert("RGB")))
 
 
-# Against mmsegmentation, on a photograph
+# Compared with mmsegmentation, on a photo
 
 LIVE = {"crop_size": (96, 112), "scale_range": (0.5, 2.0), "category_max_ratio": 0.75, "num_draws": 2000}
 LIVE_SIZE = {"shortest_edge": 128, "longest_edge": 512}
 
 
-def forced_draws(photo, labels):
-    """Crops with parameters of ours, and those parameters in the reference's terms."""
+def forced_draws(photo, label_map):
+    """Our crops with given parameters, and those parameters in the reference's terms."""
     forced, crops = [], []
     for ratio in np.linspace(0.5, 2.0, 40):
         crop, _, distort, normalize = training_transform(
             LIVE["crop_size"], (ratio, ratio), LIVE_SIZE, MEAN, STD
         ).transforms
-        params, colours = crop.make_params([photo, labels]), distort.make_params([])
+        params, colours = crop.make_params([photo, label_map]), distort.make_params([])
         flip = len(forced) % 2 == 1
-        image, mask = crop.transform(photo, params), crop.transform(labels, params)
+        image, mask = crop.transform(photo, params), crop.transform(label_map, params)
         if flip:
             image, mask = image.flip(-1), mask.flip(-1)
         image = distort.transform(tv_tensors.Image(image), colours)
@@ -461,7 +461,7 @@ def forced_draws(photo, labels):
 
 @pytest.fixture(scope="module")
 def live(data_folder, tmp_path_factory):
-    """A photograph with labels, crops of ours and of mmsegmentation with the same parameters, and its own draws."""
+    """A photo and its label map, our crops and mmsegmentation's with the same parameters, and its own draws."""
     python = os.environ.get("MMSEG_PYTHON")
     if not python:
         pytest.skip("set MMSEG_PYTHON to a Python that has mmsegmentation 1.2.2 to run this test")
@@ -483,10 +483,10 @@ def live(data_folder, tmp_path_factory):
     return pair, crops, np.load(folder / "forced.npz"), np.load(folder / "draws.npz")
 
 
-def test_the_same_parameters_give_the_pixels_of_mmsegmentation(live):
+def test_equal_parameters_give_the_pixels_of_mmsegmentation(live):
     _, crops, forced, _ = live
-    for index, (image, labels) in enumerate(crops):
-        assert np.array_equal(labels.numpy(), forced[f"labels{index}"])
+    for index, (image, label_map) in enumerate(crops):
+        assert np.array_equal(label_map.numpy(), forced[f"labels{index}"])
         # One level of intensity would be 0.017.
         np.testing.assert_allclose(image.numpy(), forced[f"image{index}"], atol=1e-5, rtol=0)
 
@@ -503,9 +503,9 @@ def test_distributions_are_those_of_mmsegmentation(live):
         for key, part in zip(("top", "left"), params["window"]):
             draws[key].append(part.start)
         before = crop.transform(pair[1], params)
-        image, labels = distort(*flip(crop.transform(pair[0], params), before))
-        draws["flip"].append(not torch.equal(labels, before))
-        counts = np.bincount(labels.numpy().ravel(), minlength=256)[:255]
+        image, label_map = distort(*flip(crop.transform(pair[0], params), before))
+        draws["flip"].append(not torch.equal(label_map, before))
+        counts = np.bincount(label_map.numpy().ravel(), minlength=256)[:255]
         draws["dominant"].append(counts.max() / counts.sum())
         pixels = pixels_of(image).reshape(-1, 3)
         draws["channels"].append([*pixels.mean(axis=0), *pixels.var(axis=0)])

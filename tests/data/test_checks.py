@@ -1,4 +1,4 @@
-"""Bad samples are found before the first step of training: named, counted, or left out."""
+"""Bad samples are found before training starts: named, counted, or left out."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def save(path, values):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Photographs whose red value is their number, and annotations of two classes and the ignored value."""
+    """Photos whose red value is their number, and annotations with two classes and the ignored value."""
     root = tmp_path / "data"
     for kind in ("images", "annotations"):
         (root / kind / "train").mkdir(parents=True)
@@ -46,7 +46,7 @@ def truncate(path):
 
 
 def spoil(folder):
-    """Six bad samples of twelve, each with another problem."""
+    """Spoils six samples of twelve, each in its own way."""
     images, annotations = folder / "images/train", folder / "annotations/train"
     Image.effect_noise((64, 64), 90).save(images / "01.png")
     truncate(images / "01.png")
@@ -54,14 +54,14 @@ def spoil(folder):
     save(annotations / "04.png", np.zeros((8, 9)))
     save(annotations / "05.png", np.full((8, 8), 2))
     save(annotations / "07.png", np.zeros((8, 8, 3)))
-    (annotations / "10.png").write_text("no picture")
+    (annotations / "10.png").write_text("not a picture")
 
 
-def test_good_samples_pass_as_they_are(folder):
+def test_good_samples_pass_unchanged(folder):
     assert checked_samples(load(folder)).rows["name"][:] == [f"{i:02}" for i in range(NUM_SAMPLES)]
 
 
-def test_bad_samples_are_all_counted_and_the_first_are_named(folder):
+def test_all_bad_samples_are_counted_and_the_first_are_named(folder):
     spoil(folder)
     with pytest.raises(ValueError) as error:
         checked_samples(load(folder))
@@ -89,25 +89,25 @@ def test_bad_samples_are_left_out_and_counted(folder, caplog):
     assert "Left out: 6 of 12 samples cannot be used" in caplog.text and "02 has no annotation" in caplog.text
 
 
-def test_nothing_is_left_if_all_are_bad(folder):
+def test_if_all_samples_are_bad_none_can_be_left_out(folder):
     for path in (folder / "annotations/train").iterdir():
         save(path, np.full((8, 8), 9))
     with pytest.raises(ValueError, match="12 of 12 samples cannot be used"):
         checked_samples(load(folder), skip_bad_samples=True)
 
 
-def test_annotations_without_a_pixel_that_counts_are_told(folder, caplog):
+def test_annotations_in_which_every_pixel_is_ignored_are_reported(folder, caplog):
     save(folder / "annotations/train/03.png", np.full((8, 8), 255))
     with caplog.at_level(logging.WARNING):
         assert len(checked_samples(load(folder))) == NUM_SAMPLES
-    assert "In 1 annotations no pixel counts, all are ignored:\n  03" in caplog.text
+    assert "In 1 of 12 annotations every pixel is ignored:\n  03" in caplog.text
     for path in (folder / "annotations/train").iterdir():
         save(path, np.full((8, 8), 255))
-    with pytest.raises(ValueError, match="in no annotation does a pixel count"):
+    with pytest.raises(ValueError, match="every pixel of every annotation is ignored"):
         checked_samples(load(folder))
 
 
-def test_black_and_white_masks_say_how_they_are_declared(folder):
+def test_the_error_for_black_and_white_masks_says_how_to_declare_them(folder):
     mask = np.zeros((8, 8))
     mask[2:5] = 255
     for path in (folder / "annotations/train").iterdir():
@@ -126,13 +126,13 @@ def test_bitmaps_hold_two_classes(folder):
     assert checked_samples(load(folder))[0].label_map.tolist() == np.eye(8, dtype=int).tolist()
 
 
-def test_a_split_without_annotations_is_no_training_set(folder):
+def test_a_split_without_annotations_cannot_be_trained_on(folder):
     (folder / "images/train").rename(folder / "images/test")
     with pytest.raises(ValueError, match=r"no annotations.*choose another"):
         checked_samples(load_segmentation_data(folder, "test"))
 
 
-def test_an_evaluation_names_images_without_annotation_before_it_computes(folder, tmp_path):
+def test_an_evaluation_names_images_without_annotation_before_it_starts(folder, tmp_path):
     (folder / "annotations/train/02.png").unlink()
     data = load(folder)
     with pytest.raises(ValueError, match="1 images have no annotation, the first is '02'"):
@@ -141,7 +141,7 @@ def test_an_evaluation_names_images_without_annotation_before_it_computes(folder
 
 
 def test_processes_share_the_checks_and_the_samples(folder, tmp_path):
-    """Two processes: the same error, the same rest, and of it each sample once, read and streamed, with workers."""
+    """Two processes raise the same error, keep the same samples, and see each of them once, read or streamed."""
     spoil(folder)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = HELPERS / "distributed_data.py"
@@ -149,7 +149,7 @@ def test_processes_share_the_checks_and_the_samples(folder, tmp_path):
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["error"] == second["error"] and first["error"].startswith("6 of 12 samples cannot be used")
     assert first["kept"] == second["kept"] == ["00", "03", "06", "08", "09", "11"]
-    # Six samples in batches of 2 × 2, those of each worker's stream apart: the last batches are filled up.
+    # Six samples in batches of 2 × 2, each worker's stream on its own: the last batches are filled up.
     assert len(first["read"]) == len(second["read"]) == 4
     assert len(first["streamed"]) == len(second["streamed"])
     for kind in ("read", "streamed"):

@@ -28,7 +28,7 @@ def arguments(folder, **options):
 
 
 def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes, tmp_path):
-    """Photographs of several sizes, several at a time: label maps at the original sizes, each counted once."""
+    """Photos of several sizes, several at a time: label maps at the original sizes, each counted once."""
     model = tiny_model(num_labels=len(CLASSES), id2label=scenes.label_set.id2label)
     processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 80}, crop_size=64, stride=43)
     sizes = [(0, 0, 160, 128), (0, 0, 70, 128), (20, 30, 160, 75), (100, 10, 131, 120), (0, 0, 50, 40)]
@@ -61,12 +61,12 @@ def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes
     assert "eval_loss" not in metrics
 
 
-def test_the_trainer_says_that_columns_must_stay(tiny_model, tmp_path):
+def test_the_trainer_refuses_to_remove_columns(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="remove_unused_columns=False"):
         SetrTrainer(tiny_model(), arguments(tmp_path, remove_unused_columns=True), data_collator=collate)
 
 
-def test_an_image_and_annotation_of_different_sizes_are_named(scenes):
+def test_an_annotation_of_another_size_than_its_photo_is_named(scenes):
     wrong = scenes.rows.select([3]).map(lambda row: {"annotation": row["annotation"].crop((0, 0, 9, 9))})
     transform = training_transform((32, 32), (1, 1), None, [0.5] * 3, [0.5] * 3)
     with pytest.raises(ValueError, match="image of scene_3 is 128×160 pixels high and wide, its annotation 9×9"):
@@ -79,7 +79,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_config, tmp_p
     def weights_after_a_step(batch_size, steps):
         torch.manual_seed(1)
         model = SetrForSemanticSegmentation(tiny_config()).eval()
-        # BatchNorm would see other batches; frozen, the gradient is a plain mean.
+        # BatchNorm would see other batches; without it the gradient is a plain mean.
         model.train = lambda mode=True: model
         options = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": steps}
         trainer = Trainer(
@@ -95,7 +95,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_config, tmp_p
 
 
 @pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])
-def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, decoder_type, tmp_path):
+def test_a_few_scenes_are_learnt_and_scores_rise(tiny_config, scenes, decoder_type, tmp_path):
     config = tiny_config(num_labels=len(CLASSES), decoder_type=decoder_type, hidden_size=48, image_size=[64, 80])
     processor = SetrImageProcessor(size={"height": 64, "width": 80})
     transform = training_transform((64, 80), (1, 1), {"shortest_edge": 64}, processor.image_mean, processor.image_std)
@@ -113,5 +113,5 @@ def test_a_few_scenes_are_learnt_and_the_scores_say_so(tiny_config, scenes, deco
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
     assert after["eval_overall_accuracy"] > max(0.6, before["eval_overall_accuracy"])
-    truth = np.stack([np.asarray(annotation) for annotation in scenes.rows["annotation"]])
-    assert after["eval_overall_accuracy"] > np.bincount(truth.ravel()).max() / truth.size
+    label_maps = np.stack([sample.label_map for sample in scenes])
+    assert after["eval_overall_accuracy"] > np.bincount(label_maps.ravel()).max() / label_maps.size

@@ -1,4 +1,4 @@
-"""Data sets on the Hub, served by one on localhost: columns, classes, splits, streaming, and what is refused."""
+"""Data sets on a Hub on localhost: columns, classes, splits, streaming, what is refused, and life without the Hub."""
 
 import io
 import json
@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 from setr_hf import SetrImageProcessor
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
+from setr_hf.errors import SetrError
 from setr_hf_cli import load_script
 
 
@@ -28,7 +29,7 @@ def encoded(array, path, kind):
 
 
 def make_pairs(count, prefix=None, num_values=151, columns=("image", "annotation"), **more):
-    """Images of several sizes and random ids, in the columns of these names; with file names if there is a prefix."""
+    """Photos of several sizes and random annotations in columns of these names; with file names if given a prefix."""
     rng = np.random.default_rng(count)
     rows = []
     for index in range(count):
@@ -40,7 +41,7 @@ def make_pairs(count, prefix=None, num_values=151, columns=("image", "annotation
 
 
 def write(path, rows, **features):
-    """A parquet file of rows; columns are images unless told otherwise."""
+    """Writes rows as a parquet file; columns are images unless given another feature."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = {key: features.get(key, Image()) for key in rows[0]}
     Dataset.from_list(rows, features=Features(features)).to_parquet(path)
@@ -48,8 +49,8 @@ def write(path, rows, **features):
 
 def write_scene_parse_150(root):
     """
-    As on the Hub: a loading script on the main branch, and a folder for each config and split on the converted one;
-    and a copy that is parquet on the main branch. The test split lacks annotations.
+    As on the Hub: a loading script on the main branch and a folder for each config and split on the converted one,
+    and a copy with parquet on the main branch. The test split lacks annotations.
     """
     (root / SCENES).mkdir(parents=True)
     (root / SCENES / "scene_parse_150.py").write_text("raise AssertionError('not to be run')\n")
@@ -70,7 +71,7 @@ def write_scene_parse_150(root):
 
 
 def write_full_ade20k(root):
-    """Image, masks in colours for segmentation and instances, and a list of objects; told by the card as well."""
+    """Images, masks in colours for segmentation and instances, and lists of objects; once with a card that says so."""
     masks = {"segmentations": List(Image()), "instances": List(Image())}
     others = {"filename": Value("string"), "objects": List({"id": Value("int64"), "name": Value("string")})}
     row = make_pairs(1, "ADE_train")[0]
@@ -90,7 +91,7 @@ def write_full_ade20k(root):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A process that talks to the local Hub, what it requests there, and its cache."""
+    """A process that talks to the local Hub, its requests, and its cache."""
     root, cache = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("cache")
     write_scene_parse_150(root)
     write_full_ade20k(root)
@@ -108,7 +109,7 @@ def hub(tmp_path_factory):
 
 
 def read(source, split, **options):
-    """What comes of loading, in a form that other processes can take: rows, number of columns, names, lookup."""
+    """What is loaded, in a form that can be sent to other processes: rows, columns, class names, lookup."""
     data = load_segmentation_data(source, split, **options)
     rows = [
         (
@@ -155,7 +156,7 @@ def test_a_test_split_without_annotations_has_no_such_column(hub):
     assert columns == ["image", "name"] and len(rows) == 2
 
 
-def test_a_names_file_in_the_repository_tells_the_classes(hub):
+def test_a_names_file_in_the_repository_names_the_classes(hub):
     rows, _, names, lookup = read_in(hub, "me/prepared", "validation")
     assert names == ["road", "car", "sky"] and lookup[:8] == [0, 1, 2, -1, -1, -1, -1, 255]
     assert [name for name, *_ in rows] == [f"validation_{i}" for i in range(4)]
@@ -167,7 +168,7 @@ def test_usual_columns_splits_and_an_older_names_file_are_found(hub):
     assert [name for name, *_ in rows] == ["0", "1"], "rows without a name are numbered"
 
 
-def test_columns_and_labels_can_be_told(hub):
+def test_columns_and_labels_can_be_passed(hub):
     options = {"image_column": "left", "annotation_column": "right", "labels": "ade20k"}
     rows, _, names, _ = read_in(hub, "me/odd", "train", **options)
     assert rows[0][0] == "a_00000000" and len(names) == 150
@@ -176,22 +177,21 @@ def test_columns_and_labels_can_be_told(hub):
 @pytest.mark.parametrize(
     "source, split, options, message",
     [
-        ("me/nothing", "train", {}, "me/nothing is neither a folder here nor a data set"),
         ("me/masks", "train", {"revision": "v9"}, "me/masks .*[Rr]evision 'v9'"),
         ("me/masks", "train", {"config": "large"}, "large"),
         ("me/old_script", "train", {"labels": "ade20k"}, f"loading script.*pass revision='{PARQUET}'"),
         (SCENES, "train", {"revision": "main"}, f"loading script.*pass revision='{PARQUET}'"),
-        (SCENES, "train", {"config": "parsing", "labels": "ade20k"}, "no config 'parsing'"),
+        (SCENES, "train", {"config": "parsing", "labels": "ade20k"}, "no config 'parsing'.*scene_parsing: pass"),
         ("me/masks", "test", {}, "has no split 'test', only dev, train"),
         ("me/odd", "train", {"labels": "ade20k"}, r"pass image_column.*left \(Image\), right \(Image\)"),
         ("me/odd", "train", {"labels": "ade20k", "image_column": "middle"}, r"no column 'middle'.*left \(Image\)"),
         ("me/odd", "train", {}, "class names of me/odd are not known.*Pass labels"),
-        ("me/prepared", "train", {"labels": "ade20k"}, "has labels of its own, road, car, sky"),
+        ("me/prepared", "train", {"labels": "ade20k"}, "has classes of its own, road, car, sky"),
         ("1aurent/ADE20K", "train", {"labels": "ade20k"}, "full ADE20K.*merve/scene_parse_150"),
         ("me/full_without_card", "train", {"labels": "ade20k"}, "full ADE20K.*merve/scene_parse_150"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_refused_with_the_reason(hub, source, split, options, message):
+def test_a_data_set_that_cannot_be_used_is_refused_with_the_reason(hub, source, split, options, message):
     with pytest.raises(ValueError, match=message):
         read_in(hub, source, split, **options)
 
@@ -204,11 +204,24 @@ def test_the_full_ade20k_is_refused_before_its_files_are_requested(hub):
     assert requests and not [request for request in requests if "resolve" in request and ".parquet" in request]
 
 
-def test_what_was_read_once_is_there_without_the_hub(hub):
-    sources = ("merve/scene_parse_150", "me/prepared", "me/masks")
+@pytest.mark.parametrize("variable", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_without_the_hub_what_is_cached_is_read_and_the_rest_refused_at_once(hub, variable, capfd):
+    sources = (SCENES, "merve/scene_parse_150", "me/prepared", "me/masks")
     expected = [read_in(hub, source, "train") for source in sources]
-    with hub_process(hub[2], HF_HUB_OFFLINE="1") as process:
+    with hub_process(hub[2], **variable) as process:
         assert [process.submit(read, source, "train").result() for source in sources] == expected
+        for source, options in (("me/nothing", {}), (SCENES, {"config": "instance_segmentation"})):
+            with pytest.raises(SetrError, match="the Hub is out of reach"):
+                process.submit(read, source, "train", **options).result()
+    assert "Retry" not in capfd.readouterr().err
+
+
+def test_an_unknown_data_set_is_refused_after_one_request(hub):
+    process, requests, _ = hub
+    requests.clear()
+    with pytest.raises(SetrError, match="me/nothing is neither a folder here nor a data set"):
+        process.submit(read, "me/nothing", "train").result()
+    assert requests == ["GET /api/datasets/me/nothing"]
 
 
 def evaluate(*arguments):

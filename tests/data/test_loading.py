@@ -1,4 +1,4 @@
-"""Folders as they are published and as users have them: which rows they become, and what their labels mean."""
+"""Folders as they are published and as users have them: the rows they become, and what their annotations mean."""
 
 import json
 
@@ -31,7 +31,7 @@ def rows_of(data):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images per split with annotations and names; annotation values 0 and 1, and 7 for «unlabelled»."""
+    """Three photos in each split, with class names; annotation values are 0 and 1, and 7 for unlabelled."""
     for split in ("train", "val"):
         for index in range(3):
             save(tmp_path / f"images/{split}/{index}.jpg", photo(colour=index))
@@ -58,7 +58,7 @@ def cityscapes(tmp_path):
 
 @pytest.fixture
 def voc2010(tmp_path):
-    """Pascal Context's 60 values; a photograph that is in no list."""
+    """Pascal Context's 60 values."""
     root = tmp_path / "VOC2010"
     for name in ("2008_000002", "2008_000003", "2008_000007"):
         save(root / f"JPEGImages/{name}.jpg", photo(2, 30))
@@ -69,7 +69,7 @@ def voc2010(tmp_path):
     return root
 
 
-def test_a_folder_becomes_a_data_set_in_order_of_names(folder):
+def test_a_folder_becomes_rows_in_the_order_of_file_names(folder):
     data = load_segmentation_data(folder, "validation")
     assert isinstance(data.rows.features["image"], Image) and isinstance(data.rows.features["annotation"], Image)
     assert data.rows["name"][:] == ["0", "1", "2"]
@@ -107,7 +107,7 @@ def test_raw_ids_of_cityscapes_become_train_ids(cityscapes):
     assert label_set.lookup[[34, 254, 255]].tolist() == [-1, -1, 255]
 
 
-def test_the_test_split_of_cityscapes_has_no_annotations_but_dummies(cityscapes):
+def test_the_dummy_annotations_of_cityscapes_test_split_are_left_out(cityscapes):
     data = load_segmentation_data(cityscapes, "test")
     assert data.rows.column_names == ["image", "name"] and len(data) == 1 and not data.has_annotations
     assert data[0].label_map is None
@@ -122,14 +122,14 @@ def test_pascal_context_has_60_classes_or_59(voc2010, count, labels):
     assert ids == ([*range(60)] if count == 60 else [255, *range(59)])
 
 
-def test_pascal_context_without_labels_says_how_they_are_made(voc2010):
+def test_the_error_for_pascal_context_without_annotations_says_how_to_make_them(voc2010):
     (voc2010 / "SegmentationClassContext").rename(voc2010 / "other")
     with pytest.raises(ValueError, match="setr-hf prepare pascal-context"):
         load_segmentation_data(voc2010, "train")
 
 
 def write_prepared(root, label_set):
-    """A folder of parquet files with a names file, as `setr-hf prepare` leaves it."""
+    """A folder of parquet files with a names file, as `setr-hf prepare` writes it."""
     features = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
     for split in ("train", "validation"):
         values = PILImage.fromarray(np.arange(len(label_set.names), dtype=np.uint8)[None])
@@ -150,14 +150,14 @@ def test_a_prepared_folder_is_read(tmp_path, monkeypatch):
     assert rows_of(load_segmentation_data(tmp_path / "prepared", "val", streaming=True)) == rows_of(data)
 
 
-def test_prepared_labels_are_not_reduced_a_second_time(tmp_path, monkeypatch):
+def test_prepared_annotations_are_not_reduced_a_second_time(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     write_prepared(tmp_path / "59", LabelSet.direct(CLASS_NAMES["pascal_context_59"]))
     write_prepared(tmp_path / "60", LabelSet.direct(CLASS_NAMES["pascal_context"]))
     for name, expected in (("59", [*range(59)]), ("60", [255, *range(59)])):
         data = load_segmentation_data(tmp_path / name, "train", labels="pascal_context_59")
         assert label_maps_of(data) == [[expected]]
-    with pytest.raises(ValueError, match=r"59 has labels of its own, aeroplane.*not those of ade20k"):
+    with pytest.raises(ValueError, match=r"59 has classes of its own, aeroplane.*not those of ade20k"):
         load_segmentation_data(tmp_path / "59", "train", labels="ade20k")
 
 
@@ -177,7 +177,7 @@ def test_reduced_labels_count_from_one():
         ("pascal_context_59", {0: 255, 1: 0, 59: 58, 60: -1, 255: 255}),
     ],
 )
-def test_values_of_the_published_label_maps(name, lookup):
+def test_values_of_the_published_annotations(name, lookup):
     label_set = published_label_set(name)
     assert {value: label_set.lookup[value] for value in lookup} == lookup
     assert label_set.names == CLASS_NAMES[name] and len(label_set.palette) == len(CLASS_NAMES[name])
@@ -193,7 +193,7 @@ def test_a_names_file_can_map_black_and_white_masks(folder):
         label_set.encode(PILImage.fromarray(np.array([[1]], dtype=np.uint8)), "x", (1, 1))
 
 
-def test_ids_in_palettes_bitmaps_and_16_bits_count_as_they_are():
+def test_palette_indices_bitmaps_and_16_bit_values_are_ids():
     label_set = LabelSet.direct(["road", "car"])
     with_palette = PILImage.new("P", (2, 1))
     with_palette.putpalette([200, 0, 0, 0, 200, 0])
@@ -214,14 +214,14 @@ def test_ids_in_palettes_bitmaps_and_16_bits_count_as_they_are():
         (np.arange(256, dtype=np.uint8)[None], r"holds the ids \[2, 3, 4, 5, 6, 7, 8, 9, 10, 11\] and 243 more"),
     ],
 )
-def test_annotations_that_are_no_map_of_ids_are_refused(annotation, message):
+def test_annotations_that_do_not_hold_one_id_per_pixel_are_refused(annotation, message):
     with pytest.raises(ValueError, match=message):
         LabelSet.direct(["road", "car"]).encode(PILImage.fromarray(annotation), "street_7", annotation.shape[1::-1])
 
 
-def test_photographs_with_an_orientation_are_upright(folder):
+def test_photos_with_an_orientation_are_turned_upright(folder):
     exif = PILImage.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # a quarter turn
     save(folder / "images/train/1.jpg", photo(10, 20), exif=exif)
     data = load_segmentation_data(folder, "train")
     assert data.rows[1]["image"].size == (10, 20)
@@ -231,7 +231,7 @@ def test_photographs_with_an_orientation_are_upright(folder):
     assert load_segmentation_data(folder, "train")[1].label_map.shape == (20, 10)
 
 
-def test_images_without_annotation_are_kept_and_can_be_told(folder):
+def test_images_without_annotation_are_kept_and_can_be_listed(folder):
     (folder / "annotations/train/1.png").unlink()
     data = load_segmentation_data(folder, "train")
     assert data.missing_annotations() == ["1"] and data[1].label_map is None
@@ -239,10 +239,12 @@ def test_images_without_annotation_are_kept_and_can_be_told(folder):
         data.read_labelled(data.undecoded[1])
 
 
-def test_a_folder_with_no_annotation_at_all_is_named(folder):
+def test_a_split_without_any_annotation_file_is_refused(folder):
     for path in (folder / "annotations/train").iterdir():
         path.rename(path.with_suffix(".bmp"))
-    with pytest.raises(ValueError, match=r"annotations/train has an annotation for none of 3 images.*0\.jpg.*0\.png"):
+    with pytest.raises(
+        ValueError, match=r"none of the 3 images .* has an annotation.*0\.jpg.*annotations/train/0\.png"
+    ):
         load_segmentation_data(folder, "train")
 
 
@@ -258,7 +260,7 @@ def test_a_folder_with_no_annotation_at_all_is_named(folder):
         ('{"id2label": {"0": "road"}, "values": {"255": 1}}', "values .* ids 0…0; 255 does not"),
     ],
 )
-def test_a_names_file_that_does_not_serve_is_named(folder, content, message):
+def test_a_malformed_names_file_is_named(folder, content, message):
     (folder / "labels.json").unlink()
     if content is not None:
         (folder / "labels.json").write_text(content)
@@ -266,18 +268,18 @@ def test_a_names_file_that_does_not_serve_is_named(folder, content, message):
         load_segmentation_data(folder, "train")
 
 
-def test_names_can_be_told(folder, tmp_path):
+def test_class_names_can_be_passed(folder, tmp_path):
     (folder / "labels.json").rename(tmp_path / "mine.json")
     label_set = load_segmentation_data(folder, "train", labels=tmp_path / "mine.json").label_set
     assert label_set.names == ["road", "car"]
     assert load_segmentation_data(folder, "train", labels="ade20k").label_set.is_reduced
-    with pytest.raises(ValueError, match="'coco' are none of ade20k, cityscapes"):
+    with pytest.raises(ValueError, match="'coco' are neither a names file nor one of ade20k, cityscapes"):
         load_segmentation_data(folder, "train", labels="coco")
     with pytest.raises(ValueError, match=r"nowhere\.json does not hold.*No such file"):
         load_segmentation_data(folder, "train", labels="nowhere.json")
 
 
-def test_ids_and_names_alone_are_a_names_file_too(tmp_path):
+def test_ids_and_names_alone_are_also_a_names_file(tmp_path):
     (tmp_path / "id2label.json").write_text('{"1": "car", "0": "road"}')
     assert read_names_file(tmp_path / "id2label.json").names == ["road", "car"]
 
@@ -288,12 +290,12 @@ def test_a_test_split_may_lack_annotations(folder):
     assert sorted(data.rows.column_names) == ["image", "name"]
 
 
-def test_what_is_missing_is_named(folder, tmp_path):
+def test_what_does_not_exist_is_named(folder, tmp_path):
     with pytest.raises(ValueError, match="images has no split 'test', only train, val"):
         load_segmentation_data(folder, "test")
     with pytest.raises(ValueError, match="nowhere is neither a folder"):
         load_segmentation_data(tmp_path / "nowhere", "train")
-    with pytest.raises(ValueError, match="none of the folders that can be read"):
+    with pytest.raises(ValueError, match="has none of the known layouts"):
         load_segmentation_data(folder / "images", "train")
     with pytest.raises(ValueError, match="no revision 'main'"):
         load_segmentation_data(folder, "train", revision="main")
@@ -305,7 +307,7 @@ def test_a_folder_of_the_full_ade20k_is_refused(tmp_path):
         load_segmentation_data(tmp_path, "train")
 
 
-def test_camvid_and_ade20k_are_read_as_they_are_published(data_folder):
+def test_camvid_and_ade20k_are_read_as_published(data_folder):
     camvid = load_segmentation_data(data_folder / "camvid", "train")
     assert (len(camvid), len(camvid.label_set.names)) == (367, 11)
     assert set(np.unique(camvid[0].label_map)) <= {*range(11), 255}

@@ -15,7 +15,7 @@ def test_every_class_has_one_name_and_one_colour(data_set, count):
     assert all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in palette)
 
 
-def test_pascal_context_is_in_the_order_of_its_mask_values():
+def test_pascal_context_is_in_the_order_of_its_annotation_values():
     assert CLASS_NAMES["pascal_context_59"] == sorted(CLASS_NAMES["pascal_context_59"])
     assert CLASS_NAMES["pascal_context"] == ["background", *CLASS_NAMES["pascal_context_59"]]
     assert PALETTES["pascal_context"][1:] == PALETTES["pascal_context_59"]

@@ -1,4 +1,4 @@
-"""Training examples: what augmentation draws depends on seed, epoch and sample alone; streams; errors name samples."""
+"""Training examples: augmentation depends on seed, epoch and sample alone; streams; errors name samples."""
 
 import logging
 
@@ -41,7 +41,7 @@ def examples(request, scenes, transform):
 
 
 def sums(loader) -> list[float]:
-    """A number for each example, the same for equal examples, in order of size."""
+    """A number for each example, equal for equal examples, in ascending order."""
     return sorted(image.double().sum().item() for batch in loader for image in batch["pixel_values"])
 
 
@@ -75,7 +75,7 @@ def test_augmentation_differs_between_epochs_and_seeds(examples, scenes, transfo
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_that_stay_see_the_epoch(examples, start):
+def test_persistent_workers_see_the_epoch(examples, start):
     expected = []
     for epoch in range(3):
         examples.set_epoch(epoch)
@@ -86,7 +86,7 @@ def test_workers_that_stay_see_the_epoch(examples, start):
         assert sums(loader) == expected[epoch]
 
 
-def test_the_global_generator_is_left_as_it_was(examples):
+def test_the_global_generator_is_not_advanced(examples):
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -94,7 +94,7 @@ def test_the_global_generator_is_left_as_it_was(examples):
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_a_stream_gives_every_example_once_in_another_order_each_epoch(scenes):
+def test_a_stream_yields_every_example_once_in_a_new_order_each_epoch(scenes):
     stream = training_examples(streamed(scenes), v2.Identity())
     photos = [np.asarray(sample.photo).transpose(2, 0, 1) for sample in scenes]
     orders = []
@@ -109,7 +109,7 @@ def test_a_stream_gives_every_example_once_in_another_order_each_epoch(scenes):
     assert len(set(orders)) == 3
 
 
-def test_trainer_trains_on_a_stream_through_several_epochs(tiny_config, scenes, transform, tmp_path):
+def test_trainer_trains_on_a_stream_for_several_epochs(tiny_config, scenes, transform, tmp_path):
     stream = training_examples(streamed(scenes), transform)
     arguments = TrainingArguments(
         str(tmp_path),
@@ -126,7 +126,7 @@ def test_trainer_trains_on_a_stream_through_several_epochs(tiny_config, scenes, 
     trainer = Trainer(model, arguments, train_dataset=stream, data_collator=collate)
     trainer.train()
     assert trainer.state.global_step == 9
-    assert stream.epoch == 2, "four steps are an epoch"
+    assert stream.epoch == 2, "an epoch has four steps"
     assert all(np.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
 
 
@@ -149,7 +149,7 @@ def test_an_error_while_training_names_the_sample(scenes, transform, num_workers
             list(load(training_examples(source, transform), num_workers))
 
 
-def test_a_stream_goes_on_without_bad_samples(scenes, transform, caplog):
+def test_a_stream_can_skip_bad_samples(scenes, transform, caplog):
     stream = streamed(spoiled(scenes, 3), num_shards=2)
     with caplog.at_level(logging.WARNING):
         assert len(list(training_examples(stream, transform, skip_bad_samples=True))) == NUM_SCENES - 1
@@ -159,14 +159,14 @@ def test_a_stream_goes_on_without_bad_samples(scenes, transform, caplog):
         list(training_examples(bad, transform, skip_bad_samples=True))
 
 
-def test_unreadable_bytes_are_named_by_their_row(scenes):
+def test_an_error_on_unreadable_bytes_names_the_row(scenes):
     row = scenes.undecoded[2]
     row["image"] = {"bytes": row["image"]["bytes"][:-40], "path": None}
     with pytest.raises(ValueError, match="the image of scene_2 cannot be read: "):
         scenes.read(row)
 
 
-def test_evaluation_examples_are_whole_photographs_also_of_a_stream(scenes):
+def test_evaluation_examples_are_whole_photos_also_from_a_stream(scenes):
     for source in (scenes, streamed(scenes, num_shards=2)):
         examples = evaluation_examples(source)
         assert len(examples) == NUM_SCENES
@@ -174,7 +174,7 @@ def test_evaluation_examples_are_whole_photographs_also_of_a_stream(scenes):
         assert np.array_equal(examples[6]["label_map"], np.asarray(scenes.rows[6]["annotation"]))
 
 
-def test_what_does_not_count_has_the_value_that_the_model_ignores(scenes):
+def test_ignored_pixels_have_the_value_that_the_model_ignores(scenes):
     rows = list(scenes.rows)
     blank = np.asarray(rows[0]["annotation"]).copy()
     blank[:4] = 255

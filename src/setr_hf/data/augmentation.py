@@ -1,8 +1,8 @@
 """
-The paper's augmentation of photographs and their label maps, in the form of torchvision's v2 transforms.
+The paper's augmentation of photos and their label maps, as torchvision's v2 transforms.
 
-Order, distributions and 8-bit arithmetic are those of the original code, whose pixels come out to the bit; only what
-the crop shows is computed where that code resizes whole images. All randomness comes from torch's global generator.
+Order, distributions and 8-bit arithmetic are those of the original code, and so is every pixel; but only what the crop
+shows is computed, where that code resizes whole images. All randomness comes from torch's global generator.
 """
 
 import math
@@ -19,7 +19,7 @@ from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL, pil_to_rgb, resized_size
 
 
-# Data loaders run a process per core, and a forked process waits forever for its parent's OpenCV threads.
+# Data loaders run a process for each core, and a forked process waits forever for its parent's OpenCV threads.
 cv2.setNumThreads(0)
 
 REDRAWN_CROPS = 10
@@ -40,26 +40,42 @@ def training_transform(
     photometric_distortion: bool = True,
 ) -> v2.Compose:
     """
-    Random scale, random crop, mirror, photometric distortion, normalization and padding, as in the paper's code.
+    Random scale, random crop, mirror, photometric distortion, normalization and padding, as in the paper's code
+    (section 4.1: random resize with ratio 0.5 to 2, random crop, random horizontal flip).
 
     Args:
-        crop_size: Height and width of the result in pixels.
-        scale_range: Least and largest ratio of scaling, drawn uniformly; aspect ratios are kept.
-        size: What ratio 1 stands for, in the image processor's terms: `{"shortest_edge": 512, "longest_edge": 2048}`
-            fits images into 512 by 2048 pixels. Each image's own size if None.
-        image_mean, image_std: Mean and standard deviation of each channel for intensities of 0 to 1.
-        category_max_ratio: Crops are redrawn, up to ten times, while one class covers this share of their labelled
-            pixels or more; 1 takes the first.
-        photometric_distortion: Whether brightness, contrast, saturation and hue vary. Short training from random
-            weights does better without.
+        crop_size (`tuple[int, int]`): Height and width of the result in pixels.
+        scale_range (`tuple[float, float]`): Least and largest ratio of scaling, drawn uniformly; aspect ratios are
+            kept.
+        size (`dict[str, int]`, *optional*): The size at ratio 1, in the image processor's terms:
+            `{"shortest_edge": 512, "longest_edge": 2048}` fits images into 512 by 2048 pixels. By default each image's
+            own.
+        image_mean, image_std (`list[float]`): Mean and standard deviation of each channel's intensities of 0 to 1.
+        category_max_ratio (`float`, *optional*, defaults to 0.75): Crops are redrawn, up to ten times, while one class
+            covers this share of their labelled pixels or more; 1 takes the first.
+        photometric_distortion (`bool`, *optional*, defaults to `True`): Whether brightness, contrast, saturation and
+            hue vary. Short training from random weights does better without.
 
     Returns:
-        A transform of a `tv_tensors.Image` (uint8, 3 × height × width, RGB) and a `tv_tensors.Mask` (uint8, height ×
-        width) to a normalized float32 image and a mask of `crop_size`. What the image does not fill, at the right and
-        the bottom, is 0 in the image and 255 in the mask.
+        `v2.Compose`: From a `tv_tensors.Image` (uint8, 3 × height × width, RGB) and a `tv_tensors.Mask` (a label map,
+            uint8, height × width) to a normalized float32 image and a label map of `crop_size`. The part that the
+            image does not fill, at the right and the bottom, is 0 in the image and 255 in the label map.
 
     Raises:
-        `ValueError`: `size` has no `shortest_edge`, a scale is not positive, or image and mask are not as above.
+        [`SetrError`]: `size` has no `shortest_edge`, a scale is not positive, or image and label map are not as above.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.data.augmentation import to_tv_tensors, training_transform
+    >>> from setr_hf.data.scenes import make_scenes
+
+    >>> scene = make_scenes(count=1)[0]
+    >>> transform = training_transform((96, 96), (0.5, 2.0), None, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    >>> image, label_map = transform(*to_tv_tensors(scene.photo, scene.label_map))
+    >>> image.shape, label_map.shape
+    (torch.Size([3, 96, 96]), torch.Size([96, 96]))
+    ```
     """
     return v2.Compose(
         [
@@ -73,11 +89,13 @@ def training_transform(
 
 class RandomScaledCrop(v2.Transform):
     """
-    A random window of an image and its mask resized by a random ratio: images bilinearly, masks to the nearest pixel,
-    both as OpenCV's `resize` of the whole followed by a crop. An image smaller than the window is taken whole.
+    A random window of an image and its label map resized by a random ratio: images bilinearly, label maps to the
+    nearest pixel, both as if OpenCV's `resize` of the whole were cropped. An image smaller than the window is taken
+    whole.
 
     Windows are uniform over the resized image. While fewer than two classes are in sight, or one covers
-    `category_max_ratio` of the labelled pixels or more, another window is drawn; the tenth redrawn one is not checked.
+    `category_max_ratio` of the labelled pixels or more, another window is drawn; the tenth redrawn one is kept
+    unchecked. For the arguments see [`training_transform`].
     """
 
     def __init__(
@@ -86,21 +104,21 @@ class RandomScaledCrop(v2.Transform):
         scale_range: tuple[float, float],
         size: dict[str, int] | None,
         category_max_ratio: float = 1.0,
-    ):
+    ) -> None:
         super().__init__()
         if not 0 < scale_range[0] <= scale_range[1]:
             raise SetrError(f"scale_range must be two positive ratios in ascending order, got {scale_range}")
         if size is not None and not ("shortest_edge" in size and set(size) <= {"shortest_edge", "longest_edge"}):
             raise SetrError(
-                f"size must hold `shortest_edge`, and `longest_edge` where there is a limit, got {size}: random "
-                "scales keep the aspect ratio"
+                f"size must hold `shortest_edge`, and `longest_edge` if there is a limit, got {size}: random scales "
+                "keep the aspect ratio"
             )
         self.crop_size = crop_size
         self.scale_range = scale_range
         self.size = size
         self.category_max_ratio = category_max_ratio
 
-    def check_inputs(self, flat_inputs):
+    def check_inputs(self, flat_inputs: list) -> None:
         images = [inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Image)]
         masks = [inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Mask)]
         if (
@@ -108,54 +126,51 @@ class RandomScaledCrop(v2.Transform):
             or images[0].dtype != torch.uint8
             or images[0].shape != (3, *masks[0].shape)
         ):
-            got = ", ".join(
-                f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.dtype}" for tensor in images + masks
-            )
+            got = [f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.dtype}" for tensor in images + masks]
             raise SetrError(
                 "an Image of shape (3, height, width) and dtype uint8 and a Mask of shape (height, width) are "
-                f"transformed together, got {got or 'neither'}"
+                f"transformed together, got {', '.join(got) or 'neither'}"
             )
 
-    def make_params(self, flat_inputs):
-        labels = next(inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Mask)).numpy()
-        height, width = labels.shape
+    def make_params(self, flat_inputs: list) -> dict:
+        label_map = next(inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Mask)).numpy()
+        height, width = label_map.shape
         ratio = uniform(*self.scale_range)
         size = self.size or {"shortest_edge": min(height, width), "longest_edge": max(height, width)}
         scaled = SizeDict(**{edge: max(1, int(length * ratio)) for edge, length in size.items()})
         new_size = resized_size(height, width, scaled)
-        window = self.draw_window(new_size)
-        crop = nearest_window(labels, new_size, window)
-        if self.category_max_ratio < 1:
-            redrawn = 0
-            while redrawn < REDRAWN_CROPS and not has_variety(crop, self.category_max_ratio):
-                window = self.draw_window(new_size)
-                crop = nearest_window(labels, new_size, window)
-                redrawn += 1
-        return {"size": new_size, "window": window, "labels": crop}
+        for _ in range(REDRAWN_CROPS + 1):
+            window = self.draw_window(new_size)
+            crop = nearest_window(label_map, new_size, window)
+            if self.category_max_ratio >= 1 or has_variety(crop, self.category_max_ratio):
+                break
+        return {"size": new_size, "window": window, "label_map": crop}
 
     def draw_window(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """Rows and columns of a random window within a resized image of `size`."""
         starts = [randint(0, max(side - crop, 0) + 1) for side, crop in zip(size, self.crop_size)]
-        return tuple(slice(start, min(start + crop, side)) for start, crop, side in zip(starts, self.crop_size, size))
+        rows, columns = (
+            slice(start, min(start + crop, side)) for start, crop, side in zip(starts, self.crop_size, size)
+        )
+        return rows, columns
 
-    def transform(self, inpt, params):
+    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
         if isinstance(inpt, tv_tensors.Mask):
-            return tv_tensors.wrap(torch.from_numpy(params["labels"]), like=inpt)
+            return tv_tensors.wrap(torch.from_numpy(params["label_map"]), like=inpt)
         return from_pixels(bilinear_window(to_pixels(inpt), params["size"], params["window"]), like=inpt)
 
 
 class PhotometricDistortion(v2.Transform):
     """
-    Brightness, contrast, saturation and hue, each changed in half of the cases, on 8-bit intensities.
+    Changes brightness, contrast, saturation and hue of 8-bit images, each in half of the cases; label maps pass.
 
-    Brightness moves by up to 32 levels, contrast and saturation are multiplied by 0.5 to 1.5, hue turns by −18 to 17
-    half-degrees of the 180 that OpenCV knows. Contrast comes before saturation and hue or after them, equally often.
-    Masks pass.
+    Brightness moves by up to 32 levels, contrast and saturation are multiplied by 0.5 to 1.5, and hue turns by −36° to
+    34° in steps of 2°, OpenCV's unit. Contrast comes before saturation and hue or after them, equally often.
     """
 
     _transformed_types = (tv_tensors.Image,)
 
-    def make_params(self, flat_inputs):
+    def make_params(self, flat_inputs: list) -> dict:
         return {
             "brightness": uniform(-BRIGHTNESS_DELTA, BRIGHTNESS_DELTA) if randint(0, 2) else None,
             "contrast": uniform(*CONTRAST_RANGE) if randint(0, 2) else None,
@@ -164,9 +179,9 @@ class PhotometricDistortion(v2.Transform):
             "hue": randint(*HUE_RANGE) if randint(0, 2) else None,
         }
 
-    def transform(self, inpt, params):
+    def transform(self, inpt: tv_tensors.Image, params: dict) -> tv_tensors.Image:
         pixels = to_pixels(inpt)
-        # Brightness and an early contrast are one table; a table of a table is exact.
+        # Brightness and an early contrast are looked up at once, which is exact.
         levels = LEVELS
         if params["brightness"] is not None:
             levels = scaled_levels(shift=params["brightness"])
@@ -186,32 +201,31 @@ class PhotometricDistortion(v2.Transform):
 
 class NormalizeAndPad(v2.Transform):
     """
-    Images to float32, normalized by mean and standard deviation of intensities of 0 to 1; then images and masks to
-    `crop_size`, with 0 and 255 at the right and the bottom.
+    Normalizes images, to float32, and pads images and label maps to `crop_size` with 0 and 255 at the right and the
+    bottom. For the arguments see [`training_transform`].
 
     Raises:
-        `ValueError`: the input is larger than `crop_size`.
+        [`SetrError`]: the input is larger than `crop_size`.
     """
 
-    def __init__(self, crop_size: tuple[int, int], image_mean: list[float], image_std: list[float]):
+    def __init__(self, crop_size: tuple[int, int], image_mean: list[float], image_std: list[float]) -> None:
         super().__init__()
         self.crop_size = tuple(crop_size)
         intensities = np.arange(256) / 255
         self.tables = [((intensities - mean) / std).astype(np.float32) for mean, std in zip(image_mean, image_std)]
 
-    def transform(self, inpt, params):
+    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
         height, width = inpt.shape[-2:]
         if height > self.crop_size[0] or width > self.crop_size[1]:
             raise SetrError(f"an input of {height}×{width} pixels cannot be padded to {self.crop_size}: crop it first")
         if isinstance(inpt, tv_tensors.Mask):
             padded = torch.full(self.crop_size, IGNORED_LABEL, dtype=inpt.dtype)
             padded[:height, :width] = inpt
-        else:
-            padded = np.zeros((3, *self.crop_size), dtype=np.float32)
-            for plane, table, result in zip(cv2.split(to_pixels(inpt)), self.tables, padded):
-                cv2.LUT(plane, table, dst=result[:height, :width])
-            padded = torch.from_numpy(padded)
-        return tv_tensors.wrap(padded, like=inpt)
+            return tv_tensors.wrap(padded, like=inpt)
+        planes = np.zeros((3, *self.crop_size), dtype=np.float32)
+        for plane, table, result in zip(cv2.split(to_pixels(inpt)), self.tables, planes):
+            cv2.LUT(plane, table, dst=result[:height, :width])
+        return tv_tensors.wrap(torch.from_numpy(planes), like=inpt)
 
 
 def uniform(low: float, high: float) -> float:
@@ -220,7 +234,7 @@ def uniform(low: float, high: float) -> float:
 
 def randint(low: int, high: int) -> int:
     """A random integer from `low` up to `high`, exclusive."""
-    return torch.randint(low, high, ()).item()
+    return int(torch.randint(low, high, ()))
 
 
 def to_pixels(image: torch.Tensor) -> np.ndarray:
@@ -236,7 +250,7 @@ def bilinear_window(pixels: np.ndarray, size: tuple[int, int], window: tuple[sli
     """
     A window of `pixels` resized to `size`, equal to the bit to resizing them all with OpenCV's `INTER_LINEAR`.
 
-    OpenCV counts positions in 32-bit floats from the upper left corner, so that the image has to start there; what
+    OpenCV computes positions in 32-bit floats from the upper left corner, where the image must therefore start; what
     lies to the right of the window and below it is left out.
     """
     factors = [new_side / side for new_side, side in zip(size, pixels.shape)]
@@ -249,25 +263,25 @@ def bilinear_window(pixels: np.ndarray, size: tuple[int, int], window: tuple[sli
     return cv2.resize(part, None, fx=factors[1], fy=factors[0], interpolation=cv2.INTER_LINEAR)[window]
 
 
-def nearest_window(labels: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
-    """A window of `labels` resized to `size`, equal to resizing them all with OpenCV's `INTER_NEAREST`."""
-    for axis, (side, new_side, part) in enumerate(zip(labels.shape, size, window)):
+def nearest_window(label_map: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
+    """A window of `label_map` resized to `size`, equal to resizing all of it with OpenCV's `INTER_NEAREST`."""
+    for axis, (side, new_side, part) in enumerate(zip(label_map.shape, size, window)):
         # OpenCV's scale is the inverse of the inverse.
         positions = np.arange(part.start, part.stop) * (1 / (new_side / side))
-        labels = labels.take(np.minimum(positions.astype(np.int64), side - 1), axis)
-    return labels
+        label_map = label_map.take(np.minimum(positions.astype(np.int64), side - 1), axis)
+    return label_map
 
 
-def has_variety(labels: np.ndarray, category_max_ratio: float) -> bool:
-    """Whether there is more than one class and none covers `category_max_ratio` of the labelled pixels or more."""
-    counts = torch.bincount(torch.from_numpy(labels).flatten(), minlength=IGNORED_LABEL + 1)
+def has_variety(label_map: np.ndarray, category_max_ratio: float) -> bool:
+    """Whether there is more than one class and each covers less than `category_max_ratio` of the labelled pixels."""
+    counts = torch.bincount(torch.from_numpy(label_map).flatten(), minlength=IGNORED_LABEL + 1)
     counts[IGNORED_LABEL] = 0
     labelled, most = counts.sum().item(), counts.max().item()
     return most < labelled and most / labelled < category_max_ratio
 
 
 def scaled_levels(factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    """The 8-bit levels times `factor` plus `shift`, limited to 0…255 and truncated, computed in 32 bits."""
+    """The 8-bit levels times `factor` plus `shift`, in 32-bit floats, limited to 0…255 and truncated."""
     levels = LEVELS.astype(np.float32) * np.float32(factor) + np.float32(shift)
     return levels.clip(0, 255).astype(np.uint8)
 
@@ -279,8 +293,8 @@ def change_hsv(pixels: np.ndarray, channel: int, levels: np.ndarray) -> np.ndarr
     return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2RGB)
 
 
-def to_tv_tensors(image: Image.Image, labels: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """A photograph and its class ids `(height, width)` as the tensors that v2 transforms know apart."""
+def to_tv_tensors(photo: Image.Image, label_map: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """A photo of any mode and its label map `(height, width)` as the tensors that v2 transforms handle."""
     # Conversion would copy what is RGB already.
-    pixels = np.array(image if image.mode == "RGB" else pil_to_rgb(image))
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(labels))
+    pixels = np.array(photo if photo.mode == "RGB" else pil_to_rgb(photo))
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(label_map))

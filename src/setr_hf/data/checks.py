@@ -1,4 +1,4 @@
-"""Checks of every sample of a data set before training starts, instead of a failure in the middle of an epoch."""
+"""Checks every sample of a data set before training starts, so that none fails in the middle of an epoch."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def check_sample(index: int, data: SegmentationData) -> tuple[str, str | None, n
     return row["name"], None, np.bincount(label_map.ravel(), minlength=256) > 0
 
 
-def has_counted_pixels(occurring: np.ndarray) -> bool:
+def has_class(occurring: np.ndarray) -> bool:
     return bool(occurring[:IGNORED_LABEL].any())
 
 
@@ -46,8 +46,8 @@ def check_occurring(occurring: np.ndarray, label_set: LabelSet) -> None:
     Raises:
         [`SetrError`]: nothing can be learnt from label maps with these ids alone.
     """
-    if occurring.any() and not has_counted_pixels(occurring):
-        raise SetrError("in no annotation does a pixel count: all are ignored")
+    if occurring.any() and not has_class(occurring):
+        raise SetrError("every pixel of every annotation is ignored")
     is_mask = len(label_set.names) == 2 and label_set.lookup[0] == 0 and label_set.lookup[255] == IGNORED_LABEL
     if is_mask and np.flatnonzero(occurring).tolist() == [0, IGNORED_LABEL]:
         raise SetrError(
@@ -66,19 +66,29 @@ def checked_samples(
     data: SegmentationData, skip_bad_samples: bool = False, num_workers: int | None = None
 ) -> SegmentationData:
     """
-    The data, every sample of which has been decoded and can be used: image and annotation can be read and have one
-    size, and the annotation holds ids of the classes. Processes that were launched together share the work and come to
-    the same result.
+    The data, after every sample has been decoded and found usable: photo and annotation can be read and have the same
+    size, and the annotation holds ids of the classes. Processes that were launched together share the work and arrive
+    at the same result.
 
     Args:
-        data (`SegmentationData`): Not a stream.
-        skip_bad_samples (`bool`, defaults to `False`): Whether to leave out samples that cannot be used, with a
-            warning, instead of raising an error.
+        data (`SegmentationData`): What to check; not a stream.
+        skip_bad_samples (`bool`, *optional*, defaults to `False`): Whether to leave out samples that cannot be used,
+            with a warning, instead of raising an error.
         num_workers (`int`, *optional*): Threads of each process. By default the processes divide the CPUs among them.
 
     Raises:
         [`SetrError`]: samples cannot be used: names the first ones, with what is wrong, and counts all. Or the split
             has no annotations, or none that anything can be learnt from.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.data.checks import checked_samples
+    >>> from setr_hf.data.scenes import make_scenes
+
+    >>> len(checked_samples(make_scenes(count=4)))
+    4
+    ```
     """
     data.check_annotations()
     state = PartialState()
@@ -87,13 +97,15 @@ def checked_samples(
     # Pillow decodes without the interpreter's lock.
     with ThreadPoolExecutor(num_workers or max(1, (os.cpu_count() or 1) // state.num_processes)) as pool:
         results = pool.map(partial(check_sample, data=data), mine)
-        # `delay`: a small data set is checked before a bar would be of use.
-        progress = {"desc": "Checking samples", "unit": "sample", "delay": 3, "disable": not state.is_main_process}
-        for index, (name, problem, ids) in zip(mine, tqdm(results, total=len(mine), **progress)):
+        # A small data set is checked before a bar would be of use.
+        progress = tqdm(
+            results, "Checking samples", len(mine), unit="sample", delay=3, disable=not state.is_main_process
+        )
+        for index, (name, problem, ids) in zip(mine, progress):
             occurring |= ids
             if problem is not None:
                 bad.append((index, problem))
-            elif not has_counted_pixels(ids):
+            elif not has_class(ids):
                 blank.append((index, name))
     shares = gather_object([(bad, blank, occurring)])
     bad, blank = (sorted(entry for share in shares for entry in share[i]) for i in (0, 1))
@@ -102,7 +114,7 @@ def checked_samples(
     if bad:
         found = f"{len(bad)} of {len(data)} samples cannot be used:\n{listing([problem for _, problem in bad])}"
         if not skip_bad_samples:
-            raise SetrError(f"{found}\nRepair or remove them, or go on without them with --skip-bad-samples")
+            raise SetrError(f"{found}\nRepair or remove them, or leave them out with --skip-bad-samples")
         if len(bad) == len(data):
             raise SetrError(found)
         if state.is_main_process:
@@ -111,9 +123,8 @@ def checked_samples(
         data = data.select(sorted(good))
     check_occurring(occurring, data.label_set)
     if blank and state.is_main_process:
-        logger.warning(
-            "In %d annotations no pixel counts, all are ignored:\n%s", len(blank), listing([name for _, name in blank])
-        )
+        names = [name for _, name in blank]
+        logger.warning("In %d of %d annotations every pixel is ignored:\n%s", len(names), len(data), listing(names))
     return data
 
 

@@ -1,4 +1,4 @@
-"""Folders of images and annotations as they are published: the files of a split, and what their labels mean."""
+"""Folders of images and annotations as they are published: the files of a split, and what the annotations mean."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,18 @@ SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("t
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The images of a split in order, their annotations (`None` where one is missing), and the labels' own meaning."""
+    """
+    The files of a split.
+
+    Args:
+        images (`list[Path]`): The photos, in order.
+        annotations (`list[Path]`, *optional*): Where the annotation of each should be; `None` if the split is
+            published without annotations.
+        label_set (`LabelSet`, *optional*): What the annotations mean, if the folder says so.
+    """
 
     images: list[Path]
-    annotations: list[Path | None] | None
+    annotations: list[Path] | None
     label_set: LabelSet | None
 
 
@@ -43,10 +51,10 @@ def is_test_split(split: str) -> bool:
 
 def find_split(split: str, available: list[str], source: str | Path) -> str:
     """
-    The name that a source has for a split.
+    The source's own name of a split.
 
     Raises:
-        `ValueError`: it has no such split; lists those it has.
+        [`SetrError`]: there is no such split; lists those there are.
     """
     for name in names_of_split(split):
         if name in available:
@@ -61,106 +69,92 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder / find_split(split, [path.name for path in folder.iterdir() if path.is_dir()], folder)
 
 
-def annotations_of(images: list[Path], candidates: list[Path], folder: Path) -> list[Path | None]:
-    """
-    The candidates that are there, `None` in the place of the others.
-
-    Raises:
-        `ValueError`: none of them is there, so that the folder must be another one.
-    """
-    found = [path if path.is_file() else None for path in candidates]
-    if not any(found):
-        raise SetrError(
-            f"{folder} has an annotation for none of {len(images)} images; that of {images[0].name} would be "
-            f"{candidates[0].relative_to(folder)}"
-        )
-    return found
-
-
 def image_annotation_files(root: Path, split: str) -> SplitFiles:
     """`images/{train,val}` and `annotations/{train,val}`: ADEChallengeData2016, or any folder with a names file."""
     is_ade20k = (root / "objectInfo150.txt").is_file()
     own = published_label_set("ade20k") if is_ade20k else own_label_set(root)
     folder = split_folder(root / "images", split)
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise SetrError(f"{folder} holds no images")
     if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
         return SplitFiles(images, None, own)
     annotation_folder = split_folder(root / "annotations", split)
-    candidates = [annotation_folder / f"{path.stem}.png" for path in images]
-    return SplitFiles(images, annotations_of(images, candidates, annotation_folder), own)
+    return SplitFiles(images, [annotation_folder / f"{path.stem}.png" for path in images], own)
 
 
 def cityscapes_files(root: Path, split: str) -> SplitFiles:
     """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, raw label ids."""
-    folder = split_folder(root / "leftImg8bit", split)
-    images = sorted(folder.glob("*/*_leftImg8bit.png"))
-    if not images:
-        raise SetrError(f"{folder} holds no images CITY/*_leftImg8bit.png")
+    images = sorted(split_folder(root / "leftImg8bit", split).glob("*/*_leftImg8bit.png"))
     if is_test_split(split):
-        # Those that are published of this split are dummies.
+        # The published annotations of this split are dummies.
         return SplitFiles(images, None, cityscapes_raw_label_set())
-    annotation_folder = split_folder(root / "gtFine", split)
-    candidates = [
-        annotation_folder / path.parent.name / path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
-        for path in images
+    folder = split_folder(root / "gtFine", split)
+    annotations = [
+        folder / path.parent.name / path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png") for path in images
     ]
-    return SplitFiles(images, annotations_of(images, candidates, annotation_folder), cityscapes_raw_label_set())
+    return SplitFiles(images, annotations, cityscapes_raw_label_set())
 
 
 def pascal_context_files(root: Path, split: str) -> SplitFiles:
     """`JPEGImages`, `SegmentationClassContext` and `ImageSets/SegmentationContext/{train,val}.txt` of VOC2010."""
-    lists, annotation_folder = root / "ImageSets/SegmentationContext", root / "SegmentationClassContext"
-    if not annotation_folder.is_dir() or not lists.is_dir():
+    lists, folder = root / "ImageSets/SegmentationContext", root / "SegmentationClassContext"
+    if not folder.is_dir() or not lists.is_dir():
         raise SetrError(
-            f"{root} lacks {annotation_folder.name} or {lists.relative_to(root)}: the labels of Pascal Context have "
-            "to be made from trainval_merged.json first, see `setr-hf prepare pascal-context --help`"
+            f"{root} lacks {folder.name} or {lists.relative_to(root)}: the annotations of Pascal Context have to "
+            "be made from trainval_merged.json first, see `setr-hf prepare pascal-context --help`"
         )
     name = find_split(split, [path.stem for path in lists.glob("*.txt")], lists)
     stems = (lists / f"{name}.txt").read_text().split()
-    if not stems:
-        raise SetrError(f"{lists / name}.txt lists no images")
     images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
-    candidates = [annotation_folder / f"{stem}.png" for stem in stems]
-    return SplitFiles(
-        images, annotations_of(images, candidates, annotation_folder), published_label_set("pascal_context")
-    )
+    return SplitFiles(images, [folder / f"{stem}.png" for stem in stems], published_label_set("pascal_context"))
+
+
+# By a folder that only this layout has; the last is the most general.
+LAYOUTS = {"leftImg8bit": cityscapes_files, "JPEGImages": pascal_context_files, "images": image_annotation_files}
 
 
 def split_files(root: Path, split: str) -> SplitFiles:
     """
-    The files of a split in a folder of any of the layouts that are known here.
+    The files of a split in a folder of any known layout.
 
     Raises:
-        `ValueError`: the folder has none of the layouts, lacks the split or all of its files, or is the full ADE20K,
-            which is not the benchmark.
+        [`SetrError`]: the layout is unknown, the split or all of its files are missing, or the folder is the full
+            ADE20K, which is not the benchmark.
     """
     if (root / "images/ADE").is_dir() or any(root.glob("index_ade20k.*")):
         raise SetrError(
             f"{root} is the full ADE20K: its annotations encode about 3,000 classes as colours. The benchmark with "
             "its 150 classes is ADEChallengeData2016"
         )
-    if (root / "leftImg8bit").is_dir():
-        return cityscapes_files(root, split)
-    if (root / "JPEGImages").is_dir():
-        return pascal_context_files(root, split)
-    if (root / "images").is_dir():
-        return image_annotation_files(root, split)
-    raise SetrError(
-        f"{root} is none of the folders that can be read: images + annotations with {NAMES_FILE}, "
-        "ADEChallengeData2016, Cityscapes (leftImg8bit + gtFine), VOC2010 with Pascal Context, or parquet files such "
-        "as `setr-hf prepare` writes"
-    )
+    for folder, files_of in LAYOUTS.items():
+        if (root / folder).is_dir():
+            files = files_of(root, split)
+            break
+    else:
+        raise SetrError(
+            f"{root} has none of the known layouts: images + annotations with {NAMES_FILE}, ADEChallengeData2016, "
+            "Cityscapes (leftImg8bit + gtFine), VOC2010 with Pascal Context, or parquet files such as `setr-hf "
+            "prepare` writes"
+        )
+    if not files.images:
+        raise SetrError(f"{root} holds no images of the split {split!r}")
+    if files.annotations is not None and not any(path.is_file() for path in files.annotations):
+        raise SetrError(
+            f"none of the {len(files.images)} images of the split {split!r} has an annotation; that of "
+            f"{files.images[0].name} would be {files.annotations[0]}"
+        )
+    return files
 
 
 def read_folder(root: Path, split: str, labels: str | Path | None) -> tuple[Dataset, LabelSet]:
-    """A split with columns and meaning of the labels as [`load_segmentation_data`] returns them."""
+    """A split's rows and label set as [`load_segmentation_data`] returns them."""
     files = split_files(root, split)
-    label_set = chosen_label_set(labels, files.label_set, str(root))
-    columns = {"image": [str(path) for path in files.images], "name": [path.stem for path in files.images]}
+    label_set = chosen_label_set(labels, files.label_set, root)
+    columns: dict[str, list] = {
+        "image": [str(path) for path in files.images],
+        "name": [path.stem for path in files.images],
+    }
     features = {"image": Image(), "name": Value("string")}
     if files.annotations is not None:
-        columns["annotation"] = [path and str(path) for path in files.annotations]
+        columns["annotation"] = [str(path) if path.is_file() else None for path in files.annotations]
         features["annotation"] = Image()
     return Dataset.from_dict(columns, features=Features(features)), label_set

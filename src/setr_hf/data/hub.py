@@ -1,20 +1,25 @@
-"""Data sets on the Hub, and folders of the same form: what can be known of them before their files are downloaded."""
+"""Data sets on the Hub: what is known of them before their files are downloaded, and when the Hub is out of reach."""
 
+import logging
 from pathlib import Path, PurePosixPath
 
+import datasets
 from datasets import DatasetBuilder, load_dataset_builder
-from huggingface_hub import HfApi, hf_hub_download, is_offline_mode
+from datasets.packaged_modules.cache.cache import Cache
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFolder
 
 from ..errors import SetrError
 from .label_sets import NAMES_FILES, LabelSet, published_label_set, read_names_file
 
+
+logger = logging.getLogger(__name__)
 
 # Where the Hub keeps the parquet form of data sets that have a loading script, in a folder for each config.
 PARQUET_REVISION = "refs/convert/parquet"
@@ -25,69 +30,100 @@ ADE20K_ON_THE_HUB = {
 }
 
 
-def hub_label_set(source: str, config: str | None, revision: str | None) -> LabelSet | None:
-    """What is known about the labels of a data set on the Hub: as the benchmark, or by a names file in its root."""
-    if source in ADE20K_ON_THE_HUB and config in (None, ADE20K_ON_THE_HUB[source][0]):
-        return published_label_set("ade20k")
-    # The converted branch has no files but those of parquet.
-    revision = None if revision == PARQUET_REVISION else revision
-    for name in NAMES_FILES:
-        try:
-            return read_names_file(Path(hf_hub_download(source, name, repo_type="dataset", revision=revision)))
-        except RemoteEntryNotFoundError:
-            continue
-        except RevisionNotFoundError as error:
-            raise SetrError(f"{source} has no revision {revision!r}") from error
-        except LocalEntryNotFoundError:
-            if not is_offline_mode():
-                raise
-    return None
-
-
-def has_loading_script(source: str, revision: str | None) -> bool:
-    try:
-        hf_hub_download(source, f"{PurePosixPath(source).name}.py", repo_type="dataset", revision=revision)
-    except (OSError, HFValidationError):  # There is none, or `datasets` will say why it cannot be asked for.
-        return False
-    return True
-
-
-def open_builder(source: str, config: str | None, revision: str | None) -> DatasetBuilder:
+def open_on_hub(source: str, config: str | None, revision: str | None) -> tuple[DatasetBuilder, LabelSet | None]:
     """
-    What `datasets` knows about a data set before its files are downloaded.
+    A data set on the Hub before its files are downloaded, and its label set if it is the benchmark of ADE20K or has a
+    names file. If the Hub is out of reach, what an earlier run left in the cache.
 
     Raises:
-        `ValueError`: there is no such data set, config or revision, or it needs a loading script.
+        [`SetrError`]: there is no such data set, config or revision, it needs a loading script, or the Hub is out of
+            reach and the cache has no copy.
     """
     usual_config, usual_revision = ADE20K_ON_THE_HUB.get(source, (None, None))
+    is_ade20k = source in ADE20K_ON_THE_HUB and config in (None, usual_config)
     config, revision = config or usual_config, revision or usual_revision
-    if not Path(source).is_dir() and has_loading_script(source, revision):
+    files = files_on_hub(source, revision)
+    if files is None:
+        builder = cached_builder(source, config, revision)
+    else:
+        builder = builder_on_hub(source, config, revision, files)
+    if is_ade20k:
+        return builder, published_label_set("ade20k")
+    # The converted branch holds nothing but parquet files.
+    return builder, names_file_on_hub(source, None if revision == PARQUET_REVISION else revision, files is None)
+
+
+def files_on_hub(source: str, revision: str | None) -> list[str] | None:
+    """
+    The paths of the files of a data set, by a single request without retries; `None` if the Hub is out of reach.
+
+    Raises:
+        [`SetrError`]: there is no such data set, or no such revision of it.
+    """
+    try:
+        siblings = HfApi().dataset_info(source, revision=revision, timeout=10).siblings
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise SetrError(f"{source} is neither a folder here nor a data set on the Hub") from error
+    except RevisionNotFoundError as error:
+        raise SetrError(f"{source} has no revision {revision!r}") from error
+    except Exception as error:  # The errors of an HTTP library, which is another one from version to version.
+        logger.warning("The Hub is out of reach (%s); looking for %s in the cache", error, source)
+        return None
+    return [file.rfilename for file in siblings or ()]
+
+
+def builder_on_hub(source: str, config: str | None, revision: str | None, files: list[str]) -> DatasetBuilder:
+    if f"{PurePosixPath(source).name}.py" in files:
         raise SetrError(
-            f"{source} has a loading script, which datasets does not run any more. The Hub may have converted it: "
-            f"pass revision={PARQUET_REVISION!r} and its config"
+            f"{source} has a loading script, which datasets no longer runs. The Hub may have converted it: pass "
+            f"revision={PARQUET_REVISION!r} and its config"
         )
     if revision != PARQUET_REVISION:
         try:
             return load_dataset_builder(source, config, revision=revision)
-        except FileNotFoundError as error:
-            raise SetrError(f"{source} is neither a folder here nor a data set of the Hub: {error}") from error
+        except (FileNotFoundError, ValueError) as error:
+            raise SetrError(f"{source} cannot be opened: {error}") from error
     # This branch has no card that would list the configs: they are its folders.
-    config = config or only_config(source)
-    try:
-        return load_dataset_builder(source, data_dir=config, revision=revision)
-    except (FileNotFoundError, ValueError) as error:
-        raise SetrError(f"{source} has no config {config!r} at {revision}: {error}") from error
+    configs = sorted({PurePosixPath(file).parts[0] for file in files if "/" in file})
+    if config is None and len(configs) == 1:
+        config = configs[0]
+    if config not in configs:
+        raise SetrError(f"{source} has no config {config!r} at {revision}, only {', '.join(configs)}: pass config")
+    return load_dataset_builder(source, data_dir=config, revision=revision, cache_dir=folder_cache(config))
 
 
-def only_config(source: str) -> str:
-    """
-    The folder of the one config that a data set has on the branch of converted ones.
+def folder_cache(config: str) -> str:
+    """The cache for a folder of the converted branch: in the common one, a checksum stands for the folder's name."""
+    return str(Path(datasets.config.HF_DATASETS_CACHE, "converted", config))
 
-    Raises:
-        `ValueError`: it has several; lists them.
-    """
-    entries = HfApi().list_repo_tree(source, revision=PARQUET_REVISION, repo_type="dataset")
-    configs = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
-    if len(configs) != 1:
-        raise SetrError(f"say which config of {source} at {PARQUET_REVISION}: {', '.join(configs)}")
-    return configs[0]
+
+def cached_builder(source: str, config: str | None, revision: str | None) -> DatasetBuilder:
+    """A data set as an earlier run downloaded it; `load_dataset_builder` would retry for a minute before it looks."""
+    name = {"repo_id": source, "dataset_name": PurePosixPath(source).name}
+    if revision != PARQUET_REVISION:
+        try:
+            return Cache(**name, config_name=config, version="auto", hash="auto")
+        except ValueError as error:
+            raise SetrError(f"the Hub is out of reach: {' '.join(str(error).split())}") from error
+    cache = Path(folder_cache(config or "*"))
+    copies = cache.parent.glob(f"{cache.name}/{source.replace('/', '___')}/*/*/*/dataset_info.json")
+    newest = max(copies, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise SetrError(f"the Hub is out of reach, and the cache has no copy of {source}")
+    config_name, version, checksum = newest.parts[-4:-1]
+    cache_dir = str(newest.parents[4])
+    return Cache(**name, config_name=config_name, version=version, hash=checksum, cache_dir=cache_dir)
+
+
+def names_file_on_hub(source: str, revision: str | None, is_out_of_reach: bool) -> LabelSet | None:
+    """The label set of a names file in the root of a data set, if there is one."""
+    missing = LocalEntryNotFoundError if is_out_of_reach else RemoteEntryNotFoundError
+    for name in NAMES_FILES:
+        try:
+            path = hf_hub_download(
+                source, name, repo_type="dataset", revision=revision, local_files_only=is_out_of_reach
+            )
+        except missing:
+            continue
+        return read_names_file(Path(path))
+    return None

@@ -1,4 +1,4 @@
-"""A segmentation data set as one object: its rows, what the values of its annotations mean, and the reader of both."""
+"""A segmentation data set as one object: its rows, the meaning of their annotations, and the one reader of both."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ class Sample:
     A photo with its label map.
 
     Args:
-        name (`str`): What the data set calls it.
-        photo (`PIL.Image.Image`): Upright, if an EXIF orientation says how.
+        name (`str`): Its name in the data set.
+        photo (`PIL.Image.Image`): The photo, turned upright as its EXIF orientation says.
         label_map (`np.ndarray` of shape `(height, width)`, *optional*): Class ids of the photo's pixels, uint8, 255
-            where no class counts; `None` if there is no annotation.
+            for ignored pixels; `None` if there is no annotation.
     """
 
     name: str
@@ -31,13 +31,20 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class LabelledSample(Sample):
+    """A sample that has a label map."""
+
+    label_map: np.ndarray
+
+
+@dataclass(frozen=True)
 class SegmentationData:
     """
     A split of a segmentation data set. Iterating over it, or `data[index]`, reads [`Sample`]s.
 
     Args:
-        rows (`datasets.Dataset` or `datasets.IterableDataset`): With the columns `image`, `annotation` and `name`.
-            Test splits that are published without annotations have no such column.
+        rows (`datasets.Dataset` or `datasets.IterableDataset`): The columns `image`, `annotation` and `name`. Test
+            splits that are published without annotations have no `annotation`.
         label_set (`LabelSet`): What the pixel values of the annotations mean.
 
     Example:
@@ -67,16 +74,17 @@ class SegmentationData:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the rows are read while iterating, and neither counted nor reached by index."""
+        """Whether the rows are read while iterating: they have neither a number nor an index."""
         return isinstance(self.rows, IterableDataset)
 
     @property
     def has_annotations(self) -> bool:
+        """Whether the split was published with annotations; single ones may be missing all the same."""
         return "annotation" in self.rows.column_names
 
     @cached_property
     def undecoded(self) -> Dataset | IterableDataset:
-        """The rows with image files as `{"path": …, "bytes": …}`, for [`read`] and to pass them on as they are."""
+        """The rows with image files as `{"path": …, "bytes": …}`, which [`read`] takes."""
         rows = self.rows
         for column in {"image", "annotation"}.intersection(rows.column_names):
             rows = rows.cast_column(column, Image(decode=False))
@@ -84,58 +92,64 @@ class SegmentationData:
 
     def read(self, row: dict) -> Sample:
         """
-        The sample of an [`undecoded`] row.
+        The sample in an [`undecoded`] row.
 
         Raises:
             [`SetrError`]: the image or the annotation cannot be read, they differ in size, or the annotation holds
                 values without a meaning; names the sample, and the file if there is one.
         """
-        photo, annotation = decode(row, "image"), decode(row, "annotation")
-        if photo is None:
-            raise SetrError(f"{row['name']} has no image")
-        label_map = None if annotation is None else self.label_set.encode(annotation, row["name"], photo.size)
-        return Sample(row["name"], photo, label_map)
+        name = row["name"]
+        if row["image"] is None:
+            raise SetrError(f"{name} has no image")
+        photo, label_map = decode(row["image"], f"the image of {name}"), None
+        if row.get("annotation") is not None:
+            annotation = decode(row["annotation"], f"the annotation of {name}")
+            label_map = self.label_set.encode(annotation, name, photo.size)
+        return Sample(name, photo, label_map)
 
-    def read_labelled(self, row: dict) -> Sample:
-        """As [`read`], for a sample that must have an annotation."""
+    def read_labelled(self, row: dict) -> LabelledSample:
+        """As [`read`], for a sample that must have an annotation; raises a [`SetrError`] if it has none."""
         sample = self.read(row)
         if sample.label_map is None:
             raise SetrError(f"{sample.name} has no annotation")
-        return sample
+        return LabelledSample(sample.name, sample.photo, sample.label_map)
 
     def select(self, indices: Iterable[int]) -> "SegmentationData":
         """The samples at `indices`, in that order."""
         return replace(self, rows=self.rows.select(indices))
 
-    def check_annotations(self):
-        """
-        Raises:
-            [`SetrError`]: the split has no annotations.
-        """
+    def check_annotations(self) -> None:
+        """Raises a [`SetrError`] if the split has no annotations."""
         if not self.has_annotations:
             raise SetrError("this split has no annotations, as is usual for test splits of benchmarks: choose another")
 
     def missing_annotations(self) -> list[str]:
-        """The names of the images that have no annotation, in a data set in which others have one."""
+        """The names of the samples without annotation, in a split in which others have one."""
         if not self.has_annotations:
             return []
         table = self.undecoded.select_columns(["annotation", "name"]).with_format("arrow")[:]
         return table["name"].filter(table["annotation"].is_null()).to_pylist()
 
 
-def decode(row: dict, column: str) -> PILImage.Image | None:
-    """The picture in a column of an undecoded row, `None` if there is none; see [`SegmentationData.read`]."""
-    file = row.get(column)
-    if file is None:
-        return None
+def decode(file: dict, what: str) -> PILImage.Image:
+    """
+    The picture in an image file, upright.
+
+    Args:
+        file (`dict`): The file's `path`, `bytes`, or both.
+        what (`str`): What an error calls it.
+
+    Raises:
+        [`SetrError`]: it cannot be read.
+    """
     try:
         return Image().decode_example(file)
     # Pillow's readers of damaged files raise many types.
     except Exception as error:
         where = f" ({file['path']})" if file["path"] and file["bytes"] is None else ""
-        raise SetrError(f"the {column} of {row['name']}{where} cannot be read: {error}") from error
+        raise SetrError(f"{what}{where} cannot be read: {error}") from error
 
 
 def row_name(path: str | None, index: int) -> str:
-    """What a row without a name is called: its image file without the suffix, else its number."""
+    """The name of a row that has none: that of its image file without the suffix, else its number."""
     return PurePosixPath(path).stem if path else str(index)

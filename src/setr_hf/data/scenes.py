@@ -1,6 +1,7 @@
-"""Procedural street scenes with label maps, for a demonstration that needs neither network nor files."""
+"""Generated street scenes with label maps, for demonstrations and tests that need neither a network nor files."""
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset, Features, Image, Value
@@ -8,44 +9,40 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from .label_sets import LabelSet
+from .public_datasets import read_colours
 from .rows import SegmentationData
 
 
 CLASSES = ("sky", "grass", "road", "building", "tree", "car", "water", "balloon")
-PALETTE = [
-    [135, 196, 245],
-    [124, 189, 75],
-    [125, 125, 130],
-    [176, 96, 62],
-    [29, 102, 42],
-    [214, 40, 57],
-    [38, 84, 196],
-    [247, 190, 46],
-]
+PALETTE = read_colours("87c4f5 7cbd4b 7d7d82 b0603e 1d662a d62839 2654c4 f7be2e")
 HEIGHT, WIDTH = 128, 160
 
 
 class Canvas:
-    """A picture and its label map, painted together: later shapes hide earlier ones in both."""
+    """A photo and its label map, painted together: later shapes hide earlier ones in both."""
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.pixels = np.zeros((HEIGHT, WIDTH, 3), dtype=np.float32)
-        self.labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        self.label_map = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
 
-    def paint(self, label: str, shape: str, points, texture: np.ndarray):
-        """Fills an ImageDraw shape ("polygon", "ellipse", "rectangle") with a texture of the canvas's size."""
+    def paint(self, name: str, shape: str, points: Sequence, texture: np.ndarray) -> None:
+        """Fills a shape of ImageDraw ("polygon", "ellipse", "rectangle") with a class and with a part of a texture."""
         mask = PILImage.new("1", (WIDTH, HEIGHT))
         getattr(ImageDraw.Draw(mask), shape)(points, fill=1)
         inside = np.asarray(mask)
         self.pixels[inside] = texture[inside]
-        self.labels[inside] = CLASSES.index(label)
+        self.label_map[inside] = CLASSES.index(name)
 
-    def texture(self, color, roughness: float, grain: int = 1) -> np.ndarray:
+    def integer(self, low: int, high: int) -> int:
+        """A random integer from `low` up to `high`, exclusive."""
+        return int(self.rng.integers(low, high))
+
+    def texture(self, colour: Sequence[float], roughness: float, grain: int = 1) -> np.ndarray:
         """A colour with noise in cells of `grain` pixels; `roughness` is the noise's standard deviation, 0 to 255."""
         cells = self.rng.normal(0, roughness, (-(-HEIGHT // grain), -(-WIDTH // grain), 1))
         noise = cells.repeat(grain, axis=0).repeat(grain, axis=1)[:HEIGHT, :WIDTH]
-        return np.asarray(color, dtype=np.float32) + noise + self.rng.normal(0, 3, (HEIGHT, WIDTH, 3))
+        return np.asarray(colour, dtype=np.float32) + noise + self.rng.normal(0, 3, (HEIGHT, WIDTH, 3))
 
     def hue(self, center: float, spread: float, lightness: float, saturation: float) -> list[float]:
         """A random colour near a hue (0 to 1)."""
@@ -53,7 +50,7 @@ class Canvas:
         return [255 * value for value in red_green_blue]
 
 
-def draw_backdrop(canvas: Canvas, horizon: int):
+def draw_backdrop(canvas: Canvas, horizon: int) -> None:
     rng = canvas.rng
     fade = np.linspace(0, rng.uniform(20, 60), HEIGHT)[:, None, None]
     sky = canvas.texture(canvas.hue(0.57, 0.05, rng.uniform(0.5, 0.7), 0.6), 4, grain=16) + fade
@@ -62,34 +59,25 @@ def draw_backdrop(canvas: Canvas, horizon: int):
     canvas.paint("grass", "rectangle", (0, horizon, WIDTH, HEIGHT), grass)
 
 
-def draw_water(canvas: Canvas, horizon: int):
+def draw_water(canvas: Canvas, horizon: int) -> None:
     rng = canvas.rng
     waves = 14 * np.sin(np.arange(HEIGHT) * rng.uniform(0.8, 1.6))[:, None, None]
     water = canvas.texture(canvas.hue(0.6, 0.03, rng.uniform(0.3, 0.45), 0.6), 5, grain=4) + waves
-    left, top = rng.integers(-20, WIDTH - 40), rng.integers(horizon + 8, HEIGHT - 20)
-    box = (left, top, left + rng.integers(40, 90), top + rng.integers(18, 36))
-    canvas.paint("water", "ellipse", tuple(map(int, box)), water)
+    left, top = canvas.integer(-20, WIDTH - 40), canvas.integer(horizon + 8, HEIGHT - 20)
+    canvas.paint("water", "ellipse", (left, top, left + canvas.integer(40, 90), top + canvas.integer(18, 36)), water)
 
 
-def draw_road(canvas: Canvas, horizon: int):
+def draw_road(canvas: Canvas, horizon: int) -> None:
+    far, near, width = canvas.integer(20, WIDTH - 20), canvas.integer(0, WIDTH), canvas.integer(25, 50)
+    asphalt = canvas.texture([canvas.rng.uniform(90, 140)] * 3, 8)
+    corners = [(far - 4, horizon), (far + 4, horizon), (near + width, HEIGHT), (near - width, HEIGHT)]
+    canvas.paint("road", "polygon", corners, asphalt)
+
+
+def draw_building(canvas: Canvas, horizon: int) -> None:
     rng = canvas.rng
-    far, near, width = rng.integers(20, WIDTH - 20), rng.integers(0, WIDTH), rng.integers(25, 50)
-    asphalt = canvas.texture([rng.uniform(90, 140)] * 3, 8)
-    canvas.paint(
-        "road",
-        "polygon",
-        [
-            (int(x), int(y))
-            for x, y in ((far - 4, horizon), (far + 4, horizon), (near + width, HEIGHT), (near - width, HEIGHT))
-        ],
-        asphalt,
-    )
-
-
-def draw_building(canvas: Canvas, horizon: int):
-    rng = canvas.rng
-    left, width = int(rng.integers(-10, WIDTH - 20)), int(rng.integers(24, 52))
-    top, bottom = int(rng.integers(6, max(7, horizon - 16))), horizon + int(rng.integers(2, 10))
+    left, width = canvas.integer(-10, WIDTH - 20), canvas.integer(24, 52)
+    top, bottom = canvas.integer(6, max(7, horizon - 16)), horizon + canvas.integer(2, 10)
     wall = canvas.texture(canvas.hue(0.06, 0.04, rng.uniform(0.35, 0.6), rng.uniform(0.2, 0.5)), 10, grain=3)
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     windows = ((rows - top) % 10 > 5) & ((columns - left) % 9 > 4)
@@ -97,24 +85,18 @@ def draw_building(canvas: Canvas, horizon: int):
     canvas.paint("building", "rectangle", (left, top, left + width, bottom), wall)
 
 
-def draw_tree(canvas: Canvas, horizon: int):
-    rng = canvas.rng
-    x, base, size = int(rng.integers(0, WIDTH)), horizon + int(rng.integers(4, 30)), int(rng.integers(14, 26))
+def draw_tree(canvas: Canvas, horizon: int) -> None:
+    x, base, size = canvas.integer(0, WIDTH), horizon + canvas.integer(4, 30), canvas.integer(14, 26)
     bark = canvas.texture((95, 62, 35), 10)
     canvas.paint("tree", "rectangle", (x - 3, base - size, x + 3, base), bark)
-    leaves = canvas.texture(canvas.hue(0.36, 0.04, rng.uniform(0.15, 0.28), 0.6), 22, grain=3)
+    leaves = canvas.texture(canvas.hue(0.36, 0.04, canvas.rng.uniform(0.15, 0.28), 0.6), 22, grain=3)
     canvas.paint("tree", "ellipse", (x - size, base - 3 * size, x + size, base - size // 2), leaves)
 
 
-def draw_car(canvas: Canvas, horizon: int):
-    rng = canvas.rng
-    length, x, base = (
-        int(rng.integers(30, 48)),
-        int(rng.integers(0, WIDTH - 30)),
-        int(rng.integers(horizon + 18, HEIGHT - 2)),
-    )
+def draw_car(canvas: Canvas, horizon: int) -> None:
+    length, x, base = canvas.integer(30, 48), canvas.integer(0, WIDTH - 30), canvas.integer(horizon + 18, HEIGHT - 2)
     height = length // 2
-    body = canvas.texture(canvas.hue(rng.uniform(), 0, 0.5, 0.9), 4)
+    body = canvas.texture(canvas.hue(canvas.rng.uniform(), 0, 0.5, 0.9), 4)
     glass, tyre = canvas.texture((170, 200, 215), 4), canvas.texture((25, 25, 28), 4)
     canvas.paint("car", "rectangle", (x + length // 5, base - height, x + 4 * length // 5, base - height // 2), glass)
     canvas.paint("car", "rectangle", (x, base - 2 * height // 3, x + length, base - height // 6), body)
@@ -123,49 +105,54 @@ def draw_car(canvas: Canvas, horizon: int):
         canvas.paint("car", "ellipse", (wheel - radius, base - 2 * radius, wheel + radius, base), tyre)
 
 
-def draw_balloon(canvas: Canvas, horizon: int):
-    rng = canvas.rng
-    x, y, radius = (
-        int(rng.integers(12, WIDTH - 12)),
-        int(rng.integers(10, max(11, horizon - 6))),
-        int(rng.integers(10, 18)),
-    )
+def draw_balloon(canvas: Canvas, horizon: int) -> None:
+    x, y = canvas.integer(12, WIDTH - 12), canvas.integer(10, max(11, horizon - 6))
+    radius = canvas.integer(10, 18)
     stripes = np.arange(WIDTH) // 4 % 2 == 0
     silk = canvas.texture(canvas.hue(0.13, 0.04, 0.55, 0.95), 4)
     silk[:, stripes] = canvas.texture(canvas.hue(0.95, 0.05, 0.5, 0.9), 4)[:, stripes]
     canvas.paint("balloon", "ellipse", (x - radius, y - radius, x + radius, y + radius), silk)
 
 
+# In the order in which they hide each other, with the largest number of each in a scene.
+DRAWINGS = {draw_water: 1, draw_road: 1, draw_balloon: 2, draw_building: 3, draw_tree: 3, draw_car: 2}
+
+
 def draw_scene(seed: int) -> tuple[PILImage.Image, PILImage.Image]:
-    """The scene of a seed: an RGB picture and its label map of ids into `CLASSES`, both of `WIDTH` × `HEIGHT`."""
+    """The scene of a seed: an RGB photo and its label map of ids into `CLASSES`, both of `WIDTH` × `HEIGHT` pixels."""
     rng = np.random.default_rng(seed)
     canvas = Canvas(rng)
-    horizon = int(rng.integers(HEIGHT * 2 // 5, HEIGHT * 3 // 5))
+    horizon = canvas.integer(HEIGHT * 2 // 5, HEIGHT * 3 // 5)
     draw_backdrop(canvas, horizon)
-    for draw, least, most in (
-        (draw_water, 0, 1),
-        (draw_road, 0, 1),
-        (draw_balloon, 0, 2),
-        (draw_building, 0, 3),
-        (draw_tree, 0, 3),
-        (draw_car, 0, 2),
-    ):
-        for _ in range(rng.integers(least, most + 1)):
+    for draw, most in DRAWINGS.items():
+        for _ in range(canvas.integer(0, most + 1)):
             draw(canvas, horizon)
     light = rng.uniform(0.75, 1.2)
     pixels = (canvas.pixels * light).clip(0, 255).astype(np.uint8)
-    return PILImage.fromarray(pixels), PILImage.fromarray(canvas.labels)
+    return PILImage.fromarray(pixels), PILImage.fromarray(canvas.label_map)
 
 
-def make_scenes(count: int, first_seed: int) -> SegmentationData:
-    """`count` scenes, drawn from the seeds `first_seed`, `first_seed + 1`, …; the same on every machine."""
+def make_scenes(count: int, first_seed: int = 0) -> SegmentationData:
+    """
+    Generated street scenes of 160 × 128 pixels with 8 classes, the same on every machine.
+
+    Args:
+        count (`int`): How many.
+        first_seed (`int`, *optional*, defaults to 0): They are drawn from this seed and those that follow it.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.data.scenes import make_scenes
+
+    >>> make_scenes(count=2, first_seed=7)[1].photo.size
+    (160, 128)
+    ```
+    """
     seeds = range(first_seed, first_seed + count)
-    pictures = [draw_scene(seed) for seed in seeds]
-    columns = {
-        "image": [picture for picture, _ in pictures],
-        "annotation": [labels for _, labels in pictures],
-        "name": [f"scene_{seed}" for seed in seeds],
-    }
+    images, annotations = zip(*map(draw_scene, seeds))
+    columns = {"image": images, "annotation": annotations, "name": [f"scene_{seed}" for seed in seeds]}
     features = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
-    rows = Dataset.from_dict(columns, features=features)
-    return SegmentationData(rows, LabelSet.direct(list(CLASSES), palette=PALETTE))
+    return SegmentationData(
+        Dataset.from_dict(columns, features=features), LabelSet.direct(list(CLASSES), palette=PALETTE)
+    )
