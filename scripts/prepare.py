@@ -1,6 +1,7 @@
 """Prepares Cityscapes or Pascal Context as a data set that `load_dataset` reads, and publishes it."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from setr_hf.cards.dataset_card import CITYSCAPES, PASCAL_CONTEXT, Source
@@ -19,9 +20,9 @@ from setr_hf.prepare.parquet import (
 from setr_hf.prepare.pascal_context import left_out_notes, read_context_images, usable_samples
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: list[str] | None = None) -> Namespace:
     parser = JobParser(description=__doc__)
-    data_sets = parser.add_subparsers(dest="data_set", required=True)
+    data_sets = parser.add_subparsers(dest="data_set", required=True, metavar="DATA_SET", title="data sets")
 
     cityscapes = data_sets.add_parser("cityscapes", help="the 19 training classes of leftImg8bit and gtFine")
     cityscapes.add_argument("root", type=Path, help="folder that holds leftImg8bit and gtFine")
@@ -69,7 +70,7 @@ def announce_upload(folder: Path, repo_id: str, private: bool, source: Source):
     print(f"These are the images themselves. {source.terms}")
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     check_is_new(arguments.output)
     if arguments.push_to_hub:

@@ -50,9 +50,10 @@ class HelpFormatter(argparse.HelpFormatter):
         groups: Iterable[Any],
         prefix: str | None = None,
     ) -> None:
-        needed = [action for action in actions if action.required]
-        rest = argparse.Action([], "options", metavar="[options]")
-        super().add_usage(usage, [*needed, rest], [], prefix)
+        shown = [action for action in actions if action.required]
+        if prefix is None:  # An empty prefix asks for the beginning of a subcommand's usage.
+            shown.append(argparse.Action([], "options", metavar="[options]"))
+        super().add_usage(usage, shown, [], prefix)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return self.METAVARS.get(action.type, "NAME")

@@ -14,14 +14,24 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise SetrError(f"{folder} cannot be created: it, or a folder above it, is a file") from None
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """
     Yields the path to write to; at the end of the block that file takes the place of `path`, which until then is as it
-    was. After an exception nothing is left behind. The suffix is that of `path`, as many writers go by it.
+    was. After an exception nothing is left behind. The suffix is that of `path`: many writers choose the format by it.
 
     Args:
         path (`str` or `Path`): The file to write. Its folder is created if it is missing.
+
+    Raises:
+        [`SetrError`]: the folder cannot be created, because a file has its name.
 
     Example:
 
@@ -33,7 +43,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     ```
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = unfinished(path)
     try:
         yield temporary
@@ -62,7 +72,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     check_is_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
