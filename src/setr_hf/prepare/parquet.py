@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..cards.dataset_card import Source, dataset_card
 from ..data.folders import SplitFiles
 from ..data.label_sets import NAMES_FILE, LabelSet
+from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
 
 
@@ -62,11 +63,11 @@ def file_samples(files: SplitFiles) -> list[Sample]:
     The samples of a folder whose annotations are image files.
 
     Raises:
-        `ValueError`: images have no annotation; names the first.
+        [`SetrError`]: images have no annotation; names the first.
     """
     missing = [image for image, annotation in zip(files.images, files.annotations) if annotation is None]
     if missing:
-        raise ValueError(f"{len(missing)} images have no label file, the first is {missing[0]}")
+        raise SetrError(f"{len(missing)} images have no label file, the first is {missing[0]}")
     return [
         Sample(image.stem, image, partial(PIL.Image.open, annotation), str(annotation))
         for image, annotation in zip(files.images, files.annotations)
@@ -83,9 +84,9 @@ def count_notes(splits: dict[str, Collection[Sample]], source: Source) -> list[s
 
 
 def check_is_new(output: Path):
-    """Raises `ValueError` if something is there."""
+    """Raises a [`SetrError`] if something is there."""
     if output.exists():
-        raise ValueError(f"{output} is there already: name another folder, or remove it first")
+        raise SetrError(f"{output} is there already: name another folder, or remove it first")
 
 
 def make_row(sample: Sample, label_set: LabelSet) -> dict:
@@ -93,18 +94,18 @@ def make_row(sample: Sample, label_set: LabelSet) -> dict:
     A row of the data set: the bytes of the image file, and class ids as the bytes of an 8-bit grayscale PNG.
 
     Raises:
-        `ValueError`: a file cannot be read, sizes differ, or the annotation holds values without a meaning; names it.
+        [`SetrError`]: a file cannot be read, sizes differ, or the annotation holds values without a meaning; names it.
     """
     image = {"path": sample.image.name, "bytes": sample.image.read_bytes()}
     try:
         decoded = FEATURES["image"].decode_example(image)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{sample.image} cannot be read as an image: {error}") from None
+        raise SetrError(f"{sample.image} cannot be read as an image: {error}") from None
     try:
         annotation = sample.annotation()
         annotation.load()
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{sample.annotation_name} cannot be read as an image: {error}") from None
+        raise SetrError(f"{sample.annotation_name} cannot be read as an image: {error}") from None
     label_map = label_set.encode(annotation, sample.annotation_name, decoded.size)
     png = io.BytesIO()
     PIL.Image.fromarray(label_map).save(png, format="PNG")
@@ -165,18 +166,18 @@ def check_row(row: dict, num_labels: int) -> np.ndarray:
     Pixels of each value in the annotation of a row as written, int64 of shape `(256,)`.
 
     Raises:
-        `ValueError`: the annotation is no 8-bit grayscale PNG of the image's size with ids of classes; names the row.
+        [`SetrError`]: the annotation is no 8-bit grayscale PNG of the image's size with ids of classes; names the row.
     """
     image = PIL.Image.open(io.BytesIO(row["image"]["bytes"]))
     annotation = PIL.Image.open(io.BytesIO(row["annotation"]["bytes"]))
     if (annotation.format, annotation.mode) != ("PNG", "L"):
-        raise ValueError(f"the annotation of {row['name']} is a {annotation.format} of mode {annotation.mode}")
+        raise SetrError(f"the annotation of {row['name']} is a {annotation.format} of mode {annotation.mode}")
     if annotation.size != image.size:
-        raise ValueError(f"the annotation of {row['name']} is {annotation.size} wide and high, its image {image.size}")
+        raise SetrError(f"the annotation of {row['name']} is {annotation.size} wide and high, its image {image.size}")
     pixels = np.bincount(np.asarray(annotation).ravel(), minlength=256)
     strangers = np.flatnonzero(pixels[num_labels:IGNORED_LABEL]) + num_labels
     if len(strangers):
-        raise ValueError(f"the annotation of {row['name']} holds the ids {strangers.tolist()} of {num_labels} classes")
+        raise SetrError(f"the annotation of {row['name']} holds the ids {strangers.tolist()} of {num_labels} classes")
     return pixels
 
 
@@ -188,7 +189,7 @@ def verify_dataset(folder: Path, num_images: dict[str, int], num_labels: int) ->
         num_images: Rows that each split must have.
 
     Raises:
-        `ValueError`: a row is not as it should be, or rows are missing.
+        [`SetrError`]: a row is not as it should be, or rows are missing.
     """
     # Streaming reads the files themselves, without the copy that load_dataset otherwise makes in its cache.
     splits = load_dataset(str(folder.resolve()), streaming=True)
@@ -202,7 +203,7 @@ def verify_dataset(folder: Path, num_images: dict[str, int], num_labels: int) ->
             pixels += check_row(row, num_labels)
             rows += 1
         if rows != expected:
-            raise ValueError(f"{folder} holds {rows} images of {split}, {expected} were written")
+            raise SetrError(f"{folder} holds {rows} images of {split}, {expected} were written")
         contents[split] = SplitContent(rows, pixels)
     return contents
 
@@ -225,13 +226,13 @@ def write_dataset(
         What each split holds, see [`verify_dataset`].
 
     Raises:
-        `ValueError`: `output` exists, a split is empty, or a sample is not as it should be; names it.
+        [`SetrError`]: `output` exists, a split is empty, or a sample is not as it should be; names it.
     """
     output = Path(output)
     check_is_new(output)
     for split, samples in splits.items():
         if not samples:
-            raise ValueError(f"there are no images for the split {split!r}")
+            raise SetrError(f"there are no images for the split {split!r}")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.") as temporary:
         folder = Path(temporary) / output.name
@@ -263,7 +264,7 @@ def check_can_publish(repo_id: str, private: bool):
     Finds out before hours of work what would keep [`publish`] from working.
 
     Raises:
-        `ValueError`: `repo_id` is no name of a repository, the Hub is out of reach, nobody is logged in, or a private
+        [`SetrError`]: `repo_id` is no name of a repository, the Hub is out of reach, nobody is logged in, or a private
             repository is wanted and there is a public one.
     """
     validate_repo_id(repo_id)
@@ -274,9 +275,9 @@ def check_can_publish(repo_id: str, private: bool):
     except RepositoryNotFoundError:
         return
     except Exception as error:  # The client's own errors, and those of an HTTP library that changes between versions.
-        raise ValueError(f"{repo_id} cannot be published from here: {error}") from error
+        raise SetrError(f"{repo_id} cannot be published from here: {error}") from error
     if private and is_public:
-        raise ValueError(f"{repo_id} is on the Hub already and public: make it private there, or take another name")
+        raise SetrError(f"{repo_id} is on the Hub already and public: make it private there, or take another name")
 
 
 def publish(folder: Path, repo_id: str, private: bool) -> str:
@@ -290,7 +291,7 @@ def publish(folder: Path, repo_id: str, private: bool) -> str:
         The data set's address.
 
     Raises:
-        `ValueError`: the upload failed; says how to go on.
+        [`SetrError`]: the upload failed; says how to go on.
     """
     api = HfApi()
     try:
@@ -303,7 +304,7 @@ def publish(folder: Path, repo_id: str, private: bool) -> str:
             delete_patterns="data/*.parquet",
         )
     except Exception as error:  # The client's own errors, and those of an HTTP library that changes between versions.
-        raise ValueError(
+        raise SetrError(
             f"the upload to {repo_id} failed, while {folder} is complete; go on with "
             f"`hf upload {repo_id} {folder} --repo-type dataset`: {error}"
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 
 from ..data.public_datasets import CLASS_NAMES
+from ..errors import SetrError
 from .parquet import Sample
 
 
@@ -69,11 +70,11 @@ def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     to the length two before.
 
     Raises:
-        `ValueError`: the string is no such code, or its runs do not add up to the image.
+        [`SetrError`]: the string is no such code, or its runs do not add up to the image.
     """
     code = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
     if len(code) == 0 or code.min() < 0 or code.max() > 63 or code[-1] >= 32:
-        raise ValueError("no compressed run lengths")
+        raise SetrError("no compressed run lengths")
     is_last = code < 32
     ends = np.flatnonzero(is_last)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -83,7 +84,7 @@ def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
     if lengths.min() < 0 or lengths.sum() != height * width:
-        raise ValueError(f"run lengths that add up to {lengths.sum()} pixels, not {height}×{width}")
+        raise SetrError(f"run lengths that add up to {lengths.sum()} pixels, not {height}×{width}")
     is_set = np.arange(len(lengths)) % 2 == 1
     return np.repeat(is_set, lengths).reshape(width, height).T
 
@@ -96,14 +97,14 @@ def paint_masks(image: ContextImage) -> np.ndarray:
     of the 59 classes paint background.
 
     Raises:
-        `ValueError`: a mask does not decode; names the image.
+        [`SetrError`]: a mask does not decode; names the image.
     """
     values = np.zeros((image.height, image.width), dtype=np.uint8)
     for value, counts in image.masks:
         try:
             values[decode_run_lengths(counts, image.height, image.width)] = value
         except ValueError as error:
-            raise ValueError(f"a mask of {image.file_name} has {error}: download the annotation file again") from None
+            raise SetrError(f"a mask of {image.file_name} has {error}: download the annotation file again") from None
     return values
 
 
@@ -116,14 +117,14 @@ def class_values(categories: list[dict]) -> dict[int, int]:
     The class value of each category id: 1…59 for the classes, found by name, 0 for every other category.
 
     Raises:
-        `ValueError`: a class is missing, or has another id than in the published file.
+        [`SetrError`]: a class is missing, or has another id than in the published file.
     """
     ids = {CLASS_OF_CATEGORY.get(entry["name"], entry["name"]): entry["category_id"] for entry in categories}
     values = dict.fromkeys(ids.values(), 0)
     known_ids = map(int, CATEGORY_IDS.split())
     for value, (name, known_id) in enumerate(zip(CLASS_NAMES["pascal_context_59"], known_ids), start=1):
         if ids.get(name) != known_id:
-            raise ValueError(f"its category {name!r} has the id {ids.get(name)}, not {known_id}")
+            raise SetrError(f"its category {name!r} has the id {ids.get(name)}, not {known_id}")
         values[known_id] = value
     return values
 
@@ -140,7 +141,7 @@ def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
     for entry in content["annos_segmentation"]:
         image, mask = images[entry["image_id"]], entry["segmentation"]
         if list(mask["size"]) != [image.height, image.width] or not isinstance(mask["counts"], str):
-            raise ValueError(
+            raise SetrError(
                 f"a mask of {image.file_name} is not in compressed run lengths of {image.height}×{image.width} pixels"
             )
         image.masks.append((values[entry["category_id"]], mask["counts"]))
@@ -154,25 +155,25 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
     What is not needed is dropped as soon as it is parsed: memory holds the text of the file and the masks, no more.
 
     Raises:
-        `ValueError`: the file is missing, no JSON, or not trainval_merged.json; says what is wrong.
+        [`SetrError`]: the file is missing, no JSON, or not trainval_merged.json; says what is wrong.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise SetrError(f"{path} is no file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=needed_fields)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON, or its download broke off: {error}") from None
+        raise SetrError(f"{path} is no JSON, or its download broke off: {error}") from None
     not_expected = f"{path} is not the trainval_merged.json of Pascal Context that the Detail API publishes"
     missing = {"images", "categories", "annos_segmentation"} - set(content if isinstance(content, dict) else ())
     if missing:
-        raise ValueError(f"{not_expected}: it has no {', '.join(sorted(missing))}")
+        raise SetrError(f"{not_expected}: it has no {', '.join(sorted(missing))}")
     try:
         return images_by_split(content)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{not_expected}: an entry refers to or lacks {error}") from None
+        raise SetrError(f"{not_expected}: an entry refers to or lacks {error}") from None
     except ValueError as error:
-        raise ValueError(f"{not_expected}: {error}") from None
+        raise SetrError(f"{not_expected}: {error}") from None
 
 
 def open_painted(image: ContextImage) -> PIL.Image.Image:
@@ -187,10 +188,10 @@ def usable_samples(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[Sa
         The samples in the given order, and the names of the images that were left out, by the reason.
 
     Raises:
-        `ValueError`: `jpegs` is no folder.
+        [`SetrError`]: `jpegs` is no folder.
     """
     if not jpegs.is_dir():
-        raise ValueError(f"{jpegs} is missing: VOC2010 is the folder that holds JPEGImages")
+        raise SetrError(f"{jpegs} is missing: VOC2010 is the folder that holds JPEGImages")
     samples, left_out = [], {"no masks": [], "no JPEG file": []}
     for image in images:
         path = jpegs / image.file_name
