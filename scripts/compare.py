@@ -10,7 +10,7 @@ from setr_hf.evaluation.comparison import compare_records, comparison_record, pr
 from setr_hf.evaluation.records import compute_records, start_processes, write_json
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
-from setr_hf.repositories import check_source
+from setr_hf.repositories import check_model
 from setr_hf.tables import print_options
 
 
@@ -25,7 +25,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[list[str], SplitArguments, 
 def main(argv: list[str] | None = None) -> int:
     paths, source, evaluation = parse_arguments(argv)
     for path in paths:
-        check_source(path, "model")
+        check_model(path)
     state = start_processes(evaluation.threads)
     data = load_data(source, source.split)
     first, second = (load_segmenter(path, data.label_set, evaluation, state.device) for path in paths)

@@ -14,7 +14,7 @@ from setr_hf.evaluation.results import print_scores, summarize, write_report, wr
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
 from setr_hf.evaluation.submission import server_ids, submission_file, write_submission
-from setr_hf.repositories import check_source
+from setr_hf.repositories import check_model
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[Namespace, SplitArguments, EvaluationArguments]:
@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[Namespace, SplitArguments, 
 
 def main(argv: list[str] | None = None) -> int:
     options, source, evaluation = parse_arguments(argv)
-    check_source(options.model, "model")
+    check_model(options.model)
     state = start_processes(evaluation.threads)
     data = load_data(source, source.split)
     if not data.has_annotations and not options.submit:

@@ -18,7 +18,7 @@ from setr_hf.inference.loading import load_model
 from setr_hf.inference.photos import read_photo
 from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
 from setr_hf.inference.sliding_windows import segment
-from setr_hf.repositories import check_source
+from setr_hf.repositories import check_model
 
 
 def usable_device(name: str) -> torch.device:
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     if not paths:
         raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
     stems = output_stems(paths)
-    check_source(arguments.model, "model")
+    check_model(arguments.model)
     model, processor = load_model(arguments.model, device=arguments.device)
     colors = class_colors(model.config)
     id_type = np.uint8 if model.config.num_labels <= 256 else np.uint16

@@ -7,7 +7,7 @@ import pytest
 from local_hub import hub_process, local_hub
 
 from setr_hf.errors import SetrError
-from setr_hf.repositories import check_source
+from setr_hf.repositories import check_model, files_on_hub
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +20,11 @@ def hub(tmp_path_factory):
         yield process, requests, cache
 
 
-def download():
-    from huggingface_hub import hf_hub_download
-
-    return hf_hub_download("me/thing", "config.json", repo_type="dataset")
-
-
-@pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_what_the_hub_knows_takes_one_request(hub, kind):
+def test_what_the_hub_knows_takes_one_request(hub):
     process, requests, _ = hub
     requests.clear()
-    process.submit(check_source, "me/thing", kind).result()
-    assert requests == [f"GET /api/{kind}s/me/thing"]
+    process.submit(check_model, "me/thing").result()
+    assert requests == ["GET /api/models/me/thing"]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("model", "a model"), ("dataset", "a data set")])
@@ -40,14 +33,14 @@ def test_what_is_nowhere_is_said_at_once(hub, kind, name, source):
     process, requests, _ = hub
     requests.clear()
     with pytest.raises(SetrError, match=f"^{source} is neither a folder here nor {name} on the Hub"):
-        process.submit(check_source, source, kind).result()
+        process.submit(files_on_hub, source, kind).result()
     assert len(requests) <= 1
 
 
 def test_a_folder_is_not_looked_up(hub, tmp_path):
     process, requests, _ = hub
     requests.clear()
-    process.submit(check_source, str(tmp_path), "model").result()
+    process.submit(check_model, str(tmp_path)).result()
     assert not requests
 
 
@@ -59,10 +52,10 @@ def free_address():
 
 @pytest.mark.parametrize("variables", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": free_address()}])
 def test_without_the_hub_the_cache_decides_at_once(hub, variables):
-    hub[0].submit(download).result()
+    (hub[2] / "hub/models--me--thing/snapshots").mkdir(parents=True, exist_ok=True)
     with hub_process(hub[2], **variables) as process:
-        process.submit(check_source, "me/thing", "dataset").result()
+        process.submit(check_model, "me/thing").result()
         start = time.monotonic()
         with pytest.raises(SetrError, match="me/other is neither a folder here nor in the cache, and the Hub cannot"):
-            process.submit(check_source, "me/other", "model").result()
+            process.submit(check_model, "me/other").result()
         assert time.monotonic() - start < 5

@@ -1,39 +1,67 @@
-"""Models and data sets by name: a folder here, or a repository on the Hub."""
+"""Repositories on the Hub: what one request can find out, before something downloads them with many retries."""
 
 import logging
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi, constants, is_offline_mode
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import SetrError
 
 
+logger = logging.getLogger(__name__)
+
 TIMEOUT = 10  # seconds
 NAMES = {"model": "a model", "dataset": "a data set"}
 
 
-def is_cached(repo_id: str, kind: str) -> bool:
-    """Whether files of a repository, or the data set that was made of them, are in the caches."""
-    caches = [Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind) / "snapshots"]
-    if kind == "dataset":
-        from datasets import config
-
-        caches.append(Path(config.HF_DATASETS_CACHE) / repo_id.replace("/", "___"))
-    return any(cache.is_dir() for cache in caches)
+class HubOutOfReach(SetrError):
+    """The Hub cannot be reached, so that only what is in the cache can be read."""
 
 
-def check_source(source: str, kind: Literal["model", "dataset"]) -> None:
+def files_on_hub(source: str, kind: Literal["model", "dataset"], revision: str | None = None) -> list[str]:
     """
-    Checks that there is such a model or data set, with one request at most, before something downloads it with many
-    retries. If the Hub cannot be reached, a copy in the cache will do.
+    The paths of a repository's files.
+
+    Args:
+        source (`str`): The id of a repository on the Hub; not a folder.
+        kind (`str`): `"model"` or `"dataset"`.
+        revision (`str`, *optional*): Branch, tag or commit.
+
+    Raises:
+        [`HubOutOfReach`]: the Hub cannot be reached.
+        [`SetrError`]: there is no such repository or revision.
+    """
+    missing = f"{source} is neither a folder here nor {NAMES[kind]} on the Hub"
+    try:
+        validate_repo_id(source)
+        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
+        siblings = ask(source, revision=revision, timeout=TIMEOUT).siblings
+    except HFValidationError:
+        raise SetrError(missing) from None
+    except RepositoryNotFoundError as error:
+        raise SetrError(f"{missing} that you have access to (`hf auth login` is for private ones)") from error
+    except RevisionNotFoundError as error:
+        raise SetrError(f"{source} has no revision {revision!r}") from error
+    except (HTTPError, OSError) as error:
+        raise HubOutOfReach(f"the Hub cannot be reached: {error}") from error
+    return [file.rfilename for file in siblings or ()]
+
+
+def check_model(source: str) -> None:
+    """
+    Checks that there is such a model. If the Hub cannot be reached, a copy in the cache will do.
 
     Args:
         source (`str`): A folder, or the id of a repository on the Hub.
-        kind (`str`): `"model"` or `"dataset"`.
 
     Raises:
         [`SetrError`]: `source` is neither a folder here nor on the Hub, or the Hub cannot be reached and the cache
@@ -42,9 +70,9 @@ def check_source(source: str, kind: Literal["model", "dataset"]) -> None:
     Example:
 
     ```python
-    >>> from setr_hf.repositories import check_source
+    >>> from setr_hf.repositories import check_model
 
-    >>> check_source("outputs/train/no-such-run", "model")
+    >>> check_model("outputs/train/no-such-run")
     Traceback (most recent call last):
         ...
     setr_hf.errors.SetrError: outputs/train/no-such-run is neither a folder here nor a model on the Hub
@@ -52,23 +80,14 @@ def check_source(source: str, kind: Literal["model", "dataset"]) -> None:
     """
     if Path(source).is_dir():
         return
-    missing = f"{source} is neither a folder here nor {NAMES[kind]} on the Hub"
     try:
-        validate_repo_id(source)
-        HfApi().repo_info(source, repo_type=kind, timeout=TIMEOUT)
-    except HFValidationError:
-        raise SetrError(missing) from None
-    except RepositoryNotFoundError as error:
-        raise SetrError(f"{missing} that you have access to (`hf auth login` is for private ones)") from error
-    except (HTTPError, OSError) as error:
-        if not is_cached(source, kind):
-            raise SetrError(
-                f"{source} is neither a folder here nor in the cache, and the Hub cannot be reached: {error}"
-            ) from error
+        files_on_hub(source, "model")
+    except HubOutOfReach as error:
+        cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model") / "snapshots"
+        if not cache.is_dir():
+            raise SetrError(f"{source} is neither a folder here nor in the cache, and {error}") from error
         if not is_offline_mode():
-            logging.getLogger(__name__).warning(
-                "The Hub cannot be reached: %s comes from the cache (HF_HUB_OFFLINE=1 saves the retries)", source
-            )
+            logger.warning("%s comes from the cache, as %s (HF_HUB_OFFLINE=1 saves the retries)", source, error)
 
 
-__all__ = ["check_source"]
+__all__ = ["check_model", "files_on_hub"]

@@ -211,7 +211,7 @@ def test_without_the_hub_what_is_cached_is_read_and_the_rest_refused_at_once(hub
     with hub_process(hub[2], **variable) as process:
         assert [process.submit(read, source, "train").result() for source in sources] == expected
         for source, options in (("me/nothing", {}), (SCENES, {"config": "instance_segmentation"})):
-            with pytest.raises(SetrError, match="the Hub is out of reach"):
+            with pytest.raises(SetrError, match="the Hub cannot be reached"):
                 process.submit(read, source, "train", **options).result()
     assert "Retry" not in capfd.readouterr().err
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel
 from ..errors import SetrError
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation, SetrModel, resize
-from ..repositories import check_source
+from ..repositories import check_model
 from .detection import count_modules
 from .keys import encoder_rules, matching_reason, to_ours
 from .reading import read_checkpoint
@@ -84,7 +84,7 @@ class EncoderReport:
 
 def read_transformers(source: str) -> nn.Module:
     """A ViT, DeiT or SETR of Transformers' form, from a folder or the Hub; every parameter of it from there."""
-    check_source(source, "model")
+    check_model(source)
     model_type = AutoConfig.from_pretrained(source).model_type
     if model_type not in TRANSFORMERS_TYPES:
         raise SetrError(f"{source} is a {model_type}, none of {', '.join(TRANSFORMERS_TYPES)}")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SetrError
-from ..repositories import check_source
 from .loading import load_segmentation_data
 from .public_datasets import CLASS_NAMES
 from .rows import SegmentationData
@@ -55,11 +54,10 @@ def load_data(arguments: DataArguments | Namespace, split: str, streaming: bool 
         streaming (`bool`, *optional*, defaults to `False`): Likewise.
 
     Raises:
-        [`SetrError`]: the data set is neither a folder nor on the Hub; see also [`load_segmentation_data`].
+        [`SetrError`]: no data set is named; see also [`load_segmentation_data`].
     """
     if arguments.dataset is None:
         raise SetrError("--dataset is missing: a folder, or the id of a data set on the Hub")
-    check_source(arguments.dataset, "dataset")
     return load_segmentation_data(
         arguments.dataset,
         split,

@@ -1,25 +1,17 @@
 """Data sets on the Hub: what is known of them before their files are downloaded, and when the Hub is out of reach."""
 
-import logging
 from pathlib import Path, PurePosixPath
 
 import datasets
 from datasets import DatasetBuilder, load_dataset_builder
 from datasets.packaged_modules.cache.cache import Cache
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from ..errors import SetrError
+from ..repositories import HubOutOfReach, files_on_hub
 from .label_sets import NAMES_FILES, LabelSet, published_label_set, read_names_file
 
-
-logger = logging.getLogger(__name__)
 
 # Where the Hub keeps the parquet form of data sets that have a loading script, in a folder for each config.
 PARQUET_REVISION = "refs/convert/parquet"
@@ -42,34 +34,15 @@ def open_on_hub(source: str, config: str | None, revision: str | None) -> tuple[
     usual_config, usual_revision = ADE20K_ON_THE_HUB.get(source, (None, None))
     is_ade20k = source in ADE20K_ON_THE_HUB and config in (None, usual_config)
     config, revision = config or usual_config, revision or usual_revision
-    files = files_on_hub(source, revision)
-    if files is None:
-        builder = cached_builder(source, config, revision)
-    else:
-        builder = builder_on_hub(source, config, revision, files)
+    is_in_reach = True
+    try:
+        builder = builder_on_hub(source, config, revision, files_on_hub(source, "dataset", revision))
+    except HubOutOfReach as error:
+        is_in_reach, builder = False, cached_builder(source, config, revision, error)
     if is_ade20k:
         return builder, published_label_set("ade20k")
     # The converted branch holds nothing but parquet files.
-    return builder, names_file_on_hub(source, None if revision == PARQUET_REVISION else revision, files is None)
-
-
-def files_on_hub(source: str, revision: str | None) -> list[str] | None:
-    """
-    The paths of the files of a data set, by a single request without retries; `None` if the Hub is out of reach.
-
-    Raises:
-        [`SetrError`]: there is no such data set, or no such revision of it.
-    """
-    try:
-        siblings = HfApi().dataset_info(source, revision=revision, timeout=10).siblings
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise SetrError(f"{source} is neither a folder here nor a data set on the Hub") from error
-    except RevisionNotFoundError as error:
-        raise SetrError(f"{source} has no revision {revision!r}") from error
-    except Exception as error:  # The errors of an HTTP library, which is another one from version to version.
-        logger.warning("The Hub is out of reach (%s); looking for %s in the cache", error, source)
-        return None
-    return [file.rfilename for file in siblings or ()]
+    return builder, names_file_on_hub(source, None if revision == PARQUET_REVISION else revision, is_in_reach)
 
 
 def builder_on_hub(source: str, config: str | None, revision: str | None, files: list[str]) -> DatasetBuilder:
@@ -97,31 +70,31 @@ def folder_cache(config: str) -> str:
     return str(Path(datasets.config.HF_DATASETS_CACHE, "converted", config))
 
 
-def cached_builder(source: str, config: str | None, revision: str | None) -> DatasetBuilder:
+def cached_builder(source: str, config: str | None, revision: str | None, reason: HubOutOfReach) -> DatasetBuilder:
     """A data set as an earlier run downloaded it; `load_dataset_builder` would retry for a minute before it looks."""
     name = {"repo_id": source, "dataset_name": PurePosixPath(source).name}
     if revision != PARQUET_REVISION:
         try:
             return Cache(**name, config_name=config, version="auto", hash="auto")
         except ValueError as error:
-            raise SetrError(f"the Hub is out of reach: {' '.join(str(error).split())}") from error
+            raise SetrError(f"{' '.join(str(error).split())}, and {reason}") from error
     cache = Path(folder_cache(config or "*"))
     copies = cache.parent.glob(f"{cache.name}/{source.replace('/', '___')}/*/*/*/dataset_info.json")
     newest = max(copies, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
-        raise SetrError(f"the Hub is out of reach, and the cache has no copy of {source}")
+        raise SetrError(f"{source} is neither a folder here nor in the cache, and {reason}")
     config_name, version, checksum = newest.parts[-4:-1]
     cache_dir = str(newest.parents[4])
     return Cache(**name, config_name=config_name, version=version, hash=checksum, cache_dir=cache_dir)
 
 
-def names_file_on_hub(source: str, revision: str | None, is_out_of_reach: bool) -> LabelSet | None:
+def names_file_on_hub(source: str, revision: str | None, is_in_reach: bool) -> LabelSet | None:
     """The label set of a names file in the root of a data set, if there is one."""
-    missing = LocalEntryNotFoundError if is_out_of_reach else RemoteEntryNotFoundError
+    missing = RemoteEntryNotFoundError if is_in_reach else LocalEntryNotFoundError
     for name in NAMES_FILES:
         try:
             path = hf_hub_download(
-                source, name, repo_type="dataset", revision=revision, local_files_only=is_out_of_reach
+                source, name, repo_type="dataset", revision=revision, local_files_only=not is_in_reach
             )
         except missing:
             continue
