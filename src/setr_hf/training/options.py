@@ -1,23 +1,23 @@
-"""The options of the train job: defaults from a recipe, what the command line overrides, and what comes of them."""
+"""The options of the train job: defaults from a recipe, what the command line overrides, and what follows from them."""
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
-import torch
-from accelerate.utils import get_int_from_env
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from ..data.public_datasets import CLASS_NAMES
+from ..errors import SetrError
 from ..model.configuration_setr import SetrConfig, known_fields
 from .arguments import SetrTrainingArguments
+from .batch_size import AUTO, split_batch
 from .recipes import Recipe, find_recipe
 
 
-# Names under which launchers tell the number of processes, as accelerate reads them.
-WORLD_SIZE_VARIABLES = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE"]
 RANDOM_WEIGHTS = "none"
 DEFAULT_CROP_SIZE = 512
 
@@ -27,7 +27,8 @@ class JobArguments:
     """Options of the train job besides those of `SetrTrainingArguments`. Sizes are in pixels."""
 
     recipe: str | None = field(
-        default=None, metadata={"help": "a published run, such as setr-mla-large-ade20k-b16: the defaults of all else"}
+        default=None,
+        metadata={"help": "a published run, such as setr-mla-large-ade20k-b16, or your own .yaml file: sets defaults"},
     )
     dry_run: bool = field(default=False, metadata={"help": "show what would be done, without data or weights"})
     dataset: str | None = field(
@@ -36,8 +37,8 @@ class JobArguments:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of the data set on the Hub"})
     dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of the data set"})
-    image_column: str | None = field(default=None, metadata={"help": "column of the photographs"})
-    annotation_column: str | None = field(default=None, metadata={"help": "column of the label maps"})
+    image_column: str | None = field(default=None, metadata={"help": "column of the photos"})
+    annotation_column: str | None = field(default=None, metadata={"help": "column of the annotations"})
     labels: str | None = field(
         default=None, metadata={"help": f"class names: a JSON file or one of {', '.join(CLASS_NAMES)}"}
     )
@@ -46,12 +47,12 @@ class JobArguments:
     other_classes: bool = field(
         default=False, metadata={"help": "follow the recipe on data with other classes than its own"}
     )
-    model: str | None = field(default=None, metadata={"help": "folder or Hub id of a SETR to go on from"})
+    model: str | None = field(default=None, metadata={"help": "folder or Hub id of a SETR to start from"})
     reinitialize_classifier: bool = field(
         default=False, metadata={"help": "with --model: new classifiers, for other classes than the model's"}
     )
-    config: str = field(
-        default="{}", metadata={"help": 'without --model: SetrConfig fields as JSON, such as {"decoder_type": "pup"}'}
+    config: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'without --model: SetrConfig fields as JSON, such as {"decoder_type": "pup"}'}
     )
     encoder: str | None = field(
         default=None,
@@ -66,10 +67,10 @@ class JobArguments:
     )
     size: list[int] | None = field(
         default=None,
-        metadata={"help": "short side, or short side and limit of the long side, that ratio 1 stands for"},
+        metadata={"help": "size at scale 1: the short side, or the short side and a limit of the long one"},
     )
-    test_size: list[int] | None = field(default=None, metadata={"help": "the same of photographs in evaluation"})
-    min_scale: float = field(default=0.5, metadata={"help": "least ratio of random scaling"})
+    test_size: list[int] | None = field(default=None, metadata={"help": "the same for photos in evaluation"})
+    min_scale: float = field(default=0.5, metadata={"help": "smallest ratio of random scaling"})
     max_scale: float = field(default=2.0, metadata={"help": "largest ratio of random scaling"})
     category_max_ratio: float = field(
         default=0.75, metadata={"help": "largest share of a crop's labelled pixels in one class; 1 for no limit"}
@@ -89,47 +90,66 @@ class Command:
     A parsed command line of the train job.
 
     Args:
-        parser: Its parser, with the recipe's values as defaults.
-        options: All options by name: what was given, else the recipe's, else the stock default.
-        given: Names of the options that were given.
-        recipe: The recipe, if one was named.
-        recipe_options: The recipe's values of options.
+        parser (`HfArgumentParser`): Its parser.
+        options (`Namespace`): All options by name: what was given, else the recipe's, else the stock default. `config`
+            holds the given fields over the recipe's.
+        recipe (`Recipe`, *optional*): The recipe, if one was named.
+        overridden (`dict[str, Any]`): The recipe's values of the options that differ from it.
     """
 
     parser: HfArgumentParser
     options: Namespace
-    given: Collection[str]
     recipe: Recipe | None
-    recipe_options: dict
+    overridden: dict[str, Any]
 
     def to_dataclasses(self) -> tuple[JobArguments, SetrTrainingArguments]:
-        """The options as the two dataclasses, the second of which sets up devices and processes."""
-        return self.parser.parse_dict(vars(self.options))
+        """
+        The options as the two dataclasses, the second of which sets up devices and processes. A batch that is still to
+        be fitted to the device is one sample, with all others accumulated.
+        """
+        options = vars(self.options)
+        if options["per_device_train_batch_size"] == AUTO:
+            options = options | {"per_device_train_batch_size": 1}
+        return self.parser.parse_dict(options)
 
 
-def recipe_options(recipe: Recipe) -> dict:
-    """What a recipe says, by names of options."""
-    return {
-        **recipe.training_arguments,
-        "encoder": recipe.encoder,
-        "crop_size": list(recipe.crop_size),
-        "stride": recipe.stride,
-        "size": list(recipe.size.values()),
-        "test_size": list(recipe.test_size.values()),
-        "min_scale": recipe.scale_range[0],
-        "max_scale": recipe.scale_range[1],
-        "category_max_ratio": recipe.category_max_ratio,
-        "photometric_distortion": recipe.photometric_distortion,
-        "loss_average": recipe.semantic_loss_average,
-        "global_batch_size": recipe.batch_size,
-        "output_dir": f"outputs/train/{recipe.name}",
-    }
+def batch_per_device(text: str) -> int | str:
+    """The value of `--per_device_train_batch_size`."""
+    return AUTO if text == AUTO else int(text)
 
 
-def superseded(given: dict, options: dict) -> set[str]:
-    """Options of a recipe that lose their meaning by others that were given."""
+def train_parser(description: str | None) -> HfArgumentParser:
+    # Listing all options takes a screen, and is left to --help.
+    usage = "%(prog)s [--recipe NAME] --dataset DATA [options]"
+    parser = HfArgumentParser(
+        (JobArguments, SetrTrainingArguments), description=description, usage=usage, conflict_handler="resolve"
+    )
+    # In place of the stock option, which takes numbers only.
+    parser.add_argument(
+        "--per_device_train_batch_size",
+        "--per-device-train-batch-size",
+        type=batch_per_device,
+        default=8,
+        help="samples in a forward pass on a device, or auto: the largest share of the global batch that fits",
+    )
+    return parser
 
-    def changed(name):
+
+def recipe_arguments(options: dict[str, Any]) -> list[str]:
+    """Options of a recipe as a command line."""
+    arguments = []
+    for name, value in options.items():
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return arguments
+
+
+def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
+    """Options of a recipe that lose their meaning because of others that were given."""
+
+    def changed(name: str) -> bool:
         return name in given and given[name] != options.get(name)
 
     rules = {
@@ -140,124 +160,98 @@ def superseded(given: dict, options: dict) -> set[str]:
         "stride": changed("crop_size"),
         "dataloader_persistent_workers": given.get("dataloader_num_workers") == 0,
         "encoder": "model" in given,
+        "config": "model" in given,
     }
     return {name for name, is_superseded in rules.items() if is_superseded and name not in given}
 
 
-def count_processes(options: Namespace) -> int:
+def read_config(text: str | None) -> dict[str, Any]:
     """
-    Number of processes of this run, from the launcher's environment. A dry run without a launcher counts one for each
-    GPU.
+    The fields of `--config`.
 
     Raises:
-        `ValueError`: one process would train on several GPUs, for which `Trainer` has `torch.nn.DataParallel`: neither
-            the batch nor BatchNorm are those of a process for each GPU then.
+        [`SetrError`]: it is not a JSON object of `SetrConfig` fields.
     """
-    count = get_int_from_env(WORLD_SIZE_VARIABLES, 0)
-    if count or options.use_cpu:
-        return count or 1
-    num_gpus = torch.cuda.device_count()
-    if num_gpus > 1 and not options.dry_run:
-        raise ValueError(
-            f"one process sees {num_gpus} GPUs: start one for each with `accelerate launch --config_file "
-            f"scripts/accelerate/eight_gpus.yaml --num_processes {num_gpus} scripts/train.py …`, or choose one by "
-            "CUDA_VISIBLE_DEVICES=0"
-        )
-    return max(1, num_gpus)
+    try:
+        told = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise SetrError(f"--config {text!r} is not JSON: {error}") from None
+    if not isinstance(told, dict):
+        raise SetrError(f"--config must be a JSON object of SetrConfig fields, got {text}")
+    return told
 
 
-def batch_arithmetic(
-    batch_size: int, num_processes: int, per_device: int | None = None, accumulation: int | None = None
-) -> tuple[int, int]:
-    """
-    Splits a global batch: batch_size = num_processes × per_device × accumulation. What is None follows from the
-    others; where both are, the whole share of a process goes to the device at once.
-
-    Returns:
-        Samples per device, and number of batches whose gradients are accumulated for a step of the optimizer.
-
-    Raises:
-        `ValueError`: a number is not positive, or the batch cannot be split so; names the possible splits.
-    """
-    for name, value in (("batch", batch_size), ("batch per device", per_device), ("accumulation", accumulation)):
-        if value is not None and value < 1:
-            raise ValueError(f"the {name} must be at least 1, got {value}")
-    share, rest = divmod(batch_size, num_processes)
-    if rest:
-        possible = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
-        raise ValueError(
-            f"a global batch of {batch_size} cannot be split over {num_processes} processes: start "
-            f"{', '.join(map(str, possible))} of them, or choose another batch with --global_batch_size"
-        )
-    if per_device is None:
-        per_device = max(1, share // (accumulation or 1))
-    if accumulation is None:
-        accumulation = max(1, share // per_device)
-    product = num_processes * per_device * accumulation
-    if product != batch_size:
-        splits = ", ".join(f"{size} × {share // size}" for size in range(1, share + 1) if share % size == 0)
-        raise ValueError(
-            f"processes {num_processes} × per device {per_device} × accumulation {accumulation} = {product} is not "
-            f"the global batch of {batch_size}. With {num_processes} processes, per device × accumulation can be "
-            f"{splits}. For another batch, set --global_batch_size {product}"
-        )
-    return per_device, accumulation
-
-
-def parse_command(argv: Sequence[str] | None, description: str) -> Command:
+def parse_command(argv: Sequence[str] | None, description: str | None = None) -> Command:
     """
     Parses a command line; a recipe named there sets the defaults of all other options.
 
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of this process if `None`.
+        description (`str`, *optional*): What `--help` says about the job.
+
     Raises:
-        `ValueError`: no such recipe, options that exclude each other, or a batch that cannot be split.
+        [`SetrError`]: there is no such recipe, options exclude each other, or the batch cannot be split.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.training.options import parse_command
+
+    >>> arguments = ["--recipe", "setr-mla-small-camvid", "--dataset", "camvid", "--max_steps", "100", "--use_cpu"]
+    >>> command = parse_command(arguments)
+    >>> command.options.crop_size, command.options.max_steps, command.overridden
+    ([240, 320], 100, {'max_steps': 3400})
+    ```
     """
-    # Listing all options takes a screen, and is left to --help.
-    usage = "%(prog)s [--recipe NAME] --dataset DATA [options]"
-    parser = HfArgumentParser((JobArguments, SetrTrainingArguments), description=description, usage=usage)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = train_parser(description)
     names = [option.name for kind in parser.dataclass_types for option in fields(kind)]
     unset = object()
     namespace = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
     given = {name: value for name, value in namespace.items() if value is not unset}
     recipe = find_recipe(given["recipe"]) if given.get("recipe") else None
-    defaults = recipe_options(recipe) if recipe else {"output_dir": "outputs/train/run"}
-    dropped = superseded(given, defaults)
-    parser.set_defaults(**{name: value for name, value in defaults.items() if name not in dropped})
+    follows: dict[str, Any] = {}
+    if recipe:
+        recipe.check_options(set(names) - {"recipe", "dry_run"})
+        defaults = vars(parser.parse_args(recipe_arguments(recipe.options)))
+        follows = {name: defaults[name] for name in recipe.options}
+        follows["config"] = recipe.options.get("config") or {}
+    dropped = superseded(given, follows)
+    kept = {name: value for name, value in follows.items() if name not in dropped}
+    parser.set_defaults(output_dir=f"outputs/train/{recipe.name if recipe else 'run'}")
+    parser.set_defaults(**kept)
     options = parser.parse_args(argv)
+    options.config = kept.get("config", {}) | read_config(given.get("config"))
     check_options(options, given)
     if not options.model:
         options.crop_size = options.crop_size or [DEFAULT_CROP_SIZE]
         # Neighbouring windows overlap by a third, as in the paper's test protocol.
         options.stride = options.stride or max(1, min(options.crop_size) * 2 // 3)
-    if options.global_batch_size is not None:
-        options.per_device_train_batch_size, options.gradient_accumulation_steps = batch_arithmetic(
-            options.global_batch_size,
-            count_processes(options),
-            given.get("per_device_train_batch_size"),
-            given.get("gradient_accumulation_steps"),
-        )
-    return Command(parser, options, given.keys(), recipe, {} if recipe is None else defaults)
+    overridden = {name: value for name, value in follows.items() if getattr(options, name) != value}
+    split_batch(options, kept | given)
+    return Command(parser, options, recipe, overridden)
 
 
 def check_options(options: Namespace, given: Collection[str]):
-    """Raises a `ValueError` for options that exclude each other or are out of range."""
+    """Raises a [`SetrError`] for options that exclude each other or are out of range."""
     if options.model:
         for name in ("config", "encoder"):
             if name in given:
-                raise ValueError(f"--{name} describes a new model: leave it out with --model, or leave out --model")
+                raise SetrError(f"--{name} describes a new model: leave it out with --model, or leave out --model")
     elif options.reinitialize_classifier:
-        raise ValueError("--reinitialize_classifier belongs to --model: a new model has new classifiers")
+        raise SetrError("--reinitialize_classifier belongs to --model: a new model has new classifiers")
     if options.other_classes and not options.recipe:
-        raise ValueError("--other_classes belongs to --recipe")
+        raise SetrError("--other_classes belongs to --recipe")
     if not options.dataset and not options.dry_run:
-        raise ValueError("--dataset is missing: a folder or Hub id (--dry_run shows a recipe without)")
+        raise SetrError("--dataset is missing: a folder or Hub id (--dry_run shows a recipe without)")
     if not 0 < options.min_scale <= options.max_scale:
-        raise ValueError(f"--min_scale {options.min_scale:g} and --max_scale {options.max_scale:g} are no range")
+        raise SetrError(f"--min_scale {options.min_scale:g} and --max_scale {options.max_scale:g} are not a range")
     if options.loss_average not in (None, "valid", "all"):
-        raise ValueError(f'--loss_average must be "valid" or "all", got {options.loss_average!r}')
+        raise SetrError(f'--loss_average must be "valid" or "all", got {options.loss_average!r}')
     for name in ("crop_size", "size", "test_size"):
         sides = getattr(options, name)
         if sides is not None and (len(sides) > 2 or min(sides) < 1):
-            raise ValueError(f"--{name} takes one or two numbers of pixels, got {' '.join(map(str, sides))}")
+            raise SetrError(f"--{name} takes one or two numbers of pixels, got {' '.join(map(str, sides))}")
 
 
 def size_of(sides: Sequence[int]) -> dict[str, int]:
@@ -270,25 +264,18 @@ def crop_of(sides: Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def new_config(command: Command, **classes) -> SetrConfig:
+def new_config(options: Namespace | JobArguments, **classes: Any) -> SetrConfig:
     """
-    The configuration of a new model: fields of the command line over the recipe's, and those of `classes`.
+    The configuration of a new model: the fields of `options.config`, and those of `classes`.
 
     Raises:
-        `ValueError`: `--config` is no JSON object of `SetrConfig` fields, or these contradict each other.
+        [`SetrError`]: fields are unknown or contradict each other.
     """
-    options = command.options
-    try:
-        told = json.loads(options.config)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--config {options.config!r} is no JSON: {error}") from None
-    if not isinstance(told, dict):
-        raise ValueError(f"--config must be a JSON object of SetrConfig fields, got {options.config}")
-    fields = dict(command.recipe.network) if command.recipe else {}
-    fields["image_size"] = crop_of(options.crop_size)
+    told = dict(options.config)
+    own = {"image_size": crop_of(options.crop_size)}
     if options.loss_average:
-        fields["semantic_loss_average"] = options.loss_average
+        own["semantic_loss_average"] = options.loss_average
     try:
-        return SetrConfig(**fields | known_fields(told, "--config") | classes)
-    except StrictDataclassError as error:
-        raise ValueError(f"--config {options.config}: {error}") from error
+        return SetrConfig(**own | known_fields(told, "--config") | classes)
+    except (StrictDataclassError, ValueError) as error:
+        raise SetrError(f"--config {json.dumps(told)}: {error}") from error

@@ -1,255 +1,155 @@
 """
-The published training runs of SETR by name, and our own small ones.
+Training runs as files: the published ones of SETR by name, our own small ones, and a user's own.
 
 A name is `setr-{decoder}-{encoder}-{data set}-{what the published runs on it vary}`: the batch on ADE20K and Pascal
-Context (`b8`, `b16`), the iterations on Cityscapes (`40k`, `80k`). `mmseg-` before it stands for mmsegmentation's run.
-`setr-{decoder}-small-camvid` are ours, from random weights on a few hundred photographs.
+Context (`b8`, `b16`), the iterations on Cityscapes (`40k`, `80k`). `mmseg-` in front marks mmsegmentation's run. The
+folder `recipes` holds a file for each data set.
 """
 
 import difflib
-import re
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from ..data.public_datasets import CLASS_NAMES, PROCESSOR_SETTINGS
+import yaml
+
+from ..data.public_datasets import CLASS_NAMES
+from ..errors import SetrError
 
 
-# Hub id of the weights the runs start from, and the `SetrConfig` fields of their size. The original code takes timm's
-# `jx_vit_large_p16_384` and `jx_vit_base_p16_384` and DeiT's distilled file, mmsegmentation the first of these; the
-# ids hold the same weights: ViT trained on ImageNet-21k and then on ImageNet-1k at 384 pixels, and DeiT.
-BASE_FIELDS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-ENCODERS = {
-    "large": ("google/vit-large-patch16-384", {}),
-    "base": ("google/vit-base-patch16-384", BASE_FIELDS),
-    "deit": ("facebook/deit-base-distilled-patch16-384", BASE_FIELDS),
-    "small": (
-        None,
-        {"hidden_size": 192, "num_hidden_layers": 8, "num_attention_heads": 3, "intermediate_size": 768}
-        # The fastest for sequences of 300 patches on CPUs.
-        | {"attn_implementation": "eager"},
-    ),
-}
-# Mean IoU in percent at one scale and at several with mirror images, "-" where none was published: the tables of the
-# original repository's README, and mmsegmentation's metafile. They are also the list of the recipes.
-PUBLISHED_RESULTS = """
-setr-naive-large-ade20k-b16          48.06 48.80
-setr-pup-large-ade20k-b16            48.62 50.09
-setr-pup-deit-ade20k-b16             46.34 47.30
-setr-mla-large-ade20k-b8             47.79 50.03
-setr-mla-large-ade20k-b16            48.64 50.28
-setr-mla-deit-ade20k-b16             46.15 47.71
-setr-naive-large-pascal-context-b16  52.89 53.61
-setr-pup-large-pascal-context-b16    54.37 55.27
-setr-pup-deit-pascal-context-b16     52.00 52.50
-setr-mla-large-pascal-context-b8     54.39 55.39
-setr-mla-large-pascal-context-b16    55.01 55.83
-setr-mla-deit-pascal-context-b16     52.91 53.74
-setr-naive-large-cityscapes-40k      77.37 -
-setr-naive-large-cityscapes-80k      77.90 -
-setr-naive-base-cityscapes-40k       75.54 -
-setr-naive-base-cityscapes-80k       76.25 -
-setr-naive-deit-cityscapes-40k       77.85 -
-setr-naive-deit-cityscapes-80k       78.66 -
-setr-pup-large-cityscapes-40k        78.39 -
-setr-pup-large-cityscapes-80k        79.34 -
-setr-pup-deit-cityscapes-40k         78.79 -
-setr-pup-deit-cityscapes-80k         79.45 -
-setr-mla-large-cityscapes-40k        76.65 -
-setr-mla-large-cityscapes-80k        77.24 -
-setr-mla-deit-cityscapes-40k         78.04 -
-setr-mla-deit-cityscapes-80k         78.98 -
-mmseg-setr-naive-large-ade20k-b16     48.28 49.56
-mmseg-setr-pup-large-ade20k-b16       48.24 49.99
-mmseg-setr-mla-large-ade20k-b8        47.34 49.05
-mmseg-setr-mla-large-ade20k-b16       47.39 49.37
-mmseg-setr-naive-large-cityscapes-80k 78.10 80.22
-mmseg-setr-pup-large-cityscapes-80k   79.21 81.02
-mmseg-setr-mla-large-cityscapes-80k   77.00 79.59
-"""
-NAME = r"(mmseg-)?setr-(naive|pup|mla)-(large|base|deit)-(ade20k|pascal-context|cityscapes)-(\w+)"
-MLA_MMSEG_FIELDS = {"mla_align_corners": False, "mla_classifier_kernel_size": 1, "mla_auxiliary_bias": True}
-PUBLISHED_ARGUMENTS = {
-    "optim": "sgd",
-    "optim_args": "momentum=0.9",
-    "weight_decay": 0.0,
-    "max_grad_norm": 0.0,
-    "head_learning_rate_ratio": 10.0,
-    "lr_scheduler_type": "polynomial",
-    "lr_scheduler_kwargs": {"power": 0.9, "min_lr": 1e-4},
-    # Each evaluates and saves ten times, after every 4,000, 8,000 or 16,000 iterations.
-    "eval_strategy": "steps",
-    "eval_steps": 0.1,
-    "save_strategy": "steps",
-    "save_steps": 0.1,
-    "logging_steps": 50,
-    # Every iteration has the full batch, as there.
-    "dataloader_drop_last": True,
-    "dataloader_num_workers": 4,
-    "dataloader_persistent_workers": True,
-}
-SMALL_ARGUMENTS = {
-    "max_steps": 3400,
-    "learning_rate": 1e-3,
-    "optim": "adamw_torch",
-    "weight_decay": 0.05,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
-    "bf16": True,
-    "eval_strategy": "steps",
-    "eval_steps": 0.25,
-    "save_strategy": "steps",
-    "save_steps": 0.25,
-    "logging_steps": 50,
-    "dataloader_drop_last": True,
-}
+FOLDER = Path(__file__).with_name("recipes")
+SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """
-    A training run. Sizes are in pixels.
+    A training run.
 
     Args:
-        name: See the module's docstring.
-        origin: Whose run it is: "original" (the CVPR 2021 code), "mmsegmentation" (1.2.2) or "setr-hf".
-        decoder_type: "naive", "pup" or "mla".
-        encoder: Hub id of the weights the encoder starts from; random ones if None.
-        dataset: A key of [`CLASS_NAMES`], whose classes the data must have; any data set if None.
-        crop_size: Height and width of training crops and test windows.
-        size: Size that ratio 1 of random scaling stands for, in the image processor's terms.
-        test_size: Size of photographs in evaluation, in the image processor's terms.
-        stride: Distance between the starts of neighbouring test windows.
-        scale_range: Least and largest ratio of random scaling.
-        category_max_ratio: Largest share of one class among the labelled pixels of a crop; 1 for no limit.
-        photometric_distortion: Whether colours are distorted.
-        batch_size: Global: devices × per device × accumulation.
-        semantic_loss_average: As in `SetrConfig`.
-        config_fields: Other fields of `SetrConfig`.
-        training_arguments: What differs from the defaults of `SetrTrainingArguments`.
-        published: Mean IoU in percent at a single scale, and at several with mirror images, where published.
+        name (`str`): See the module's docstring; of a user's file, its name without the suffix.
+        origin (`str`, *optional*): Whose run it is: "original" (the CVPR 2021 code), "mmsegmentation" (1.2.2, whose
+            decoders start from other random weights), "setr-hf", or anything else.
+        classes (`str`, *optional*): A key of [`CLASS_NAMES`], whose classes the data must have; any data if `None`.
+        published (`dict[str, float]`): Mean IoU in percent, 0 to 100: `single_scale`, and `multi_scale` with mirror
+            images, as far as they were published.
+        options (`dict[str, Any]`): Values of the train job's options by name. Sizes are in pixels; `config` holds
+            fields of [`SetrConfig`].
+
+    Example:
+
+    ```python
+    >>> from setr_hf.training.recipes import find_recipe
+
+    >>> recipe = find_recipe("setr-mla-large-ade20k-b16")
+    >>> recipe.origin, recipe.classes, recipe.published
+    ('original', 'ade20k', {'single_scale': 48.64, 'multi_scale': 50.28})
+    >>> recipe.options["crop_size"], recipe.options["global_batch_size"], recipe.options["config"]
+    ([512, 512], 16, {'decoder_type': 'mla'})
+    ```
     """
 
     name: str
-    origin: str
-    decoder_type: str
-    encoder: str | None
-    dataset: str | None
-    crop_size: tuple[int, int]
-    size: dict[str, int]
-    test_size: dict[str, int]
-    stride: int
-    batch_size: int
-    scale_range: tuple[float, float] = (0.5, 2.0)
-    category_max_ratio: float = 0.75
-    photometric_distortion: bool = True
-    semantic_loss_average: str = "all"
-    config_fields: dict = field(default_factory=dict)
-    training_arguments: dict = field(default_factory=dict)
-    published: tuple[float | None, float | None] = (None, None)
+    origin: str | None
+    classes: str | None
+    published: dict[str, float]
+    options: dict[str, Any]
 
     @property
     def num_labels(self) -> int | None:
-        """Number of classes; None where the data decides."""
-        return len(CLASS_NAMES[self.dataset]) if self.dataset else None
+        """Number of classes; `None` where the data decides."""
+        return len(CLASS_NAMES[self.classes]) if self.classes else None
 
-    @property
-    def network(self) -> dict:
-        """All fields of `SetrConfig` that differ from its defaults, but for the classes."""
-        own = {"image_size": self.crop_size, "semantic_loss_average": self.semantic_loss_average}
-        return {"decoder_type": self.decoder_type, **own, **self.config_fields}
+    def to_yaml(self) -> str:
+        """The recipe as a file that [`read_recipe`] reads."""
+        facts = {"origin": self.origin, "classes": self.classes, "published": self.published}
+        return yaml.safe_dump({**facts, **self.options}, sort_keys=False, default_flow_style=None, width=100)
 
-
-def base_rate(decoder_type: str, dataset: str) -> float:
-    """Learning rate of everything but the heads at the first iteration of a published run."""
-    if decoder_type == "naive":
-        return 0.01
-    return {"pup": 0.01, "mla": 0.002}[decoder_type] if dataset == "cityscapes" else 0.001
-
-
-def mmseg_fields(decoder_type: str, dataset: str) -> dict:
-    """What differs in mmsegmentation's networks; see [`SetrConfig`]."""
-    if decoder_type == "mla":
-        return MLA_MMSEG_FIELDS
-    if decoder_type == "pup":
-        return {"auxiliary_out_indices": [10, 15, 20], "auxiliary_num_convs": 2}
-    num_convs = 1 if dataset == "cityscapes" else 2
-    return {"decoder_scale_factor": 4, "auxiliary_scale_factor": 4, "auxiliary_num_convs": num_convs}
+    def check_options(self, known: Collection[str]):
+        """
+        Raises:
+            [`SetrError`]: an option is not one of `known`; names the closest one.
+        """
+        for name in self.options:
+            if name not in known:
+                facts = ("origin", "classes", "published")
+                close = difflib.get_close_matches(str(name), [*known, *facts], n=1, cutoff=0)
+                raise SetrError(f"recipe {self.name}: {name!r} is not an option of the train job; the closest is {close[0]!r}")
 
 
-def published_recipe(row: str) -> Recipe:
-    """The recipe of a row of the tables of results."""
-    name, *results = row.split()
-    prefix, decoder_type, encoder, dataset, variant = re.fullmatch(NAME, name).groups()
-    dataset, is_mmseg = dataset.replace("-", "_"), prefix is not None
-    protocol = PROCESSOR_SETTINGS[dataset]
-    weights, size_fields = ENCODERS[encoder]
-    # Training on Pascal Context scales the long side to 520 pixels, testing the short one.
-    size = {"shortest_edge": 520, "longest_edge": 520} if dataset == "pascal_context" else protocol["size"]
-    max_steps = {"ade20k": 160_000, "pascal_context": 80_000}.get(dataset) or int(variant.rstrip("k")) * 1000
-    return Recipe(
-        name=name,
-        origin="mmsegmentation" if is_mmseg else "original",
-        decoder_type=decoder_type,
-        encoder=weights,
-        dataset=dataset,
-        crop_size=(protocol["crop_size"],) * 2,
-        size=size,
-        test_size=protocol["size"],
-        stride=protocol["stride"],
-        batch_size=8 if dataset == "cityscapes" else int(variant.removeprefix("b")),
-        config_fields=size_fields | (mmseg_fields(decoder_type, dataset) if is_mmseg else {}),
-        training_arguments={
-            "max_steps": max_steps,
-            "learning_rate": base_rate(decoder_type, dataset),
-            **PUBLISHED_ARGUMENTS,
-        },
-        published=tuple(None if result == "-" else float(result) for result in results),
-    )
+def make_recipe(name: str, values: dict[str, Any]) -> Recipe:
+    """
+    The recipe of what a file says.
+
+    Raises:
+        [`SetrError`]: `classes`, `published` or `config` cannot be followed.
+    """
+    options = dict(values)
+    origin, classes, published = (options.pop(fact, None) for fact in ("origin", "classes", "published"))
+    if classes is not None and classes not in CLASS_NAMES:
+        raise SetrError(f"recipe {name}: classes must be null or one of {', '.join(CLASS_NAMES)}, got {classes!r}")
+    for key, value in (("published", published), ("config", options.get("config"))):
+        if value is not None and not isinstance(value, dict):
+            raise SetrError(f"recipe {name}: {key} must be a mapping, got {value!r}")
+    return Recipe(name, origin, classes, published or {}, options)
 
 
-def small_recipe(decoder_type: str) -> Recipe:
-    """Ours: minutes to an hour on the 367 training photographs of CamVid, labelled for 11 classes."""
-    return Recipe(
-        name=f"setr-{decoder_type}-small-camvid",
-        origin="setr-hf",
-        decoder_type=decoder_type,
-        encoder=None,
-        dataset=None,
-        crop_size=(240, 320),
-        size={"shortest_edge": 240},
-        test_size={"shortest_edge": 240},
-        stride=160,
-        batch_size=2,
-        scale_range=(0.85, 1.3),
-        category_max_ratio=1.0,
-        photometric_distortion=False,
-        semantic_loss_average="valid",
-        # Full-width convolutions at half the image's resolution would take several times as long on CPUs.
-        config_fields=ENCODERS["small"][1] | ({"decoder_hidden_size": 128} if decoder_type == "pup" else {}),
-        training_arguments=SMALL_ARGUMENTS,
-    )
+def read_yaml(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        [`SetrError`]: the file cannot be read, or does not hold a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetrError(f"the recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise SetrError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise SetrError(f"{path} must hold a mapping of the train job's options to values")
+    return content
 
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        *map(published_recipe, PUBLISHED_RESULTS.strip().splitlines()),
-        *map(small_recipe, ("naive", "pup", "mla")),
-    )
-}
+def read_recipe(path: str | Path) -> Recipe:
+    """
+    The recipe in a user's file, as [`Recipe.to_yaml`] writes it.
+
+    Raises:
+        [`SetrError`]: the file cannot be read, is not valid YAML, or holds what cannot be followed.
+    """
+    path = Path(path)
+    return make_recipe(path.stem, read_yaml(path))
+
+
+@cache
+def all_recipes() -> dict[str, Recipe]:
+    """The recipes of this package by name."""
+    return {
+        name: make_recipe(name, values)
+        for path in sorted(FOLDER.glob("*.yaml"))
+        for name, values in read_yaml(path)["recipes"].items()
+    }
 
 
 def find_recipe(name: str) -> Recipe:
     """
-    A recipe by its name.
+    A recipe of this package by its name, or a user's by the path of its file, which ends in `.yaml` or `.yml`.
 
     Raises:
-        `ValueError`: there is none; offers names that are close, or all.
+        [`SetrError`]: there is no such recipe (offers names that are close, or all), or its file cannot be followed.
     """
-    if name in RECIPES:
-        return RECIPES[name]
-    close = difflib.get_close_matches(name.lower(), RECIPES, n=4)
-    offer = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(RECIPES)}"
-    raise ValueError(f"there is no recipe {name!r}: {offer}")
+    if name.endswith(SUFFIXES):
+        return read_recipe(name)
+    recipes = all_recipes()
+    if name in recipes:
+        return recipes[name]
+    close = difflib.get_close_matches(name.lower(), recipes, n=4)
+    offer = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(recipes)}"
+    raise SetrError(f"there is no recipe {name!r}: {offer}")
 
 
-__all__ = ["RECIPES", "Recipe", "find_recipe"]
+__all__ = ["Recipe", "all_recipes", "find_recipe", "read_recipe"]

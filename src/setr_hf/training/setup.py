@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,46 +12,53 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from ..checkpoints.encoder import load_encoder
 from ..data.augmentation import training_transform
+from ..data.checks import checked_samples
+from ..data.examples import collate, evaluation_examples, training_examples
 from ..data.label_sets import LabelSet, check_classes
 from ..data.public_datasets import CLASS_NAMES
+from ..data.rows import SegmentationData
+from ..errors import SetrError
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
+from .batch_size import AUTO, fit_batch_size
+from .description import batch_row
 from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_of, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
+from .trainer import SetrTrainer
 
 
 def check_precision(options: Namespace):
     """
     Raises:
-        `ValueError`: half precision is asked for where no GPU has it. bf16 works on the CPU, where `use_cpu` asks for
+        [`SetrError`]: half precision is asked for where no GPU has it. bf16 works on the CPU, where `use_cpu` asks for
             the CPU.
     """
     if options.bf16 and not options.use_cpu and not is_torch_bf16_gpu_available():
-        raise ValueError(
+        raise SetrError(
             "bf16 needs a CUDA device that has it, and there is none: pass --bf16 false for fp32, or --use_cpu for "
             "bf16 on the CPU"
         )
     if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
-        raise ValueError("fp16 needs a CUDA device, and none is used: pass --fp16 false for fp32")
+        raise SetrError("fp16 needs a CUDA device, and none is used: pass --fp16 false for fp32")
 
 
 def check_recipe_classes(recipe: Recipe, label_set: LabelSet):
-    """Raises a `ValueError` if the data's classes are not those of the recipe's data set."""
-    if recipe.dataset is None:
+    """Raises a [`SetrError`] if the data's classes are not those of the recipe's data set."""
+    if recipe.classes is None:
         return
-    expected = CLASS_NAMES[recipe.dataset]
+    expected = CLASS_NAMES[recipe.classes]
     names = [label_set.id2label[i] for i in range(len(label_set.id2label))]
     hint = "pass --other_classes to follow the recipe on these classes"
     if len(names) != len(expected):
-        raise ValueError(
-            f"{recipe.name} is for the {len(expected)} classes of {recipe.dataset}, the data has {len(names)}: {hint}"
+        raise SetrError(
+            f"{recipe.name} is for the {len(expected)} classes of {recipe.classes}, the data has {len(names)}: {hint}"
         )
     for index, (name, wanted) in enumerate(zip(names, expected)):
         if name.strip().lower() != wanted.lower():
-            raise ValueError(
-                f"class {index} of {recipe.dataset}, which {recipe.name} is for, is {wanted!r}; in the data it is "
+            raise SetrError(
+                f"class {index} of {recipe.classes}, which {recipe.name} is for, is {wanted!r}; in the data it is "
                 f"{name!r}: {hint}"
             )
 
@@ -80,18 +88,18 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
     loaded, in a line.
 
     Raises:
-        `ValueError`: it is no SETR, lacks parameters, or has other classes; says how to go on.
+        [`SetrError`]: it is no SETR, lacks parameters, or has other classes; says how to go on.
     """
     config = AutoConfig.from_pretrained(job.model)
     if config.model_type != "setr":
-        raise ValueError(
+        raise SetrError(
             f"{job.model} is a {config.model_type}, no SETR: --encoder {job.model} starts a new SETR from its encoder"
         )
     if not job.reinitialize_classifier:
         try:
             check_classes(config, label_set)
         except ValueError as error:
-            raise ValueError(
+            raise SetrError(
                 f"{job.model}: {error}. --reinitialize_classifier trains new classifiers for the data's classes and "
                 "keeps all other weights"
             ) from None
@@ -101,7 +109,7 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
     )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise ValueError(f"{job.model} lacks {len(missing)} parameters, such as {missing[0]}")
+        raise SetrError(f"{job.model} lacks {len(missing)} parameters, such as {missing[0]}")
     loss_fields = {"semantic_loss_average": job.loss_average} if job.loss_average else {}
     if not job.reinitialize_classifier:
         model.config.update(label_set.config_fields | loss_fields)
@@ -132,7 +140,7 @@ def initialize_as_mmseg(model: SetrForSemanticSegmentation):
 
 def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """A model for the data's classes, and what its weights start from, in a line."""
-    model = SetrForSemanticSegmentation(new_config(command, **label_set.config_fields))
+    model = SetrForSemanticSegmentation(new_config(command.options, **label_set.config_fields))
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
     if command.options.encoder in (None, RANDOM_WEIGHTS):
@@ -160,22 +168,80 @@ def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
     if there is one by then, so that a job which is started again and again needs one command line; else that folder.
 
     Raises:
-        `ValueError`: the folder is no complete checkpoint.
+        [`SetrError`]: the folder is no complete checkpoint.
     """
     wanted = str(resume_from_checkpoint or False)
     if wanted.lower() in ("true", "false"):
         return wanted.lower() == "true"
     if not is_complete(wanted):
         last = last_complete_checkpoint(Path(wanted).parent) or "none"
-        raise ValueError(f"{wanted} is no complete checkpoint; the last complete one beside it: {last}")
+        raise SetrError(f"{wanted} is no complete checkpoint; the last complete one beside it: {last}")
     return wanted
 
 
 def check_length(num_samples: int, arguments: SetrTrainingArguments):
-    """Raises a `ValueError` if the data does not fill one batch, of which an epoch would hold none."""
+    """Raises a [`SetrError`] if the data does not fill one batch, of which an epoch would hold none."""
     batch_size = arguments.train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and num_samples < batch_size:
-        raise ValueError(
+        raise SetrError(
             f"{num_samples} training samples do not fill a batch of {batch_size} on all devices: choose a smaller "
             "--global_batch_size, or pass --dataloader_drop_last false"
         )
+
+
+def make_trainer(
+    command: Command,
+    job: JobArguments,
+    arguments: SetrTrainingArguments,
+    train_data: SegmentationData,
+    validation_data: SegmentationData,
+) -> tuple[SetrTrainer, list[tuple[str, Any]]]:
+    """
+    The trainer of a train job, and what it starts from: names and values for [`print_options`].
+
+    Args:
+        command (`Command`): The parsed command line.
+        job (`JobArguments`): Its options, from [`Command.to_dataclasses`].
+        arguments (`SetrTrainingArguments`): The same. Gets the split of a batch that is still to be fitted.
+        train_data (`SegmentationData`): What to train on, maybe a stream.
+        validation_data (`SegmentationData`): What to evaluate on.
+
+    Raises:
+        [`SetrError`]: model and data do not fit together, samples are bad, or not even one fits on the device.
+    """
+    label_set = train_data.label_set
+    if command.recipe and not job.other_classes:
+        check_recipe_classes(command.recipe, label_set)
+    model, start = load_model(job, label_set) if job.model else new_model(command, label_set)
+    processor = build_processor(job, label_set)
+    facts: list[tuple[str, Any]] = [("start", start)]
+    if job.streaming:
+        # Each process reads the stream itself: with accelerate's other way, one reader for all, samples are lost.
+        arguments.accelerator_config.dispatch_batches = False
+    else:
+        train_data = checked_samples(train_data, job.skip_bad_samples)
+        validation_data = checked_samples(validation_data, job.skip_bad_samples)
+        facts.append(("samples", f"{len(train_data):,} for training, {len(validation_data):,} for validation"))
+    options = command.options
+    if options.per_device_train_batch_size == AUTO:
+        share = options.global_batch_size // arguments.world_size
+        crop_size = (processor.crop_size.height, processor.crop_size.width)
+        options.per_device_train_batch_size = fit_batch_size(model, arguments, crop_size, share)
+        options.gradient_accumulation_steps = share // options.per_device_train_batch_size
+        arguments.per_device_train_batch_size = options.per_device_train_batch_size
+        arguments.gradient_accumulation_steps = options.gradient_accumulation_steps
+        facts.append(batch_row(options))
+    if not job.streaming:
+        check_length(len(train_data), arguments)
+    ignore_index = model.config.semantic_loss_ignore_index
+    trainer = SetrTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=training_examples(
+            train_data, build_transform(job, processor), arguments.seed, ignore_index, job.skip_bad_samples
+        ),
+        eval_dataset=evaluation_examples(validation_data, ignore_index),
+        processing_class=processor,
+    )
+    return trainer, facts

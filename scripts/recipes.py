@@ -1,0 +1,33 @@
+"""Lists the training recipes with their published results, or prints one as YAML, to edit and to train by."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from setr_hf.cli import run_job
+from setr_hf.tables import print_table
+from setr_hf.training.recipes import all_recipes, find_recipe
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?", help="the recipe to print, for `setr-hf train --recipe FILE.yaml`")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    name = parse_arguments(argv).name
+    if name:
+        print(find_recipe(name).to_yaml(), end="")
+        return 0
+    rows = []
+    for recipe in all_recipes().values():
+        results = [recipe.published.get(kind) for kind in ("single_scale", "multi_scale")]
+        cells = [None if result is None else f"{result:.2f}" for result in results]
+        rows.append([recipe.name, recipe.origin, recipe.classes or "any", *cells])
+    print_table(["recipe", "origin", "data set", "mIoU, single scale", "mIoU, multi-scale"], rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))
