@@ -30,7 +30,7 @@ def load_data(job: JobArguments) -> list[SegmentationData]:
 
 
 def final_scores(trainer: SetrTrainer) -> dict[str, float]:
-    """Scores of the model as it is saved: from an evaluation after the last step if there was one, else from a new one."""
+    """Scores of the model as it is saved: of an evaluation after the last step, if there was one, or of a new one."""
     last = next((log for log in reversed(trainer.state.log_history) if "eval_mean_iou" in log), {})
     if last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end:
         return {name: value for name, value in last.items() if name.startswith("eval_")}

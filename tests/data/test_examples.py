@@ -6,13 +6,12 @@ import torch
 from datasets import Dataset
 from transformers import ImageSegmentationPipeline, Trainer
 
-from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor, SetrTrainer, SetrTrainingArguments
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import collate, evaluation_examples, training_examples
 from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import CLASSES, make_scenes
 from setr_hf.metrics import confusion_matrix, segmentation_scores
-from setr_hf.training.trainer import SetrTrainer, SetrTrainingArguments
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,11 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrTrainer, SetrTrainingArguments
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import TrainingExamples, collate, evaluation_examples
 from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import make_scenes
-from setr_hf.training.trainer import SetrTrainer, SetrTrainingArguments
 
 
 CONFIG = {

@@ -9,10 +9,17 @@ from accelerate.commands.config.config_args import load_config_from_file
 from paths import ROOT
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation
+from setr_hf.cli import find_scripts, load_script
 from setr_hf.data.public_datasets import CLASS_NAMES
+from setr_hf.errors import SetrError
+from setr_hf.tables import print_options
+from setr_hf.training.batch_size import batch_arithmetic
 from setr_hf.training.description import describe
-from setr_hf.training.options import batch_arithmetic, parse_command
-from setr_hf.training.recipes import RECIPES, find_recipe
+from setr_hf.training.options import new_config, parse_command
+from setr_hf.training.recipes import all_recipes, find_recipe, read_recipe
+
+
+RECIPES = all_recipes()
 
 
 # Read off the configuration files of the original repository (those without _MS) and the tables of its README:
@@ -46,16 +53,18 @@ SETR_PUP_DeiT_768x768_40k_cityscapes_bs_8      12 5,8,10,12   0.01  78.79 None
 SETR_PUP_DeiT_768x768_80k_cityscapes_bs_8      12 5,8,10,12   0.01  79.45 None
 """
 DATA_SETS = {"ade20k": (150, 341), "pascal_context": (60, 320), "cityscapes": (19, 512)}
+# Of training and testing: the short side, and the limit of the long one.
 SIZES = {
-    "ade20k": ({"shortest_edge": 512, "longest_edge": 2048},) * 2,
-    "pascal_context": ({"shortest_edge": 520, "longest_edge": 520}, {"shortest_edge": 520}),
-    "cityscapes": ({"shortest_edge": 1025, "longest_edge": 2049},) * 2,
+    "ade20k": ([512, 2048], [512, 2048]),
+    "pascal_context": ([520, 520], [520]),
+    "cityscapes": ([1025, 2049], [1025, 2049]),
 }
 ENCODERS = {
     "large": "google/vit-large-patch16-384",
     "base": "google/vit-base-patch16-384",
     "deit": "facebook/deit-base-distilled-patch16-384",
 }
+KINDS = ("single_scale", "multi_scale")
 # mmsegmentation's files by our names.
 MMSEG = {
     "mmseg-setr-naive-large-ade20k-b16": "setr_vit-l_naive_8xb2-160k_ade20k-512x512",
@@ -84,7 +93,8 @@ print("JSON" + json.dumps(files))
 
 
 def network(recipe) -> SetrConfig:
-    return SetrConfig(**recipe.network, num_labels=recipe.num_labels or 11)
+    """The network that the train job makes by a recipe."""
+    return new_config(options("--recipe", recipe.name), num_labels=recipe.num_labels or 11)
 
 
 def by_name_of_file(file: str):
@@ -99,10 +109,10 @@ def by_name_of_file(file: str):
     return RECIPES[name], dataset, encoder, int(crop.split("x")[0]), 1000 * int(iterations[:-1]), int(batch)
 
 
-def test_there_are_26_recipes_of_the_original_repository_7_of_mmsegmentation_and_3_of_ours():
-    count = {origin: [r.origin for r in RECIPES.values()].count(origin) for origin in ("original", "mmsegmentation")}
-    assert count == {"original": 26, "mmsegmentation": 7}
-    assert len(RECIPES) == 26 + 7 + 3
+def test_there_are_26_recipes_of_the_original_repository_7_of_mmsegmentation_and_4_of_ours():
+    origins = [recipe.origin for recipe in RECIPES.values()]
+    count = {origin: origins.count(origin) for origin in set(origins)}
+    assert count == {"original": 26, "mmsegmentation": 7, "setr-hf": 4}
     assert all(name == recipe.name for name, recipe in RECIPES.items())
     assert len({by_name_of_file(row.split()[0])[0].name for row in ORIGINAL.strip().splitlines()}) == 26
     assert set(MMSEG) == {name for name, recipe in RECIPES.items() if recipe.origin == "mmsegmentation"}
@@ -112,18 +122,19 @@ def test_there_are_26_recipes_of_the_original_repository_7_of_mmsegmentation_and
 def test_a_recipe_says_what_the_original_file_says(row):
     file, depth, auxiliary, rate, *results = row.split()
     recipe, dataset, encoder, crop, iterations, batch = by_name_of_file(file)
-    arguments, config = recipe.training_arguments, network(recipe)
+    arguments, config = recipe.options, network(recipe)
     assert recipe.origin == "original"
-    assert recipe.published == tuple(None if result == "None" else float(result) for result in results)
-    assert recipe.dataset == dataset
-    assert (recipe.num_labels, recipe.stride) == DATA_SETS[dataset]
-    assert (recipe.size, recipe.test_size) == SIZES[dataset]
-    assert recipe.crop_size == config.image_size == (crop, crop)
-    assert recipe.batch_size == batch
-    assert recipe.encoder == ENCODERS[encoder]
-    assert recipe.scale_range == (0.5, 2.0)
-    assert recipe.category_max_ratio == 0.75
-    assert recipe.photometric_distortion
+    results = {kind: float(result) for kind, result in zip(KINDS, results) if result != "None"}
+    assert recipe.published == results
+    assert recipe.classes == dataset
+    assert (recipe.num_labels, arguments["stride"]) == DATA_SETS[dataset]
+    assert (arguments["size"], arguments["test_size"]) == SIZES[dataset]
+    assert arguments["crop_size"] == list(config.image_size) == [crop, crop]
+    assert arguments["global_batch_size"] == batch
+    assert arguments["encoder"] == ENCODERS[encoder]
+    assert (arguments["min_scale"], arguments["max_scale"]) == (0.5, 2.0)
+    assert arguments["category_max_ratio"] == 0.75
+    assert arguments["photometric_distortion"]
     assert config.num_hidden_layers == int(depth)
     assert config.hidden_size == {24: 1024, 12: 768}[int(depth)]
     assert config.num_attention_heads == config.hidden_size // 64
@@ -160,12 +171,12 @@ def mmseg_files():
 @pytest.mark.parametrize("name", MMSEG)
 def test_a_recipe_says_what_the_file_of_mmsegmentation_says(name, mmseg_files):
     recipe, theirs = RECIPES[name], mmseg_files[MMSEG[name]]
-    arguments, config, model = recipe.training_arguments, network(recipe), theirs["model"]
+    arguments, config, model = recipe.options, network(recipe), theirs["model"]
     head, auxiliary, backbone = model["decode_head"], model["auxiliary_head"], model["backbone"]
-    assert list(recipe.published) == [theirs["results"]["mIoU"], theirs["results"]["mIoU(ms+flip)"]]
+    assert list(recipe.published.values()) == [theirs["results"]["mIoU"], theirs["results"]["mIoU(ms+flip)"]]
     assert recipe.num_labels == head["num_classes"]
     assert (config.hidden_size, config.num_hidden_layers) == (backbone["embed_dims"], backbone["num_layers"])
-    assert list(config.image_size) == list(recipe.crop_size) == backbone["img_size"]
+    assert list(config.image_size) == arguments["crop_size"] == backbone["img_size"]
     assert config.use_class_token == backbone["with_cls_token"]
     layers = [layer + 1 for layer in backbone["out_indices"]]
     assert config.auxiliary_out_indices == [layers[one["in_index"]] for one in auxiliary]
@@ -197,21 +208,21 @@ def test_a_recipe_says_what_the_file_of_mmsegmentation_says(name, mmseg_files):
     assert settings == arguments["lr_scheduler_kwargs"]
     assert theirs["train_cfg"]["max_iters"] == arguments["max_steps"]
     assert theirs["train_cfg"]["val_interval"] == arguments["eval_steps"] * arguments["max_steps"]
-    assert 8 * theirs["train_dataloader"]["batch_size"] == recipe.batch_size
+    assert 8 * theirs["train_dataloader"]["batch_size"] == arguments["global_batch_size"]
     pipeline = {step["type"]: step for step in theirs["train_dataloader"]["dataset"]["pipeline"]}
-    assert sorted(pipeline["RandomResize"]["scale"]) == list(recipe.size.values())
-    assert tuple(pipeline["RandomResize"]["ratio_range"]) == recipe.scale_range
-    assert tuple(pipeline["RandomCrop"]["crop_size"]) == recipe.crop_size
-    assert pipeline["RandomCrop"]["cat_max_ratio"] == recipe.category_max_ratio
-    assert "PhotoMetricDistortion" in pipeline and recipe.photometric_distortion
+    assert sorted(pipeline["RandomResize"]["scale"]) == arguments["size"]
+    assert list(pipeline["RandomResize"]["ratio_range"]) == [arguments["min_scale"], arguments["max_scale"]]
+    assert list(pipeline["RandomCrop"]["crop_size"]) == arguments["crop_size"]
+    assert pipeline["RandomCrop"]["cat_max_ratio"] == arguments["category_max_ratio"]
+    assert "PhotoMetricDistortion" in pipeline and arguments["photometric_distortion"]
     test = {step["type"]: step for step in theirs["test_dataloader"]["dataset"]["pipeline"]}
-    assert sorted(test["Resize"]["scale"]) == list(recipe.test_size.values())
-    assert model["test_cfg"]["stride"] == [recipe.stride] * 2
+    assert sorted(test["Resize"]["scale"]) == arguments["test_size"]
+    assert model["test_cfg"]["stride"] == [arguments["stride"]] * 2
 
 
 def test_mmsegmentations_results_are_those_of_its_metafile():
-    results = {name: RECIPES[name].published for name in MMSEG}
-    assert list(results.values()) == [
+    results = [tuple(RECIPES[name].published[kind] for kind in KINDS) for name in MMSEG]
+    assert results == [
         (48.28, 49.56), (48.24, 49.99), (47.34, 49.05), (47.39, 49.37), (78.10, 80.22), (79.21, 81.02), (77.00, 79.59)
     ]  # fmt: skip
 
@@ -222,13 +233,13 @@ def test_our_own_runs_fit_a_laptop(decoder_type):
     model = SetrForSemanticSegmentation(network(recipe))
     assert model.config.decoder_type == decoder_type
     assert model.num_parameters() < 12e6
-    assert recipe.encoder is None and recipe.dataset is None and recipe.published == (None, None)
+    assert recipe.options["encoder"] is None and recipe.classes is None and recipe.published == {}
 
 
 def test_an_unknown_name_is_answered_with_close_ones():
-    with pytest.raises(ValueError, match="setr-mla-large-ade20k-b16"):
+    with pytest.raises(SetrError, match="setr-mla-large-ade20k-b16"):
         find_recipe("setr-mla-large-ade-b16")
-    with pytest.raises(ValueError, match="setr-naive-large-cityscapes-80k"):
+    with pytest.raises(SetrError, match="setr-naive-large-cityscapes-80k"):
         find_recipe("?")
 
 
@@ -259,13 +270,13 @@ def test_a_global_batch_is_split_over_devices_and_accumulation(given, expected):
     ],
 )
 def test_a_batch_that_cannot_be_split_is_refused_with_the_possible_splits(given, named):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(SetrError) as error:
         batch_arithmetic(*given)
     assert all(text in str(error.value) for text in named)
 
 
 def options(*argv):
-    return parse_command(["--dry_run", *argv], "").options
+    return parse_command(["--dry_run", *argv]).options
 
 
 RECIPE = ("--recipe", "setr-pup-large-cityscapes-80k")
@@ -297,41 +308,123 @@ def test_the_batch_of_a_recipe_is_global(monkeypatch):
     assert (split.per_device_train_batch_size, split.gradient_accumulation_steps) == (1, 2)
     split = options(*RECIPE, "--per_device_train_batch_size", "3", "--global_batch_size", "24")
     assert (split.per_device_train_batch_size, split.gradient_accumulation_steps) == (3, 2)
-    with pytest.raises(ValueError, match="per device 3"):
+    with pytest.raises(SetrError, match="per device 3"):
         options(*RECIPE, "--per_device_train_batch_size", "3")
 
 
-def test_a_description_says_what_will_be_done(monkeypatch):
+def summary(*argv):
+    return dict(describe(parse_command(["--dry-run", *argv])))
+
+
+def test_the_summary_says_what_will_be_done(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
-    text = describe(parse_command(["--dry-run", "--recipe", "setr-mla-large-ade20k-b16"], ""))
-    for fact in (
-        "google/vit-large-patch16-384", "mla on layer 6, 12, 18, 24", "ade20k with its 150 classes", "0.5 to 2 times",
-        "512×512 (0.75", "160,000 iterations", "16 = processes 8 × per device 2 × accumulation 1", "momentum=0.9",
-        "0.001 → 0.000582 → 0.0001", "0.01 → 0.00541 → 0.0001", "all pixels", "every 16,000 iterations", "every 341",
-        "fp32", "48.64 %", "50.28 % at 0.5, 0.75, 1 with", "overridden    nothing",
-    ):  # fmt: skip
-        assert fact in text, fact
+    text = summary("--recipe", "setr-mla-large-ade20k-b16")
+    expected = {
+        "recipe": "setr-mla-large-ade20k-b16 (original)",
+        "published mean IoU": "48.64 % single scale, 50.28 % multi scale",
+        "classes": "the 150 of ade20k",
+        "encoder": "google/vit-large-patch16-384",
+        "decoder": "mla on layer 6, 12, 18, 24",
+        "crop_size": "512 512",
+        "stride": "341",
+        "min_scale": "0.5",
+        "max_scale": "2.0",
+        "category_max_ratio": "0.75",
+        "loss_average": "all",
+        "max_steps": "160000",
+        "batch": "16 = processes 8 × per device 2 × accumulation 1",
+        "optim": "sgd",
+        "optim_args": "momentum=0.9",
+        "rate at start, half, end": "0.001 → 0.000582 → 0.0001",
+        "the same of the heads": "0.01 → 0.00541 → 0.0001",
+        "eval_steps": "16000",
+        "save_steps": "16000",
+        "precision": "fp32",
+    }
+    assert {name: text.get(name) for name in expected} == expected
+    assert not any("recipe:" in str(value) for value in text.values())
 
 
-def test_a_description_says_where_it_departs_from_the_recipe():
-    command = ["--dry-run", "--recipe", "setr-mla-large-ade20k-b16", "--global_batch_size", "2", "--use_cpu"]
-    text = describe(parse_command([*command, "--max_steps", "1000", "--bf16"], ""))
-    assert "2 = processes 1 × per device 2 × accumulation 1; the recipe's is 16" in text
-    assert "max_steps 1000 (160000)" in text
-    assert "every 100 iterations" in text
-    assert "bf16" in text
+def test_the_summary_marks_what_overrides_the_recipe():
+    options = (
+        "--global_batch_size",
+        "2",
+        "--use_cpu",
+        "--max_steps",
+        "1000",
+        "--config",
+        '{"auxiliary_loss_weight": 1}',
+    )
+    text = summary("--recipe", "setr-mla-large-ade20k-b16", *options, "--bf16")
+    assert text["batch"] == "2 = processes 1 × per device 2 × accumulation 1"
+    assert text["global_batch_size"] == "2  (recipe: 16)"
+    assert text["max_steps"] == "1000  (recipe: 160000)"
+    assert text["eval_steps"] == "100"
+    assert "bf16" in text["precision"]
+    assert "auxiliary_loss_weight" in text["config"] and "(recipe: " in text["config"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_can_be_described(name):
-    text = describe(parse_command(["--dry-run", "--recipe", name, "--use_cpu"], ""))
-    assert text.startswith(name)
-    single, _ = RECIPES[name].published
-    assert single is None or f"{single:.2f}" in text
+def test_the_summary_of_every_recipe_is_printed(name, capsys):
+    print_options(describe(parse_command(["--dry-run", "--recipe", name, "--use_cpu"])))
+    text = capsys.readouterr().out
+    assert text.startswith("recipe ") and name in text.splitlines()[0]
+    assert all(f"{value:.2f}" in text for value in RECIPES[name].published.values())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_that_is_printed_to_a_file_is_the_same_recipe(name, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(RECIPES[name].to_yaml())
+    assert read_recipe(path) == RECIPES[name]
+
+
+def test_an_edited_recipe_is_followed(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPES[RECIPE[1]].to_yaml().replace("max_steps: 80000", "max_steps: 123"))
+    changed = options("--recipe", str(path), "--learning_rate", "0.5", "--config", '{"num_hidden_layers": 12}')
+    assert (changed.max_steps, changed.learning_rate, changed.crop_size) == (123, 0.5, [768, 768])
+    assert changed.config == {"decoder_type": "pup", "num_hidden_layers": 12}
+    assert changed.output_dir == "outputs/train/mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("max_step: 5", ["mine", "'max_step'", "'max_steps'"]),
+        ("clases: ade20k", ["'clases'", "'classes'"]),
+        ("recipe: setr-mla-large-ade20k-b16", ["'recipe'"]),
+        ("classes: ade", ["classes", "'ade'", "cityscapes"]),
+        ("config: pup", ["config", "'pup'"]),
+        ("config: {hiden_size: 3}", ["hiden_size"]),
+        ("crop_size: [1, 2", ["mine.yaml", "not valid YAML", "line 1"]),
+        ("- 1", ["mine.yaml", "mapping"]),
+        (None, ["mine.yaml", "No such file"]),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused_in_a_line(tmp_path, content, named):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SetrError) as error:
+        describe(parse_command(["--dry-run", "--use_cpu", "--recipe", str(path)]))
+    assert all(text in str(error.value) for text in named), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_recipes_are_listed_with_their_results(capsys):
+    job = load_script(find_scripts()["recipes"]).main
+    assert job([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(RECIPES)
+    row = next(line.split() for line in lines if line.startswith("setr-mla-large-ade20k-b16 "))
+    assert row == ["setr-mla-large-ade20k-b16", "original", "ade20k", "48.64", "50.28"]
+    assert job(["setr-mla-large-ade20k-b16"]) == 0
+    assert capsys.readouterr().out == RECIPES["setr-mla-large-ade20k-b16"].to_yaml()
 
 
 def test_recipes_of_data_sets_have_known_classes():
-    assert {recipe.dataset for recipe in RECIPES.values()} - {None} <= set(CLASS_NAMES)
+    assert {recipe.classes for recipe in RECIPES.values()} - {None} <= set(CLASS_NAMES)
 
 
 @pytest.mark.parametrize(

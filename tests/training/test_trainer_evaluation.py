@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from transformers import ImageSegmentationPipeline
 
-from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrTrainer, SetrTrainingArguments
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import collate, evaluation_examples, training_examples
 from setr_hf.data.label_sets import LabelSet
@@ -18,7 +18,6 @@ from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf.training.prediction_pictures import PredictionSamples
-from setr_hf.training.trainer import SetrTrainer, SetrTrainingArguments
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +191,10 @@ def test_photographs_are_shown_upright():
     photo = Image.new("RGB", (20, 10))
     photo.getexif()[0x0112] = 6
     samples = PredictionSamples(1, 1)
-    samples.add(photo, np.zeros((20, 10)), np.zeros((20, 10)))
-    assert samples.samples[0][0].size == (10, 20)
+    label_map = np.zeros((20, 10), dtype=np.uint8)
+    samples.add(photo, label_map, label_map)
+    expected = comparison_sheet([(Image.new("RGB", (10, 20)), label_map, label_map)], [[0, 0, 0]] * 2, {0: "a", 1: "b"})
+    assert samples.sheet(SetrConfig(id2label={0: "a", 1: "b"}, palette=[[0, 0, 0]] * 2)).tobytes() == expected.tobytes()
 
 
 def test_pictures_go_to_tensorboard(tmp_path, monkeypatch):

@@ -6,9 +6,8 @@ from distributed_training import history, make_trainer
 from torch import nn
 from transformers import HfArgumentParser, TrainingArguments
 
-from setr_hf import SetrForSemanticSegmentation
+from setr_hf import SetrForSemanticSegmentation, SetrTrainer, SetrTrainingArguments
 from setr_hf.training.optimization import head_parameter_names
-from setr_hf.training.trainer import SetrTrainer, SetrTrainingArguments
 
 
 def test_rates_of_encoder_and_heads_are_logged_and_have_the_same_floor(tmp_path):

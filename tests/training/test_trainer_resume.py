@@ -118,7 +118,7 @@ def test_incomplete_checkpoints_are_passed_over_and_removed(tmp_path, caplog):
     (tmp_path / "checkpoint-30-backup").mkdir()
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
     with pytest.raises(
-        ValueError, match=r"checkpoint-20 is no complete checkpoint; the last one in .* is .*checkpoint-2$"
+        ValueError, match=r"checkpoint-20 is not a complete checkpoint; the last one in .* is .*checkpoint-2$"
     ):
         make_trainer(tmp_path, {"max_steps": 3}).train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
     resumed = make_trainer(tmp_path, {"max_steps": 3})
@@ -158,7 +158,7 @@ def test_a_folder_that_another_running_job_holds_is_refused_until_that_job_is_de
     assert is_held.wait(60)
     for resume in (False, True):
         with (
-            pytest.raises(ValueError, match=r"another running job writes to .*run: wait for its end, or choose"),
+            pytest.raises(ValueError, match=r"another running job writes to .*run: wait until it ends, or choose"),
             output_folder_lock(tmp_path / "run", resume=resume),
         ):
             pass

@@ -125,17 +125,18 @@ def comparison_sheet(
     id2label: dict[int, str],
     captions: list[str] | None = None,
     size: int = 360,
+    ignore_index: int = IGNORED_LABEL,
 ) -> Image.Image:
     """
     Rows of photo, ground truth and prediction, with a legend of all classes that occur.
 
     Args:
-        samples (`list[tuple]`): Photo, true and predicted label map of the photo's size of each row; in the true one
-            255 is ignored.
+        samples (`list[tuple]`): Photo, true and predicted label map of the photo's size of each row.
         colors (`list[list[int]]`): RGB, 0 to 255, of each class.
         id2label (`dict[int, str]`): Name of each class.
         captions (`list[str]`, *optional*): A line of text above each row.
         size (`int`, *optional*, defaults to 360): The longer side of each picture in pixels.
+        ignore_index (`int`, *optional*, defaults to 255): The value of ignored pixels in the true label maps.
     """
     lefts = [MARGIN + column * (size + MARGIN) for column in range(3)]
     width = lefts[-1] + size + MARGIN
@@ -144,14 +145,14 @@ def comparison_sheet(
     has_ignored = False
     for index, (photo, label_map, prediction) in enumerate(samples):
         photo = upright_rgb(photo)
-        ignored = label_map == IGNORED_LABEL
+        ignored = label_map == ignore_index
         occurring.update(np.unique(label_map[~ignored]).tolist(), np.unique(prediction).tolist())
         has_ignored |= bool(ignored.any())
         scale = size / max(photo.size)
         shown_size = (max(1, round(scale * photo.width)), max(1, round(scale * photo.height)))
         row = Image.new("RGB", (width, shown_size[1] + MARGIN), "white")
         row.paste(photo.resize(shown_size, Image.Resampling.BICUBIC), (lefts[0], 0))
-        colored = (color_label_map(label_map, colors, IGNORED_LABEL), color_label_map(prediction, colors))
+        colored = (color_label_map(label_map, colors, ignore_index), color_label_map(prediction, colors))
         for left, picture in zip(lefts[1:], colored):
             row.paste(picture.resize(shown_size, Image.Resampling.NEAREST), (left, 0))
         rows += [draw_line(width, [(MARGIN, captions[index])]), row] if captions else [row]

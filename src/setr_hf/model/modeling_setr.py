@@ -678,7 +678,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             chosen = valid & (sizes[..., 0] == height) & (sizes[..., 1] == width)
             feature_maps, _ = self._encode(pixel_windows[chosen][..., :height, :width], with_auxiliary=False)
             window_logits, _ = self._decode(feature_maps, with_auxiliary=False)
-            if at_full_resolution:
+            # A decoder of small patches may upsample beyond the window, which post-processing would take for padding.
+            if at_full_resolution or window_logits.shape[-2] > height:
                 window_logits = resize(upsample(window_logits, self.decode_head.skipped_scale_factor), (height, width))
                 window_logits = F.pad(window_logits, (0, full_width - width, 0, full_height - height))
             if logits is None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from ..errors import SetrError
+
 
 @dataclass
 class SetrTrainingArguments(TrainingArguments):
@@ -16,23 +18,31 @@ class SetrTrainingArguments(TrainingArguments):
     absolute floor of [`poly_schedule`], without it it is the stock one.
 
     Args:
-        head_learning_rate_ratio (`float`, defaults to 1.0):
-            Learning rate of the heads as a multiple of `learning_rate`; 10 in the paper. Which parameters are heads
-            says [`head_parameter_names`].
-        sync_batch_norm (`bool`, defaults to `True`):
-            Whether BatchNorm takes its statistics over the batches of all processes, where there are several with a
-            GPU each. PyTorch has no such BatchNorm on the CPU, where this changes nothing.
-        freeze_batch_norm (`bool`, defaults to `False`):
-            Whether BatchNorm layers normalize with their running statistics while training, and leave them as they
-            are. Their weights and biases are trained all the same.
-        num_prediction_pictures (`int`, defaults to 4):
-            How many photographs of the evaluation set are drawn, beside truth and prediction, at each evaluation.
-        remove_unused_columns (`bool`, defaults to `False`), metric_for_best_model (`str`, defaults to `"mean_iou"`),
-        batch_eval_metrics (`bool`, defaults to `True`):
-            As in `TrainingArguments`, with other defaults.
+        head_learning_rate_ratio (`float`, *optional*, defaults to 1.0): Learning rate of the heads as a multiple of
+            `learning_rate`; 10 in the paper. [`head_parameter_names`] defines which parameters are heads.
+        sync_batch_norm (`bool`, *optional*, defaults to `True`): Whether BatchNorm takes its statistics over the
+            batches of all processes, if there are several with a GPU each. PyTorch has no such BatchNorm on the CPU,
+            where this changes nothing.
+        freeze_batch_norm (`bool`, *optional*, defaults to `False`): Whether BatchNorm layers normalize with their
+            running statistics while training, and leave these unchanged. Their weights and biases are trained.
+        num_prediction_pictures (`int`, *optional*, defaults to 4): How many photos of the evaluation set are drawn
+            beside ground truth and prediction at each evaluation.
+        remove_unused_columns (`bool`, *optional*, defaults to `False`): See `TrainingArguments`; must stay off.
+        metric_for_best_model (`str`, *optional*, defaults to `"mean_iou"`): See `TrainingArguments`.
+        batch_eval_metrics (`bool`, *optional*, defaults to `True`): See `TrainingArguments`.
 
     Raises:
-        `ValueError`: `num_prediction_pictures` is negative; see also `TrainingArguments`.
+        [`SetrError`]: `num_prediction_pictures` is negative; see also `TrainingArguments`.
+
+    Example:
+
+    ```python
+    >>> from setr_hf import SetrTrainingArguments
+
+    >>> arguments = SetrTrainingArguments("outputs/mine", head_learning_rate_ratio=10, report_to=[])
+    >>> arguments.head_learning_rate_ratio, arguments.remove_unused_columns, arguments.metric_for_best_model
+    (10, False, 'mean_iou')
+    ```
     """
 
     head_learning_rate_ratio: float = field(
@@ -43,25 +53,25 @@ class SetrTrainingArguments(TrainingArguments):
         metadata={"help": "BatchNorm over the batches of all GPU processes; changes nothing on the CPU"},
     )
     freeze_batch_norm: bool = field(
-        default=False, metadata={"help": "BatchNorm keeps and uses its running statistics while training"}
+        default=False, metadata={"help": "BatchNorm uses and keeps its running statistics while training"}
     )
     num_prediction_pictures: int = field(
-        default=4, metadata={"help": "photographs drawn with truth and prediction at each evaluation; 0 for none"}
+        default=4, metadata={"help": "photos drawn with ground truth and prediction at each evaluation; 0 for none"}
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "must stay off: photographs are no input of the model"}
+        default=False, metadata={"help": "must stay off: photos are not an input of the model"}
     )
     metric_for_best_model: str | None = field(
-        default="mean_iou", metadata={"help": "score of the evaluation that decides which checkpoint is best"}
+        default="mean_iou", metadata={"help": "the evaluation's score that decides which checkpoint is the best"}
     )
     batch_eval_metrics: bool = field(
-        default=True, metadata={"help": "add the confusion matrices up batch by batch, rather than hold all of them"}
+        default=True, metadata={"help": "add up the confusion matrices batch by batch, instead of holding all of them"}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_prediction_pictures < 0:
-            raise ValueError(f"num_prediction_pictures must be 0 or more, got {self.num_prediction_pictures}")
+            raise SetrError(f"num_prediction_pictures must be 0 or more, got {self.num_prediction_pictures}")
 
 
 __all__ = ["SetrTrainingArguments"]

@@ -150,7 +150,9 @@ class TrialStep:
 
     def __init__(self, model: nn.Module, arguments: SetrTrainingArguments, crop_size: tuple[int, int]):
         self.device, self.crop_size = arguments.device, crop_size
-        mixed = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
+        mixed = (
+            "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
+        )
         self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(mixed or "no")
         self.model = copy.deepcopy(model).to(self.device).train()
         if arguments.gradient_checkpointing:
@@ -232,9 +234,9 @@ def largest_batch_in_memory(trial: TrialStep, share: int, available: float) -> i
 
 def fit_batch_size(model: nn.Module, arguments: SetrTrainingArguments, crop_size: tuple[int, int], share: int) -> int:
     """
-    The largest batch per device, a divisor of `share`, that a step of training has the memory for; the smallest such
-    of all processes. On an accelerator batches are tried from the largest down; on the CPU the memory is predicted. Under
-    FSDP, which shards what each process holds whole in the trial, more may fit than this finds.
+    The largest batch per device, a divisor of `share`, for whose training step every process has the memory. On an
+    accelerator batches are tried from the largest down; on the CPU the memory is predicted. Under FSDP, which shards
+    what each process holds whole in the trial, more may fit than this finds.
 
     Args:
         model ([`SetrForSemanticSegmentation`]): Left as it is, see [`TrialStep`].

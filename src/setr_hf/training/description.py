@@ -1,10 +1,10 @@
-"""What a train job will do, as names and values: printed before it starts, and by `--dry_run` without data or weights."""
+"""What a train job will do, as names and values for a terminal; neither data nor weights are needed."""
 
 import json
 import math
 import os
 from argparse import Namespace
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ from ..errors import SetrError
 from .arguments import SetrTrainingArguments
 from .batch_size import AUTO, count_processes
 from .optimization import poly_schedule
-from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config
+from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, train_parser
 
 
 # Shown although they may have their default values.
-ALWAYS_SHOWN = {"output_dir", "learning_rate", "optim", "weight_decay", "max_grad_norm", "lr_scheduler_type", "seed"}
-ALWAYS_SHOWN |= {"eval_strategy", "save_strategy"}
-# Shown in other rows.
+ALWAYS_SHOWN = {"min_scale", "max_scale", "category_max_ratio", "photometric_distortion", "output_dir", "seed"}
+ALWAYS_SHOWN |= {"learning_rate", "optim", "weight_decay", "max_grad_norm", "eval_strategy", "save_strategy"}
+ALWAYS_SHOWN |= {"lr_scheduler_type"}
+NEW_MODEL = {"encoder", "crop_size", "stride"}
+# Shown in rows of their own, unless they override a recipe.
 SHOWN_ELSEWHERE = {"recipe", "dry_run", "config", "per_device_train_batch_size", "gradient_accumulation_steps"}
 SHOWN_ELSEWHERE |= {"bf16", "fp16", "global_batch_size"}
 
@@ -81,8 +83,10 @@ def network_rows(command: Command) -> list[tuple[str, object]]:
     return [
         ("layers and width", f"{config.num_hidden_layers} × {config.hidden_size}"),
         ("decoder", f"{config.decoder_type} on layer {read}"),
-        ("auxiliary heads", f"on layer {auxiliary}, loss weight {config.auxiliary_loss_weight:g}" if auxiliary else None),
-        ("encoder starts from", options.encoder if options.encoder not in (None, RANDOM_WEIGHTS) else "random weights"),
+        (
+            "auxiliary heads",
+            f"on layer {auxiliary}, loss weight {config.auxiliary_loss_weight:g}" if auxiliary else None,
+        ),
     ]
 
 
@@ -103,24 +107,24 @@ def display(name: str, value: Any, options: Namespace) -> str:
     """A value as it will be used: fractions of a run as iterations."""
     if name in ("eval_steps", "save_steps", "warmup_steps") and 0 < value < 1 and options.max_steps > 0:
         return str(math.ceil(options.max_steps * value))
+    if name == "encoder" and value in (None, RANDOM_WEIGHTS):
+        return "random weights"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def option_rows(command: Command) -> list[tuple[str, object]]:
-    """Options that are set or always matter; those that depart from the recipe are marked with its value."""
-    options = command.options
+    """Options that differ from their defaults or always matter; with the recipe's value if they override that."""
+    options, overridden = command.options, command.overridden
+    stock = vars(train_parser(None).parse_args([]))
+    shown = {name for name, value in vars(options).items() if value != stock[name]} | ALWAYS_SHOWN
+    if not options.model:
+        shown |= NEW_MODEL
     rows: list[tuple[str, object]] = []
     for option in (*fields(JobArguments), *fields(SetrTrainingArguments)):
         name = option.name
-        if not option.init or name in SHOWN_ELSEWHERE and name not in command.overridden:
-            continue
-        value = getattr(options, name)
-        default = option.default if option.default_factory is MISSING else option.default_factory()
-        is_job_option = hasattr(JobArguments, name)
-        is_shown = value not in (None, False) if is_job_option else name in ALWAYS_SHOWN or value != default
-        if is_shown or name in command.overridden:
-            mark = f"  (recipe: {display(name, command.overridden[name], options)})" if name in command.overridden else ""
-            rows.append((name, display(name, value, options) + mark))
+        if name in overridden or name in shown - SHOWN_ELSEWHERE:
+            mark = f"  (recipe: {display(name, overridden[name], options)})" if name in overridden else ""
+            rows.append((name, display(name, getattr(options, name), options) + mark))
     return rows
 
 

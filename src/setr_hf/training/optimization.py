@@ -2,10 +2,13 @@
 
 from collections.abc import Collection
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from ..errors import SetrError
 
 
 HEAD_MODULES = {"decode_head", "auxiliary_heads"}
@@ -15,16 +18,28 @@ MLA_NECK_MODULES = {"layernorms", "projections", "aggregations"}
 
 def head_parameter_names(model: nn.Module) -> set[str]:
     """
-    Names, as in `model.named_parameters()`, of the parameters that the original code calls head, those whose name
-    contains "head" there. For "naive" and "pup" that is the decoder with its LayerNorm, and the auxiliary heads. For
+    Names, as in `model.named_parameters()`, of the parameters that belong to a head in the original code, where their
+    names contain "head". For "naive" and "pup" that is the decoder with its LayerNorm, and the auxiliary heads. For
     "mla" it is the branches and all classifiers; the LayerNorms, projections and top-down convolutions before them
-    sit in its backbone (in mmsegmentation in the neck).
+    are part of the backbone there (in mmsegmentation, of the neck).
 
     Args:
-        model ([`SetrForSemanticSegmentation`]): Also compiled, with adapters of PEFT, or wrapped for DDP or FSDP.
+        model ([`SetrForSemanticSegmentation`]): May be compiled, have PEFT adapters, or be wrapped for DDP or FSDP.
+
+    Example:
+
+    ```python
+    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation
+    >>> from setr_hf.training.optimization import head_parameter_names
+
+    >>> config = SetrConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, decoder_type="naive")
+    >>> heads = head_parameter_names(SetrForSemanticSegmentation(config))
+    >>> "decode_head.classifier.weight" in heads, "setr.layernorm.weight" in heads
+    (True, False)
+    ```
     """
 
-    def is_head(name):
+    def is_head(name: str) -> bool:
         modules = set(name.split("."))
         return bool(modules & HEAD_MODULES) and not modules & MLA_NECK_MODULES
 
@@ -37,17 +52,17 @@ def parameter_groups(
     head_learning_rate_ratio: float,
     weight_decay: float,
     decay_parameter_names: Collection[str],
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """
-    Parameter groups for an optimizer: all trainable parameters, those of the heads at a rate of their own. The
-    original code's ratio is 10 with a weight decay of 0, in all its recipes.
+    Parameter groups for an optimizer: all trainable parameters, with a rate of their own for the heads. In all
+    recipes of the original code the ratio is 10, with a weight decay of 0.
 
     Args:
         model ([`SetrForSemanticSegmentation`]): See [`head_parameter_names`].
-        learning_rate: Rate of everything but the heads.
-        head_learning_rate_ratio: Rate of the heads, as a multiple of `learning_rate`.
-        weight_decay: Weight decay of the parameters in `decay_parameter_names`; 0 for the others.
-        decay_parameter_names: Names as in `model.named_parameters()`, such as those of
+        learning_rate (`float`): Rate of everything but the heads.
+        head_learning_rate_ratio (`float`): Rate of the heads as a multiple of `learning_rate`.
+        weight_decay (`float`): Weight decay of the parameters in `decay_parameter_names`; 0 for the others.
+        decay_parameter_names (`Collection[str]`): Names as in `model.named_parameters()`, such as those of
             `Trainer.get_decay_parameter_names(model)`.
 
     Returns:
@@ -55,12 +70,12 @@ def parameter_groups(
             `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`.
 
     Raises:
-        `ValueError`: `head_learning_rate_ratio` is not positive.
+        [`SetrError`]: `head_learning_rate_ratio` is not positive.
     """
     if head_learning_rate_ratio <= 0:
-        raise ValueError(f"head_learning_rate_ratio must be greater than 0, got {head_learning_rate_ratio}")
+        raise SetrError(f"head_learning_rate_ratio must be greater than 0, got {head_learning_rate_ratio}")
     heads, decayed = head_parameter_names(model), set(decay_parameter_names)
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         part + suffix: {"params": [], "lr": rate, "weight_decay": decay, "name": part + suffix}
         for part, rate in (("base", learning_rate), ("head", learning_rate * head_learning_rate_ratio))
         for suffix, decay in (("", weight_decay), ("_without_decay", 0.0))
@@ -80,37 +95,50 @@ def poly_factor(step: int, initial_lr: float, num_training_steps: int, power: fl
 
 def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 0.9, min_lr: float = 1e-4) -> LambdaLR:
     """
-    The poly schedule of the original code, for each parameter group from its own initial rate lr0 down to a floor that
-    is the same for all: lr(t) = (lr0 - min_lr) · (1 - t / T)^power + min_lr, with t counting optimizer steps from 0
-    and T = `num_training_steps`. From T on it stays at `min_lr`.
+    The poly schedule of the original code. Each parameter group falls from its own initial rate lr0 to a floor that is
+    the same for all: lr(t) = (lr0 - min_lr) · (1 - t / T)^power + min_lr, with t counting optimizer steps from 0 and
+    T = `num_training_steps`. From T on it stays at `min_lr`.
 
-    The stock "polynomial" schedule measures its floor against the optimizer's default rate: a group at 10 times that
-    rate would end at 10 times the floor. mmsegmentation 1.x divides by T - 1, so that its last step, too, is at the
-    floor; 0.x and the original code divide by T.
+    The floor of the stock "polynomial" schedule is relative to the optimizer's default rate: a group at 10 times that
+    rate would end at 10 times the floor. mmsegmentation 1.x divides by T - 1, so that its last step is at the floor
+    too; 0.x and the original code divide by T.
 
-    A group whose rate lies below `min_lr` rises to it, as it does in the original code.
+    A group whose rate is below `min_lr` rises to it, as it does in the original code.
 
     Args:
-        optimizer: Each group's initial rate is its `initial_lr` where a schedule has set one before, else its `lr`.
-        num_training_steps: T, at least 1.
-        power: Exponent, greater than 0.
-        min_lr: The floor, at least 0.
+        optimizer (`Optimizer`): The initial rate of a group is its `initial_lr` if an earlier schedule has set one,
+            else its `lr`.
+        num_training_steps (`int`): T, at least 1.
+        power (`float`, *optional*, defaults to 0.9): Exponent, greater than 0.
+        min_lr (`float`, *optional*, defaults to 1e-4): The floor, at least 0.
 
     Raises:
-        `ValueError`: an argument is out of range, or the rate of a group is not positive.
+        [`SetrError`]: an argument is out of range, or the rate of a group is not positive.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from setr_hf.training.optimization import poly_schedule
+
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    >>> schedule = poly_schedule(optimizer, num_training_steps=100)
+    >>> [round(0.01 * schedule.lr_lambdas[0](step), 5) for step in (0, 50, 100)]
+    [0.01, 0.00541, 0.0001]
+    ```
     """
     if num_training_steps < 1:
-        raise ValueError(f"num_training_steps must be at least 1, got {num_training_steps}")
+        raise SetrError(f"num_training_steps must be at least 1, got {num_training_steps}")
     if power <= 0:
-        raise ValueError(f"power must be greater than 0, got {power}")
+        raise SetrError(f"power must be greater than 0, got {power}")
     if min_lr < 0:
-        raise ValueError(f"min_lr must be at least 0, got {min_lr}")
+        raise SetrError(f"min_lr must be at least 0, got {min_lr}")
     factors = []
     for index, group in enumerate(optimizer.param_groups):
         initial_lr = float(group.get("initial_lr", group["lr"]))
         if initial_lr <= 0:
             name = group.get("name", index)
-            raise ValueError(f"the learning rate of parameter group {name!r} must be greater than 0, got {initial_lr}")
+            raise SetrError(f"the learning rate of parameter group {name!r} must be greater than 0, got {initial_lr}")
         factors.append(
             partial(
                 poly_factor, initial_lr=initial_lr, num_training_steps=num_training_steps, power=power, min_lr=min_lr

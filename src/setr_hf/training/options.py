@@ -1,4 +1,4 @@
-"""The options of the train job: defaults from a recipe, what the command line overrides, and what follows from them."""
+"""The options of the train job: a recipe's, what the command line overrides, and what follows from both."""
 
 import json
 import sys
@@ -272,10 +272,15 @@ def new_config(options: Namespace | JobArguments, **classes: Any) -> SetrConfig:
         [`SetrError`]: fields are unknown or contradict each other.
     """
     told = dict(options.config)
+    try:
+        # The choice of an attention is an argument of every config of Transformers, not a field.
+        known_fields({name: value for name, value in told.items() if name != "attn_implementation"}, "config")
+    except ValueError as error:
+        raise SetrError(str(error)) from None
     own = {"image_size": crop_of(options.crop_size)}
     if options.loss_average:
         own["semantic_loss_average"] = options.loss_average
     try:
-        return SetrConfig(**own | known_fields(told, "--config") | classes)
-    except (StrictDataclassError, ValueError) as error:
+        return SetrConfig(**own | told | classes)
+    except StrictDataclassError as error:
         raise SetrError(f"--config {json.dumps(told)}: {error}") from error

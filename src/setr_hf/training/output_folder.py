@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from accelerate import PartialState
@@ -12,27 +12,28 @@ from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from ..errors import SetrError
+
 
 logger = logging.get_logger(__name__)
 
 # Names that start with "_" are not uploaded by `Trainer.push_to_hub`.
 LOCK_NAME = "_running.lock"
-# Data loading workers outlive a killed process by 5 seconds, and before filelock 4 hold its lock for as long.
+# Data loading workers outlive a killed process by 5 seconds; before filelock 4 they hold its lock for as long.
 LOCK_TIMEOUT = 10
 MODEL_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "config.json")
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
-    """Folders `checkpoint-STEP` of a run, complete or not, in order of their steps."""
+    """The folders `checkpoint-STEP` of a run, complete or not, in the order of their steps."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def is_complete(checkpoint: str | Path) -> bool:
     """
-    Whether a checkpoint was written to its end. `Trainer` writes `trainer_state.json` last, so it is there and whole
-    only after everything else; that this holds for the files of all processes is up to
-    [`SetrTrainer`], which lets them wait for each other before.
+    Whether a checkpoint was written to its end. `Trainer` writes `trainer_state.json` last; in [`SetrTrainer`] the
+    processes wait for each other before that, so the file is whole only if those of all processes are.
     """
     try:
         json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
@@ -58,12 +59,12 @@ def remove_incomplete_checkpoints(output_dir: str | Path):
 def check_unused(output_dir: str | Path):
     """
     Raises:
-        `ValueError`: the folder holds checkpoints or a model; names the first such file.
+        [`SetrError`]: the folder holds checkpoints or a model; names the first such file.
     """
     models = [path for pattern in MODEL_PATTERNS for path in sorted(Path(output_dir).glob(pattern))]
     found = [*checkpoint_folders(output_dir), *models]
     if found:
-        raise ValueError(
+        raise SetrError(
             f"{output_dir} holds {found[0].name} of another run: resume that run, or choose another output_dir"
         )
 
@@ -71,15 +72,16 @@ def check_unused(output_dir: str | Path):
 @contextmanager
 def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator[None]:
     """
-    Holds a run's folder, which is made if need be, so that no other run writes to it at the same time. The lock ends
-    with the process, however it ends. In a distributed run only the main process holds it: a run on another machine
-    is noticed only where the folder is on a file system that shares locks between machines.
+    Holds a run's folder, which is created if it is missing, so that no other run writes to it at the same time. The
+    lock ends with the process, however that ends. In a distributed run only the main process holds it. A run on
+    another machine is noticed only if the folder is on a file system that shares locks between machines.
 
     Args:
-        resume: Whether the run goes on from what is in the folder.
+        output_dir (`str` or `Path`): The folder.
+        resume (`bool`, *optional*, defaults to `False`): Whether the run resumes what is in the folder.
 
     Raises:
-        `ValueError`: another running job holds the folder; or it holds checkpoints or a model, and `resume` is off.
+        [`SetrError`]: another running job holds the folder; or it holds checkpoints or a model, and `resume` is off.
     """
     if not PartialState().is_main_process:
         yield
@@ -89,14 +91,18 @@ def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator
     try:
         lock.acquire(timeout=LOCK_TIMEOUT)
     except Timeout as error:
-        raise ValueError(
-            f"another running job writes to {output_dir}: wait for its end, or choose another output_dir"
+        raise SetrError(
+            f"another running job writes to {output_dir}: wait until it ends, or choose another output_dir"
         ) from error
     try:
         if not resume:
             check_unused(output_dir)
         yield
     finally:
+        # While the lock is held: whoever waits for it sees that its file is gone, and locks a new one. Windows does
+        # not delete open files; there, releasing the lock deletes it.
+        with suppress(PermissionError):
+            (Path(output_dir) / LOCK_NAME).unlink(missing_ok=True)
         lock.release()
 
 

@@ -1,18 +1,20 @@
-"""Pictures of what a model in training predicts: photo, truth and prediction of a few photographs."""
+"""Pictures of what a model in training predicts: photo, ground truth and prediction of a few photos."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import PreTrainedConfig, TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 
+from ..files import whole_file
 from ..inference.pictures import class_colors, comparison_sheet
 
 
 class PredictionSamples:
     """
-    Keeps a few of the photographs that a process segments one after the other, evenly spread over all of them.
+    Keeps a few of the photos that a process segments one after the other, evenly spread over all of them.
 
     Args:
         num_samples (`int`): How many to keep.
@@ -24,28 +26,29 @@ class PredictionSamples:
         last = (num_samples if num_images is None else num_images) - 1
         self.positions = set(np.linspace(0, max(last, 0), num_samples).astype(int).tolist())
         self.num_seen = 0
-        self.samples = []
+        self.samples: list[tuple[Image.Image, np.ndarray, np.ndarray]] = []
 
     def add(self, photo: Image.Image, truth: np.ndarray, prediction: np.ndarray):
-        """The next photograph with its true and predicted label map."""
+        """The next photo with its true and predicted label map."""
         if self.num_seen in self.positions:
-            self.samples.append((ImageOps.exif_transpose(photo), truth, prediction))
+            self.samples.append((photo, truth, prediction))
         self.num_seen += 1
 
     def sheet(self, config: PreTrainedConfig) -> Image.Image:
         """A picture of all samples, a row for each."""
-        return comparison_sheet(self.samples, class_colors(config), config.id2label)
+        ignore_index = config.semantic_loss_ignore_index
+        return comparison_sheet(self.samples, class_colors(config), config.id2label, ignore_index=ignore_index)
 
 
-def publish_picture(picture: Image.Image, name: str, path: Path, step: int, callbacks: list[TrainerCallback]):
-    """Saves a picture, and sends it to TensorBoard and trackio where their callbacks are at work."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished.png")
-    picture.save(unfinished)
-    unfinished.replace(path)
+def publish_picture(picture: Image.Image, name: str, path: Path, step: int, callbacks: Iterable[TrainerCallback]):
+    """Saves a picture, and sends it to TensorBoard and trackio if they are reported to."""
+    with whole_file(path) as unfinished:
+        picture.save(unfinished)
     for callback in callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
             callback.tb_writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
-        elif isinstance(callback, TrackioCallback) and callback._initialized:
-            image = callback._trackio.Image(picture)
-            callback._trackio.log({name: image, "train/global_step": step})
+        elif isinstance(callback, TrackioCallback):
+            import trackio
+
+            # The callback has just logged the scores of this evaluation, for which it opens a run.
+            trackio.log({name: trackio.Image(picture), "train/global_step": step})

@@ -76,7 +76,9 @@ class Recipe:
             if name not in known:
                 facts = ("origin", "classes", "published")
                 close = difflib.get_close_matches(str(name), [*known, *facts], n=1, cutoff=0)
-                raise SetrError(f"recipe {self.name}: {name!r} is not an option of the train job; the closest is {close[0]!r}")
+                raise SetrError(
+                    f"recipe {self.name}: {name!r} is not an option of the train job; the closest is {close[0]!r}"
+                )
 
 
 def make_recipe(name: str, values: dict[str, Any]) -> Recipe:

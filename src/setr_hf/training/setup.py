@@ -175,7 +175,7 @@ def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
         return wanted.lower() == "true"
     if not is_complete(wanted):
         last = last_complete_checkpoint(Path(wanted).parent) or "none"
-        raise SetrError(f"{wanted} is no complete checkpoint; the last complete one beside it: {last}")
+        raise SetrError(f"{wanted} is not a complete checkpoint; the last complete one beside it: {last}")
     return wanted
 
 

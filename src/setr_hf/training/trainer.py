@@ -1,21 +1,35 @@
-"""`Trainer` for SETR: the paper's rates and test protocol, and runs that survive being killed."""
+"""
+`Trainer` for SETR: the paper's rates and test protocol, and runs that survive being killed.
+
+Where [`SetrTrainer`] overrides a private method, a comment says what that mends in Transformers 5.17 to 5.23.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from transformers import EvalPrediction, SchedulerType, Trainer
+from transformers import (
+    EvalPrediction,
+    SchedulerType,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import ParallelMode
 from transformers.utils import logging
 
+from ..errors import SetrError
 from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
 from .arguments import SetrTrainingArguments
@@ -23,7 +37,6 @@ from .optimization import parameter_groups, poly_schedule
 from .output_folder import (
     is_complete,
     last_complete_checkpoint,
-    output_folder_lock,
     remove_incomplete_checkpoints,
 )
 from .prediction_pictures import PredictionSamples, publish_picture
@@ -39,8 +52,8 @@ class MeanIouOfMatrices:
         self.reset()
 
     def reset(self):
-        """Forgets what an evaluation that was broken off has added."""
-        self.total = 0
+        """Forgets what an evaluation that did not reach its end has added."""
+        self.total: Any = 0
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         self.total = self.total + torch.as_tensor(prediction.predictions).sum(dim=0).cpu().numpy()
@@ -51,6 +64,27 @@ class MeanIouOfMatrices:
         return {name: scores[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
 
 
+class EpochOfExamples(TrainerCallback):
+    """
+    Calls `set_epoch` of the training examples before each epoch, as far as they have it. Accelerate's loaders do so
+    only without a sampler: they pass the epoch on to that.
+    """
+
+    def __init__(self, examples: Any):
+        self.examples = examples
+        self.epoch = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        # Of a resumed run, the epoch in which it stopped.
+        self.epoch = int(state.epoch or 0)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        # Counted, as `state.epoch` is not whole after an epoch of a stream, whose length is not known.
+        if hasattr(self.examples, "set_epoch"):
+            self.examples.set_epoch(self.epoch)
+        self.epoch += 1
+
+
 def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
@@ -58,8 +92,8 @@ def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
 @contextmanager
 def whole_parameters(model: nn.Module, reshard_after_forward: bool) -> Iterator[None]:
     """
-    Inside, the modules that FSDP2 shards have their parameters whole, and a forward pass is no communication: the
-    processes may run it a different number of times. After it they are sharded again.
+    Inside, the modules that FSDP2 shards have their parameters whole, and a forward pass needs no communication: each
+    process may run it a different number of times. Afterwards they are sharded again.
     """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
@@ -77,54 +111,89 @@ class SetrTrainer(Trainer):
     """
     `Trainer` with what SETR needs besides:
 
-    - The heads' own learning rate, and the poly schedule with an absolute floor, see [`SetrTrainingArguments`].
+    - A learning rate for the heads, and the poly schedule with an absolute floor, see [`SetrTrainingArguments`].
     - Synchronized or frozen BatchNorm. Saved models hold plain BatchNorm layers.
-    - Evaluation of label maps at the photographs' original sizes: those of the stock pipeline. What is gathered from
-      processes and batches is one confusion matrix for each image, not its logits, so photographs may differ in size.
-      There is no evaluation loss. Pictures of some predictions go to `output_dir/predictions`.
-    - Checkpoints of which one knows whether they are complete, and resumption from the last complete one.
+    - Evaluation of label maps at the photos' original sizes, as the stock pipeline computes them. Gathered from
+      processes and batches is one confusion matrix per image, not its logits, so photos may differ in size. There is
+      no evaluation loss. Pictures of some predictions go to `output_dir/predictions`.
+    - Checkpoints that are known to be complete, and resumption from the last complete one.
 
     Args:
-        args ([`SetrTrainingArguments`])
-        processing_class ([`SetrImageProcessor`]): The processor whose windows the evaluation uses.
-        train_dataset: Such as [`TrainingExamples`]. If it has a method `set_epoch`, that is called
-            before each epoch.
-        eval_dataset: With the columns `photo` and `label_map`, see [`evaluation_examples`].
-        compute_metrics (`Callable`, *optional*): Takes the matrices `(num_images, num_labels, num_labels)`, rows the
-            true class, as `predictions`; by default [`MeanIouOfMatrices`].
-        kwargs: As of `Trainer`.
+        model ([`SetrForSemanticSegmentation`]): The model to train.
+        args ([`SetrTrainingArguments`]): With `remove_unused_columns=False`, their default.
+        train_dataset ([`TrainingExamples`] or [`StreamingExamples`], *optional*): Its method `set_epoch`, if it has
+            one, is called before each epoch.
+        eval_dataset (`datasets.Dataset`, *optional*): With the columns `photo` and `label_map`, see
+            [`evaluation_examples`].
+        data_collator (`Callable`, *optional*): [`collate`].
+        processing_class ([`SetrImageProcessor`], *optional*): The processor whose windows the evaluation uses.
+        compute_metrics (`Callable`, *optional*, defaults to [`MeanIouOfMatrices`]): Takes the matrices, of shape
+            `(num_images, num_labels, num_labels)` with true classes in the rows, as `predictions`.
+        kwargs: See `Trainer`.
 
     Raises:
-        `ValueError`: `args` are of another class, drop columns, or shard by FSDP 1; or the model has a single class.
+        [`SetrError`]: `args` are of another class, drop columns, or shard by FSDP 1; or the model has a single class.
+
+    Example:
+
+    ```python
+    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+    >>> from setr_hf import SetrTrainer, SetrTrainingArguments
+    >>> from setr_hf.data.augmentation import training_transform
+    >>> from setr_hf.data.examples import collate, evaluation_examples, training_examples
+    >>> from setr_hf.data.scenes import make_scenes
+
+    >>> data = make_scenes(count=2, first_seed=0)
+    >>> config = SetrConfig(
+    ...     hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=64, **data.label_set.config_fields
+    ... )
+    >>> processor = SetrImageProcessor(do_split_image=True, do_resize=False, crop_size=64, stride=48)
+    >>> augment = training_transform((64, 64), (0.5, 2.0), None, processor.image_mean, processor.image_std)
+    >>> trainer = SetrTrainer(
+    ...     SetrForSemanticSegmentation(config),
+    ...     SetrTrainingArguments("outputs/mine", max_steps=1, save_strategy="no", report_to=[], disable_tqdm=True),
+    ...     train_dataset=training_examples(data, augment),
+    ...     eval_dataset=evaluation_examples(data),
+    ...     data_collator=collate,
+    ...     processing_class=processor,
+    ... )
+    >>> trainer.train().global_step
+    {'train_runtime': ...}
+    1
+    >>> 0 <= trainer.evaluate()["eval_mean_iou"] <= 1
+    {'eval_mean_iou': ...}
+    True
+    ```
     """
 
-    def __init__(self, *args, compute_metrics: Callable | None = None, **kwargs):
+    def __init__(self, *args: Any, compute_metrics: Callable[..., dict[str, float]] | None = None, **kwargs: Any):
         super().__init__(*args, compute_metrics=compute_metrics or MeanIouOfMatrices(), **kwargs)
         if not isinstance(self.args, SetrTrainingArguments):
-            raise ValueError(f"SetrTrainer takes SetrTrainingArguments as args, got {type(self.args).__name__}")
+            raise SetrError(f"SetrTrainer takes SetrTrainingArguments as args, got {type(self.args).__name__}")
         if self.args.remove_unused_columns:
-            raise ValueError("set remove_unused_columns=False: photographs are no input of the model")
+            raise SetrError("set remove_unused_columns=False: photos are not an input of the model")
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
-            raise ValueError(
-                "FSDP 1 cannot evaluate photographs of different sizes, as each has its own number of forward passes: "
-                "set the FSDP version to 2"
+            raise SetrError(
+                "FSDP 1 cannot evaluate photos of different sizes, as each has its own number of forward passes: set "
+                "the FSDP version to 2"
             )
         config = self.model.config
         if config.num_labels < 2:
-            raise ValueError(
+            raise SetrError(
                 f"num_labels={config.num_labels}: with one class there is nothing to learn, the loss is always 0. To "
                 "find one kind of object, give the background a class of its own: num_labels=2"
             )
         if self.optimizer is not None and self.args.head_learning_rate_ratio != 1:
-            raise ValueError("head_learning_rate_ratio has no effect on an optimizer that is passed in: leave it at 1")
+            raise SetrError("head_learning_rate_ratio has no effect on an optimizer that is passed in: leave it at 1")
+        self.add_callback(EpochOfExamples(self.train_dataset))
         self.prediction_samples = PredictionSamples(0, None)
-        self.head_learning_rate = None
+        self.head_learning_rate: float | None = None
 
     def prepare_batch_norm(self, model: nn.Module):
         """
-        In place, before the model is wrapped for several processes: BatchNorm over all of them, where they have GPUs,
-        and in fp32 under FSDP2, which would cast its weights to bf16 or fp16, unlike its running statistics. Names of
-        parameters and buffers stay.
+        Changes BatchNorm in place, before the model is wrapped for several processes: it runs over all of them if they
+        have GPUs, and in fp32 under FSDP2, which would cast its weights, unlike its running statistics, to bf16 or
+        fp16. The names of parameters and buffers stay.
         """
         if any(isinstance(layer, nn.SyncBatchNorm | FSDPModule) for layer in batch_norm_layers(model)):
             return
@@ -136,7 +205,7 @@ class SetrTrainer(Trainer):
                 fully_shard(layer)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimizer; where the heads have a rate of their own, with groups of theirs."""
+        """The stock optimizer; if the heads have a rate of their own, with parameter groups for them."""
         model = self.model if model is None else model
         self.prepare_batch_norm(model)
         if self.optimizer is None and self.args.head_learning_rate_ratio != 1:
@@ -144,8 +213,8 @@ class SetrTrainer(Trainer):
                 self.args, model
             )
             if is_optimizer_factory(optimizer_cls) or {"params", "model", "optimizer_dict"} & set(options):
-                raise ValueError(
-                    f"optim={self.args.optim} makes its own parameter groups, so the heads cannot have theirs: set "
+                raise SetrError(
+                    f"optim={self.args.optim} makes its own parameter groups and leaves none to the heads: set "
                     "head_learning_rate_ratio=1, or another optim"
                 )
             groups = parameter_groups(
@@ -158,8 +227,10 @@ class SetrTrainer(Trainer):
             self.optimizer_cls_and_kwargs = optimizer_cls, {**options, "params": groups}
         return super().create_optimizer(model)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """The stock schedule, but poly with an absolute floor where `lr_scheduler_kwargs` names `min_lr`."""
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The stock schedule, or poly with an absolute floor if `lr_scheduler_kwargs` names `min_lr`."""
         options = self.args.lr_scheduler_kwargs or {}
         if (
             self.lr_scheduler is None
@@ -167,11 +238,11 @@ class SetrTrainer(Trainer):
             and "min_lr" in options
         ):
             if unknown := sorted(set(options) - {"power", "min_lr"}):
-                raise ValueError(
-                    f"lr_scheduler_kwargs of the polynomial schedule with min_lr may hold power besides, got {unknown}"
+                raise SetrError(
+                    f"with min_lr, lr_scheduler_kwargs of the polynomial schedule may also hold power, got {unknown}"
                 )
             if self.args.get_warmup_steps(num_training_steps):
-                raise ValueError("the polynomial schedule with min_lr has no warm-up: set warmup_steps to 0")
+                raise SetrError("the polynomial schedule with min_lr has no warm-up: set warmup_steps to 0")
             self.lr_scheduler = poly_schedule(
                 self.optimizer if optimizer is None else optimizer, num_training_steps, **options
             )
@@ -179,7 +250,8 @@ class SetrTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_learning_rate(self) -> float:
-        """The rate of the first group. That of the heads is kept for `log`, before which the schedule moves on."""
+        # Stock, only the rate of the first group is logged. That of the heads is kept for `log`, which is called when
+        # the schedule has moved on.
         head_rates = [group["lr"] for group in self.optimizer.param_groups if group.get("name", "").startswith("head")]
         self.head_learning_rate = float(head_rates[0]) if head_rates else None
         return super()._get_learning_rate()
@@ -189,25 +261,25 @@ class SetrTrainer(Trainer):
             logs["head_learning_rate"] = self.head_learning_rate
         super().log(logs, start_time)
 
-    def compute_loss(self, model: nn.Module, *args, **kwargs):
+    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any):
         if self.args.freeze_batch_norm:
             # Here, because `training_step` has just set the whole model to training mode.
             for layer in batch_norm_layers(model):
                 layer.eval()
         return super().compute_loss(model, *args, **kwargs)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """
-        As `Trainer.train`, but `resume_from_checkpoint=True` means the last **complete** checkpoint in the output
-        folder, or the beginning, with a warning, where there is none. Incomplete ones are removed before resuming.
+        As `Trainer.train`, but `resume_from_checkpoint=True` stands for the last **complete** checkpoint in the output
+        folder. If there is none, training starts at the beginning, with a warning. Incomplete ones are removed first.
 
         Raises:
-            `ValueError`: `resume_from_checkpoint` is a folder that is no complete checkpoint.
+            [`SetrError`]: `resume_from_checkpoint` is a folder that is not a complete checkpoint.
         """
         output_dir = self.args.output_dir
         if isinstance(resume_from_checkpoint, str) and not is_complete(resume_from_checkpoint):
-            raise ValueError(
-                f"{resume_from_checkpoint} is no complete checkpoint; the last one in {output_dir} is "
+            raise SetrError(
+                f"{resume_from_checkpoint} is not a complete checkpoint; the last one in {output_dir} is "
                 f"{last_complete_checkpoint(output_dir)}"
             )
         if resume_from_checkpoint:
@@ -217,57 +289,54 @@ class SetrTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(output_dir)
             if resume_from_checkpoint is None:
-                logger.warning(f"{output_dir} holds no complete checkpoint: training starts at the beginning")
+                logger.warning(f"{output_dir} has no complete checkpoint: training starts at the beginning")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _get_dataloader(self, *args, **kwargs):
+    def _get_dataloader(self, *args: Any, **kwargs: Any):
         dataloader = super()._get_dataloader(*args, **kwargs)
-        # The seed of the workers is drawn when they start. From the global generator, a resumed run, which starts
-        # persistent workers again, would go on with other random numbers than the run it resumes.
+        # The seed of the workers is drawn when they start. Stock, it comes from the global generator, and a resumed
+        # run, which starts persistent workers anew, continues with other random numbers than the run it resumes.
         dataloader.base_dataloader.generator = torch.Generator()
         return dataloader
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """As stock, but `dataloader_drop_last` is for training: every photograph of an evaluation counts."""
+        """As stock, but `dataloader_drop_last` is for training only: every photo of an evaluation counts."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.args.dataloader_drop_last = drop_last
 
-    def _run_epoch(self, *, epoch: int, **kwargs):
+    def _run_epoch(self, **kwargs: Any):
         if self.state.global_step >= self.state.max_steps:
-            # Resumed from the last step. Stock, this would train one step more.
+            # Resumed from the last step, which is in the middle of an epoch. Stock, one more step would be trained.
             self.control.should_training_stop = True
             return
-        if hasattr(self.train_dataset, "set_epoch"):
-            # Accelerate's loaders pass the epoch on to the sampler only, if there are several processes or the first
-            # batches of a resumed epoch are skipped.
-            self.train_dataset.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **kwargs)
+        super()._run_epoch(**kwargs)
 
-    def _save_checkpoint(self, model: nn.Module, trial):
+    def _save_checkpoint(self, model: nn.Module, trial: Any):
         if self.args.should_save:
-            # A checkpoint of this step that an earlier run left is incomplete from here on.
+            # Stock, a checkpoint of this step that an earlier run left would look complete while it is overwritten.
             checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
         super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str):
-        """What each process saves last. Then the main process writes `trainer_state.json`, and deletes older ones."""
+        # What each process saves last. Stock, the main process then writes `trainer_state.json`, and deletes older
+        # checkpoints, without waiting for the others.
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         if isinstance(self.model, FSDPModule):
-            # FSDP2 gives the model a class of its own, whose name and file would be saved as the model's code.
+            # FSDP2 gives the model a class of its own. Stock, its name and file would be saved as the model's code.
             sharded_class, (_, model_class) = type(self.model), type(self.model).__bases__
             sharded_class.__name__, sharded_class.__module__ = model_class.__name__, model_class.__module__
         super()._save(output_dir, state_dict)
 
-    def evaluation_loop(self, dataloader, *args, **kwargs):
+    def evaluation_loop(self, dataloader: torch.utils.data.DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         if self.args.parallel_mode == ParallelMode.DISTRIBUTED:
-            # Each process has its own running statistics since its last batch; saved are those of the main process.
+            # Each process has running statistics of its own; those of the main process are saved.
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, src=0)
         if isinstance(self.compute_metrics, MeanIouOfMatrices):
@@ -277,31 +346,37 @@ class SetrTrainer(Trainer):
         self.prediction_samples = PredictionSamples(num_samples, num_images)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """No loss, a confusion matrix for each image, and zeros in the place of labels, which a matrix counts."""
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """No loss, a confusion matrix for each image, and zeros instead of labels, which the matrix has counted."""
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if not self.is_fsdp_enabled:
-            # Not the compiled model, which would be compiled again for each number of windows.
+            # Not the compiled model, which would be compiled anew for each number of windows.
             model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         with (
             whole_parameters(model, plugin is None or plugin.reshard_after_forward),
             self.compute_loss_context_manager(),
         ):
             predictions = [label_map.numpy() for label_map in segment(model, self.processing_class, inputs["photo"])]
-        samples = list(zip(inputs["photo"], inputs["label_map"], predictions))
-        for photo, truth, prediction in samples:
+        config, counted = self.model.config, []
+        for photo, truth, prediction in zip(inputs["photo"], inputs["label_map"], predictions):
             self.prediction_samples.add(photo, truth, prediction)
-        matrices = [
-            confusion_matrix(prediction, truth, self.model.config.num_labels) for _, truth, prediction in samples
-        ]
-        matrices = torch.from_numpy(np.stack(matrices)).to(self.args.device)
+            counted.append(confusion_matrix(prediction, truth, config.num_labels, config.semantic_loss_ignore_index))
+        matrices = torch.from_numpy(np.stack(counted)).to(self.args.device)
         return None, matrices, torch.zeros(len(matrices), dtype=torch.long, device=self.args.device)
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.prediction_samples.samples:
             step = self.state.global_step
-            # Several evaluation sets come here one by one, each with a prefix of its own.
+            # Several evaluation sets are evaluated one by one, each with a prefix of its own.
             suffix = metric_key_prefix.removeprefix("eval").replace("_", "-")
             path = Path(self.args.output_dir) / "predictions" / f"step-{step}{suffix}.png"
             sheet = self.prediction_samples.sheet(self.model.config)
@@ -310,4 +385,4 @@ class SetrTrainer(Trainer):
         return metrics
 
 
-__all__ = ["SetrTrainer", "SetrTrainingArguments", "last_complete_checkpoint", "output_folder_lock"]
+__all__ = ["SetrTrainer"]
