@@ -193,8 +193,12 @@ def test_photographs_are_shown_upright():
     samples = PredictionSamples(1, 1)
     label_map = np.zeros((20, 10), dtype=np.uint8)
     samples.add(photo, label_map, label_map)
-    expected = comparison_sheet([(Image.new("RGB", (10, 20)), label_map, label_map)], [[0, 0, 0]] * 2, {0: "a", 1: "b"})
-    assert samples.sheet(SetrConfig(id2label={0: "a", 1: "b"}, palette=[[0, 0, 0]] * 2)).tobytes() == expected.tobytes()
+    expected = comparison_sheet(
+        [(Image.new("RGB", (10, 20)), label_map, label_map)], [[0, 0, 0]] * 2, {0: "a", 1: "b"}
+    )
+    assert (
+        samples.sheet(SetrConfig(id2label={0: "a", 1: "b"}, palette=[[0, 0, 0]] * 2)).tobytes() == expected.tobytes()
+    )
 
 
 def test_pictures_go_to_tensorboard(tmp_path, monkeypatch):
