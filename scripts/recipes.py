@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from setr_hf.cli import run_job
+from setr_hf.cli import JobParser, run_job
 from setr_hf.tables import print_table
 from setr_hf.training.recipes import all_recipes, find_recipe
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = JobParser(description=__doc__)
     parser.add_argument("name", nargs="?", help="the recipe to print, for `setr-hf train --recipe FILE.yaml`")
     return parser.parse_args(argv)
 

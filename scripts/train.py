@@ -5,28 +5,14 @@ from collections.abc import Sequence
 
 from transformers import set_seed
 
-from setr_hf.cli import run_job
-from setr_hf.data.loading import load_segmentation_data
-from setr_hf.data.rows import SegmentationData
+from setr_hf.cli import JobParser, run_job
+from setr_hf.data.arguments import load_data
 from setr_hf.tables import print_options
 from setr_hf.training.description import describe
-from setr_hf.training.options import JobArguments, parse_command
+from setr_hf.training.options import ARGUMENTS, HIDDEN, parse_command
 from setr_hf.training.output_folder import output_folder_lock
 from setr_hf.training.setup import check_precision, checkpoint_to_resume, make_trainer
 from setr_hf.training.trainer import SetrTrainer
-
-
-def load_data(job: JobArguments) -> list[SegmentationData]:
-    """Training and validation data."""
-    options = {
-        "config": job.dataset_config,
-        "revision": job.dataset_revision,
-        "image_column": job.image_column,
-        "annotation_column": job.annotation_column,
-        "labels": job.labels,
-        "streaming": job.streaming,
-    }
-    return [load_segmentation_data(job.dataset, split, **options) for split in ("train", "validation")]
 
 
 def final_scores(trainer: SetrTrainer) -> dict[str, float]:
@@ -38,7 +24,7 @@ def final_scores(trainer: SetrTrainer) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = parse_command(argv, __doc__)
+    command = parse_command(argv, JobParser(ARGUMENTS, hidden=HIDDEN, description=__doc__))
     summary = describe(command)
     if command.options.dry_run:
         print_options(summary)
@@ -51,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_options(summary)
     set_seed(arguments.seed)
     with output_folder_lock(arguments.output_dir, resume=bool(resume)):
-        trainer, facts = make_trainer(command, job, arguments, *load_data(job))
+        train_data, validation_data = (load_data(job, split, job.streaming) for split in ("train", "validation"))
+        trainer, facts = make_trainer(command, job, arguments, train_data, validation_data)
         if is_main_process:
             print_options(facts)
         trainer.train(resume_from_checkpoint=resume)

@@ -9,14 +9,13 @@ from accelerate.commands.config.config_args import load_config_from_file
 from paths import ROOT
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation
-from setr_hf.cli import find_scripts, load_script
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
 from setr_hf.tables import print_options
-from setr_hf.training.batch_size import batch_arithmetic
 from setr_hf.training.description import describe
 from setr_hf.training.options import new_config, parse_command
 from setr_hf.training.recipes import all_recipes, find_recipe, read_recipe
+from setr_hf_cli import find_scripts, load_script
 
 
 RECIPES = all_recipes()
@@ -243,40 +242,8 @@ def test_an_unknown_name_is_answered_with_close_ones():
         find_recipe("?")
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ((16, 8), (2, 1)),
-        ((16, 1), (16, 1)),
-        ((16, 2, 4), (4, 2)),
-        ((16, 2, None, 8), (1, 8)),
-        ((16, 4, 2, 2), (2, 2)),
-        ((8, 8, 1), (1, 1)),
-    ],
-)
-def test_a_global_batch_is_split_over_devices_and_accumulation(given, expected):
-    assert batch_arithmetic(*given) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ((8, 6), ["6 processes", "1, 2, 4, 8"]),
-        ((8, 16), ["16 processes", "1, 2, 4, 8"]),
-        ((16, 2, 3), ["1 × 8", "2 × 4", "4 × 2", "8 × 1", "--global_batch_size 12"]),
-        ((16, 2, 4, 4), ["= 32", "--global_batch_size 32"]),
-        ((16, 1, 0), ["per device", "0"]),
-        ((0, 1), ["batch", "0"]),
-    ],
-)
-def test_a_batch_that_cannot_be_split_is_refused_with_the_possible_splits(given, named):
-    with pytest.raises(SetrError) as error:
-        batch_arithmetic(*given)
-    assert all(text in str(error.value) for text in named)
-
-
 def options(*argv):
-    return parse_command(["--dry_run", *argv]).options
+    return parse_command(["--dry-run", *argv]).options
 
 
 RECIPE = ("--recipe", "setr-pup-large-cityscapes-80k")
@@ -284,7 +251,7 @@ RECIPE = ("--recipe", "setr-pup-large-cityscapes-80k")
 
 def test_a_recipe_sets_the_defaults_and_any_option_overrides_it():
     assert (options(*RECIPE).max_steps, options(*RECIPE).learning_rate) == (80_000, 0.01)
-    changed = options(*RECIPE, "--max_steps", "10", "--crop-size", "64", "96", "--lr_scheduler_kwargs", '{"power": 1}')
+    changed = options(*RECIPE, "--max-steps", "10", "--crop-size", "64", "96", "--lr-scheduler-kwargs", '{"power": 1}')
     assert (changed.max_steps, changed.crop_size, changed.lr_scheduler_kwargs) == (10, [64, 96], '{"power": 1}')
     assert changed.learning_rate == 0.01
     assert options("--model", "x").optim != "sgd"
@@ -293,10 +260,10 @@ def test_a_recipe_sets_the_defaults_and_any_option_overrides_it():
 def test_what_an_override_leaves_without_meaning_goes_with_it():
     assert options(*RECIPE, "--optim", "adamw_torch").optim_args is None
     assert options(*RECIPE, "--optim", "sgd").optim_args == "momentum=0.9"
-    assert options(*RECIPE, "--lr_scheduler_type", "cosine").lr_scheduler_kwargs is None
-    epochs = options(*RECIPE, "--num_train_epochs", "3")
+    assert options(*RECIPE, "--lr-scheduler-type", "cosine").lr_scheduler_kwargs is None
+    epochs = options(*RECIPE, "--num-train-epochs", "3")
     assert (epochs.max_steps, epochs.num_train_epochs) == (-1, 3)
-    assert not options(*RECIPE, "--dataloader_num_workers", "0").dataloader_persistent_workers
+    assert not options(*RECIPE, "--dataloader-num-workers", "0").dataloader_persistent_workers
     assert options(*RECIPE, "--model", "x").encoder is None
 
 
@@ -304,12 +271,12 @@ def test_the_batch_of_a_recipe_is_global(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     split = options(*RECIPE)
     assert (split.per_device_train_batch_size, split.gradient_accumulation_steps) == (2, 1)
-    split = options(*RECIPE, "--gradient_accumulation_steps", "2")
+    split = options(*RECIPE, "--gradient-accumulation-steps", "2")
     assert (split.per_device_train_batch_size, split.gradient_accumulation_steps) == (1, 2)
-    split = options(*RECIPE, "--per_device_train_batch_size", "3", "--global_batch_size", "24")
+    split = options(*RECIPE, "--per-device-train-batch-size", "3", "--global-batch-size", "24")
     assert (split.per_device_train_batch_size, split.gradient_accumulation_steps) == (3, 2)
     with pytest.raises(SetrError, match="per device 3"):
-        options(*RECIPE, "--per_device_train_batch_size", "3")
+        options(*RECIPE, "--per-device-train-batch-size", "3")
 
 
 def summary(*argv):
@@ -347,10 +314,10 @@ def test_the_summary_says_what_will_be_done(monkeypatch):
 
 def test_the_summary_marks_what_overrides_the_recipe():
     options = (
-        "--global_batch_size",
+        "--global-batch-size",
         "2",
-        "--use_cpu",
-        "--max_steps",
+        "--use-cpu",
+        "--max-steps",
         "1000",
         "--config",
         '{"auxiliary_loss_weight": 1}',
@@ -366,7 +333,7 @@ def test_the_summary_marks_what_overrides_the_recipe():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_summary_of_every_recipe_is_printed(name, capsys):
-    print_options(describe(parse_command(["--dry-run", "--recipe", name, "--use_cpu"])))
+    print_options(describe(parse_command(["--dry-run", "--recipe", name, "--use-cpu"])))
     text = capsys.readouterr().out
     assert text.startswith("recipe ") and name in text.splitlines()[0]
     assert all(f"{value:.2f}" in text for value in RECIPES[name].published.values())
@@ -382,7 +349,7 @@ def test_a_recipe_that_is_printed_to_a_file_is_the_same_recipe(name, tmp_path):
 def test_an_edited_recipe_is_followed(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(RECIPES[RECIPE[1]].to_yaml().replace("max_steps: 80000", "max_steps: 123"))
-    changed = options("--recipe", str(path), "--learning_rate", "0.5", "--config", '{"num_hidden_layers": 12}')
+    changed = options("--recipe", str(path), "--learning-rate", "0.5", "--config", '{"num_hidden_layers": 12}')
     assert (changed.max_steps, changed.learning_rate, changed.crop_size) == (123, 0.5, [768, 768])
     assert changed.config == {"decoder_type": "pup", "num_hidden_layers": 12}
     assert changed.output_dir == "outputs/train/mine"
@@ -407,7 +374,7 @@ def test_a_recipe_that_cannot_be_followed_is_refused_in_a_line(tmp_path, content
     if content is not None:
         path.write_text(content)
     with pytest.raises(SetrError) as error:
-        describe(parse_command(["--dry-run", "--use_cpu", "--recipe", str(path)]))
+        describe(parse_command(["--dry-run", "--use-cpu", "--recipe", str(path)]))
     assert all(text in str(error.value) for text in named), error.value
     assert "\n" not in str(error.value)
 

@@ -32,8 +32,8 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "i
 SMALL |= {"decoder_hidden_size": 16, "mla_hidden_size": 8}
 NETWORK = ("--config", json.dumps(SMALL))
 # 4 photographs of 128×160 pixels: a step or two takes seconds.
-COMMON = ("--crop_size", 64, "--max_steps", 2, "--per_device_train_batch_size", 2, "--use_cpu")
-COMMON += ("--disable_tqdm", "true", "--num_prediction_pictures", 0)
+COMMON = ("--crop-size", 64, "--max-steps", 2, "--per-device-train-batch-size", 2, "--use-cpu")
+COMMON += ("--disable-tqdm", "true", "--num-prediction-pictures", 0)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def refused(train, tmp_path):
 
     def run(*arguments):
         output = tmp_path / "refused"
-        _, err = train(*arguments, "--output_dir", output, status=2)
+        _, err = train(*arguments, "--output-dir", output, status=2)
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
         assert "Traceback" not in err
@@ -99,7 +99,7 @@ def test_it_trains_a_model_that_the_pipeline_loads(scene_folder, tmp_path):
         scene_folder,
         *COMMON,
         *NETWORK,
-        "--output_dir",
+        "--output-dir",
         output,
     ]
     result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
@@ -119,7 +119,7 @@ def test_it_goes_on_in_fp32_from_a_model_saved_in_half_precision(train, scene_fo
     model = save_small(tmp_path / "model", CLASSES)
     SetrForSemanticSegmentation.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(model)
     output = tmp_path / "again"
-    out, _ = train("--dataset", scene_folder, *COMMON, "--model", model, "--learning_rate", 0, "--output_dir", output)
+    out, _ = train("--dataset", scene_folder, *COMMON, "--model", model, "--learning-rate", 0, "--output-dir", output)
     assert "eval_mean_iou" in out
     before, after = weights(model), weights(output)
     trained = [name for name in before if "running" not in name and "num_batches" not in name]
@@ -154,15 +154,15 @@ def small_vit(tmp_path):
     return tmp_path / "vit"
 
 
-RECIPE = ("--recipe", "setr-pup-large-ade20k-b16", "--use_cpu", "--dataloader_num_workers", 0, *NETWORK)
-RECIPE += ("--size", 96, "--test_size", 96, "--crop_size", 64, "--stride", 48, "--num_prediction_pictures", 0)
+RECIPE = ("--recipe", "setr-pup-large-ade20k-b16", "--use-cpu", "--dataloader-num-workers", 0, *NETWORK)
+RECIPE += ("--size", 96, "--test-size", 96, "--crop-size", 64, "--stride", 48, "--num-prediction-pictures", 0)
 
 
 def test_it_follows_a_recipe_but_for_what_is_overridden(train, benchmark_folder, small_vit, tmp_path):
     output = tmp_path / "out"
     out, _ = train(
-        *RECIPE, "--dataset", benchmark_folder, "--encoder", small_vit, "--output_dir", output,
-        "--max_steps", 2, "--global-batch-size", 2, "--gradient_accumulation_steps", 2, "--logging_steps", 1,
+        *RECIPE, "--dataset", benchmark_folder, "--encoder", small_vit, "--output-dir", output,
+        "--max-steps", 2, "--global-batch-size", 2, "--gradient-accumulation-steps", 2, "--logging-steps", 1,
     )  # fmt: skip
     assert "2 = processes 1 × per device 1 × accumulation 2" in out
     assert "2  (recipe: 16)" in out
@@ -186,10 +186,10 @@ def test_it_follows_a_recipe_but_for_what_is_overridden(train, benchmark_folder,
 
 
 def test_a_recipe_wants_the_classes_of_its_data_set(refused, train, scene_folder, tmp_path):
-    error = refused(*RECIPE, "--dataset", scene_folder, "--encoder", "none", "--max_steps", 1)
-    assert "150" in error and str(len(CLASSES)) in error and "--other_classes" in error
+    error = refused(*RECIPE, "--dataset", scene_folder, "--encoder", "none", "--max-steps", 1)
+    assert "150" in error and str(len(CLASSES)) in error and "--other-classes" in error
     output = tmp_path / "own"
-    arguments = ("--max_steps", 1, "--global_batch_size", 2, "--encoder", "none", "--output_dir", output)
+    arguments = ("--max-steps", 1, "--global-batch-size", 2, "--encoder", "none", "--output-dir", output)
     train(*RECIPE, "--dataset", scene_folder, "--other-classes", *arguments)
     assert SetrConfig.from_pretrained(output).num_labels == len(CLASSES)
 
@@ -203,7 +203,7 @@ def test_a_recipe_wants_the_names_too(refused, scene_folder):
 
 def test_a_dry_run_needs_no_data_and_leaves_nothing(job, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--recipe", "setr-mla-large-cityscapes-40k", "--dry-run", "--use_cpu", "--learning_rate", "0.5"]
+    arguments = ["--recipe", "setr-mla-large-cityscapes-40k", "--dry-run", "--use-cpu", "--learning-rate", "0.5"]
     assert run_job(lambda: job(arguments)) == 0
     out = capsys.readouterr().out
     assert "google/vit-large-patch16-384" in out
@@ -213,7 +213,7 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(job, monkeypatch, capsys, tm
 
 def test_a_stream_is_trained_on(train, scene_folder, tmp_path):
     output = tmp_path / "streamed"
-    train("--dataset", scene_folder, *COMMON, *NETWORK, "--streaming", "--max_steps", 3, "--output_dir", output)
+    train("--dataset", scene_folder, *COMMON, *NETWORK, "--streaming", "--max-steps", 3, "--output-dir", output)
     assert (output / "model.safetensors").is_file()
 
 
@@ -222,7 +222,7 @@ def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "log"))
-    train("--dataset", scene_folder, *COMMON, *NETWORK, "--report_to", "tensorboard", "--output_dir", tmp_path / "out")
+    train("--dataset", scene_folder, *COMMON, *NETWORK, "--report-to", "tensorboard", "--output-dir", tmp_path / "out")
     events = EventAccumulator(str(next((tmp_path / "log").rglob("events*")).parent)).Reload()
     assert "eval/mean_iou" in events.Tags()["scalars"]
 
@@ -230,9 +230,9 @@ def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
 def test_new_classifiers_keep_all_other_weights(train, refused, scene_folder, tmp_path):
     model = save_small(tmp_path / "model", [f"kind {i}" for i in range(7)])
     error = refused("--dataset", scene_folder, *COMMON, "--model", model)
-    assert "7 classes" in error and str(len(CLASSES)) in error and "--reinitialize_classifier" in error
+    assert "7 classes" in error and str(len(CLASSES)) in error and "--reinitialize-classifier" in error
     output = tmp_path / "out"
-    arguments = ("--model", model, "--reinitialize-classifier", "--learning_rate", 0, "--output_dir", output)
+    arguments = ("--model", model, "--reinitialize-classifier", "--learning-rate", 0, "--output-dir", output)
     out, _ = train("--dataset", scene_folder, *COMMON, *arguments)
     assert "decode_head.classifier.weight" in out and "decode_head.auxiliary_classifiers.3.weight" in out
     before, after = weights(model), weights(output)
@@ -246,9 +246,9 @@ def test_new_classifiers_keep_all_other_weights(train, refused, scene_folder, tm
 def test_new_classifiers_are_new_too_where_only_the_names_differ(train, refused, scene_folder, tmp_path):
     model = save_small(tmp_path / "model", [f"kind {i}" for i in range(len(CLASSES))], decoder_type="naive")
     error = refused("--dataset", scene_folder, *COMMON, "--model", model)
-    assert "kind 0" in error and CLASSES[0] in error and "--reinitialize_classifier" in error
+    assert "kind 0" in error and CLASSES[0] in error and "--reinitialize-classifier" in error
     output = tmp_path / "out"
-    arguments = ("--model", model, "--reinitialize_classifier", "--learning_rate", 0, "--output_dir", output)
+    arguments = ("--model", model, "--reinitialize-classifier", "--learning-rate", 0, "--output-dir", output)
     train("--dataset", scene_folder, *COMMON, *arguments)
     before, after = weights(model), weights(output)
     assert not torch.equal(before["decode_head.classifier.weight"], after["decode_head.classifier.weight"])
@@ -294,19 +294,19 @@ def test_unreadable_files_are_named_or_skipped_and_counted(refused, train, scene
     assert path.name in error
     assert "--skip-bad-samples" in error
     output = tmp_path / "out"
-    out, _ = train("--dataset", scene_folder, *COMMON, *NETWORK, "--skip-bad-samples", "--output_dir", output)
+    out, _ = train("--dataset", scene_folder, *COMMON, *NETWORK, "--skip-bad-samples", "--output-dir", output)
     assert "3 for training, 4 for validation" in out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, tmp_path):
-    arguments = ("--dataset", scene_folder, "--crop_size", 64, "--max_steps", 1, *NETWORK)
+    arguments = ("--dataset", scene_folder, "--crop-size", 64, "--max-steps", 1, *NETWORK)
     error = refused("--recipe", "setr-mla-small-camvid", *arguments)
-    assert "bf16" in error and "--use_cpu" in error
-    error = refused(*arguments, "--fp16", "--use_cpu")
+    assert "bf16" in error and "--use-cpu" in error
+    error = refused(*arguments, "--fp16", "--use-cpu")
     assert "fp16" in error and "CUDA" in error
     output = tmp_path / "out"
-    train("--recipe", "setr-mla-small-camvid", *arguments, "--use_cpu", "--output_dir", output)
+    train("--recipe", "setr-mla-small-camvid", *arguments, "--use-cpu", "--output-dir", output)
     assert SetrConfig.from_pretrained(output).num_labels == len(CLASSES)
 
 
@@ -314,41 +314,41 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
     ("arguments", "named"),
     [
         (["--recipe", "setr-mla-large-ade"], ["setr-mla-large-ade20k-b16"]),
-        (["--recipe", "setr-mla-large-ade20k-b16", "--per_device_train_batch_size", 3], ["1 × 16", "2 × 8"]),
+        (["--recipe", "setr-mla-large-ade20k-b16", "--per-device-train-batch-size", 3], ["1 × 16", "2 × 8"]),
         (["--model", "m", "--config", "{}"], ["--config", "--model"]),
         (["--model", "m", "--encoder", "e"], ["--encoder", "--model"]),
-        (["--reinitialize_classifier"], ["--model"]),
-        (["--other_classes"], ["--recipe"]),
-        (["--crop_size", 1, 2, 3], ["crop_size", "1 2 3"]),
-        (["--min_scale", 2, "--max_scale", 1], ["min_scale 2"]),
+        (["--reinitialize-classifier"], ["--model"]),
+        (["--other-classes"], ["--recipe"]),
+        (["--crop-size", 1, 2, 3], ["--crop-size", "1 2 3"]),
+        (["--min-scale", 2, "--max-scale", 1], ["--min-scale 2"]),
         (["--config", "{"], ["--config", "JSON"]),
         (["--config", "[]"], ["JSON object"]),
         (["--config", '{"hiden_size": 3}'], ["hiden_size"]),
         (["--config", '{"hidden_size": 30, "num_attention_heads": 4}'], ["hidden_size 30"]),
         (["--config", '{"hidden_size": "wide"}'], ["hidden_size", "wide"]),
-        (["--loss_average", "most"], ["most"]),
-        (["--lr_scheduler_kwargs", '{"hardness": 2}'], ["linear", "hardness"]),
-        (["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"min_lr": -1}'], ["polynomial", "-1"]),
-        (["--resume_from_checkpoint", "nowhere"], ["nowhere", "is not a complete checkpoint"]),
+        (["--loss-average", "most"], ["most"]),
+        (["--lr-scheduler-kwargs", '{"hardness": 2}'], ["linear", "hardness"]),
+        (["--lr-scheduler-type", "polynomial", "--lr-scheduler-kwargs", '{"min_lr": -1}'], ["polynomial", "-1"]),
+        (["--resume-from-checkpoint", "nowhere"], ["nowhere", "is not a complete checkpoint"]),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(refused, tmp_path, arguments, named):
-    error = refused("--dataset", tmp_path, "--use_cpu", *arguments)
+    error = refused("--dataset", tmp_path, "--use-cpu", *arguments)
     assert all(text in error for text in named), error
 
 
 def test_the_data_is_asked_for(refused):
-    assert "--dataset" in refused("--recipe", "setr-mla-large-ade20k-b16", "--use_cpu")
+    assert "--dataset" in refused("--recipe", "setr-mla-large-ade20k-b16", "--use-cpu")
 
 
 def test_data_that_does_not_fill_a_batch_is_refused(refused, scene_folder):
-    arguments = ("--per_device_train_batch_size", 5, "--dataloader_drop_last")
+    arguments = ("--per-device-train-batch-size", 5, "--dataloader-drop-last")
     error = refused("--dataset", scene_folder, *COMMON, *NETWORK, *arguments)
     assert "4 training samples" in error and "5" in error
 
 
 def test_an_output_folder_in_use_is_refused(train, scene_folder, tmp_path):
-    arguments = ("--dataset", scene_folder, *COMMON, *NETWORK, "--output_dir", tmp_path / "out")
+    arguments = ("--dataset", scene_folder, *COMMON, *NETWORK, "--output-dir", tmp_path / "out")
     train(*arguments)
     before = weights(tmp_path / "out")
     _, err = train(*arguments, status=2)
@@ -360,17 +360,17 @@ def test_an_output_folder_of_a_running_job_is_refused(refused, scene_folder, tmp
     monkeypatch.setattr("setr_hf.training.output_folder.LOCK_TIMEOUT", 0.1)
     (tmp_path / "refused").mkdir()
     with FileLock(tmp_path / "refused" / LOCK_NAME):
-        error = refused("--dataset", scene_folder, *COMMON, *NETWORK, "--resume_from_checkpoint", "True")
+        error = refused("--dataset", scene_folder, *COMMON, *NETWORK, "--resume-from-checkpoint", "True")
     assert "another running job" in error
 
 
 def test_a_killed_run_resumes_to_the_same_weights(train, scene_folder, tmp_path):
-    common = [*COMMON, *NETWORK, "--max_steps", 5, "--save_steps", 1, "--seed", 3, "--resume_from_checkpoint", "True"]
+    common = [*COMMON, *NETWORK, "--max-steps", 5, "--save-steps", 1, "--seed", 3, "--resume-from-checkpoint", "True"]
     arguments = [str(argument) for argument in ("--dataset", scene_folder, *common)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # The first run starts at the beginning, as there is nothing to resume.
     killed = tmp_path / "killed"
-    command = [sys.executable, "scripts/train.py", *arguments, "--output_dir", str(killed)]
+    command = [sys.executable, "scripts/train.py", *arguments, "--output-dir", str(killed)]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -382,8 +382,8 @@ def test_a_killed_run_resumes_to_the_same_weights(train, scene_folder, tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train(*arguments, "--output_dir", killed)
-        train(*arguments, "--output_dir", tmp_path / "whole")
+        train(*arguments, "--output-dir", killed)
+        train(*arguments, "--output-dir", tmp_path / "whole")
     finally:
         torch.set_num_threads(threads)
     resumed, whole = weights(killed), weights(tmp_path / "whole")
@@ -398,7 +398,7 @@ def test_several_gpus_in_one_process_are_refused(job, monkeypatch, capsys, tmp_p
     assert run_job(lambda: job(recipe)) == 2
     error = capsys.readouterr().err
     assert "4 GPUs" in error and "accelerate launch" in error and "--num_processes 4" in error
-    assert run_job(lambda: job([*recipe, "--dry_run"])) == 0
+    assert run_job(lambda: job([*recipe, "--dry-run"])) == 0
     assert "8 = processes 4 × per device 2 × accumulation 1" in capsys.readouterr().out
 
 

@@ -67,9 +67,9 @@ def test_a_ratio_that_would_have_no_effect_is_refused(tmp_path):
 
 def test_arguments_of_a_command_line(tmp_path):
     parser = HfArgumentParser(SetrTrainingArguments)
-    command = f"--output_dir {tmp_path} --use_cpu --head_learning_rate_ratio 10 --no_sync_batch_norm"
+    command = f"--output-dir {tmp_path} --use-cpu --head-learning-rate-ratio 10 --no-sync-batch-norm"
     (arguments,) = parser.parse_args_into_dataclasses(
-        [*command.split(), "--num_prediction_pictures", "0", "--lr_scheduler_kwargs", '{"min_lr": 0.0001}']
+        [*command.split(), "--num-prediction-pictures", "0", "--lr-scheduler-kwargs", '{"min_lr": 0.0001}']
     )
     assert (arguments.head_learning_rate_ratio, arguments.sync_batch_norm) == (10, False)
     assert (arguments.freeze_batch_norm, arguments.num_prediction_pictures) == (False, 0)

@@ -45,9 +45,9 @@ class SetrTrainingArguments(TrainingArguments):
     ```
     """
 
-    head_learning_rate_ratio: float = field(
-        default=1.0, metadata={"help": "learning rate of the heads as a multiple of learning_rate; 10 in the paper"}
-    )
+    _argument_group_name = "training"
+
+    head_learning_rate_ratio: float = field(default=1.0, metadata={"help": "learning rate of the heads as a multiple"})
     sync_batch_norm: bool = field(
         default=True,
         metadata={"help": "BatchNorm over the batches of all GPU processes; changes nothing on the CPU"},
@@ -55,9 +55,7 @@ class SetrTrainingArguments(TrainingArguments):
     freeze_batch_norm: bool = field(
         default=False, metadata={"help": "BatchNorm uses and keeps its running statistics while training"}
     )
-    num_prediction_pictures: int = field(
-        default=4, metadata={"help": "photos drawn with ground truth and prediction at each evaluation; 0 for none"}
-    )
+    num_prediction_pictures: int = field(default=4, metadata={"help": "predictions drawn at each evaluation"})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "must stay off: photos are not an input of the model"}
     )

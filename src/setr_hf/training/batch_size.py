@@ -89,7 +89,7 @@ def batch_arithmetic(
     if rest:
         raise SetrError(
             f"a global batch of {batch_size} cannot be split over {num_processes} processes: start "
-            f"{', '.join(map(str, divisors(batch_size)))} of them, or choose another batch with --global_batch_size"
+            f"{', '.join(map(str, divisors(batch_size)))} of them, or choose another batch with --global-batch-size"
         )
     if per_device is None:
         per_device = max(1, share // (accumulation or 1))
@@ -101,7 +101,7 @@ def batch_arithmetic(
         raise SetrError(
             f"processes {num_processes} × per device {per_device} × accumulation {accumulation} = {product} is not "
             f"the global batch of {batch_size}. With {num_processes} processes, per device × accumulation can be "
-            f"{splits}. For another batch, set --global_batch_size {product}"
+            f"{splits}. For another batch, set --global-batch-size {product}"
         )
     return per_device, accumulation
 
@@ -121,13 +121,13 @@ def split_batch(options: Namespace, told: dict):
     per_device, accumulation = told.get("per_device_train_batch_size"), told.get("gradient_accumulation_steps")
     if options.global_batch_size is None:
         if per_device == AUTO:
-            raise SetrError("--per_device_train_batch_size auto splits a global batch: set --global_batch_size")
+            raise SetrError("--per-device-train-batch-size auto splits a global batch: set --global-batch-size")
         return
     if per_device is None and accumulation is None and torch.cuda.is_available() and not options.use_cpu:
         per_device = AUTO
     if per_device == AUTO and accumulation is not None:
         raise SetrError(
-            "--per_device_train_batch_size auto works out the accumulation: leave out --gradient_accumulation_steps"
+            "--per-device-train-batch-size auto works out the accumulation: leave out --gradient-accumulation-steps"
         )
     split = batch_arithmetic(
         options.global_batch_size, count_processes(options), None if per_device == AUTO else per_device, accumulation
@@ -255,7 +255,7 @@ def fit_batch_size(model: nn.Module, arguments: SetrTrainingArguments, crop_size
             size = largest_batch_in_memory(trial, share, available)
         except OSError as error:
             raise SetrError(
-                f"--per_device_train_batch_size auto cannot measure memory on this system ({error}): pass a number"
+                f"--per-device-train-batch-size auto cannot measure memory on this system ({error}): pass a number"
             ) from error
     else:
         size = next((size for size in reversed(divisors(share)) if fits_on_device(trial, size)), 0)
@@ -266,7 +266,7 @@ def fit_batch_size(model: nn.Module, arguments: SetrTrainingArguments, crop_size
     if size == 0:
         raise SetrError(
             f"not even one sample of {crop_size[0]}×{crop_size[1]} pixels fits in the memory of {arguments.device}: "
-            "pass --gradient_checkpointing, --bf16 or a smaller --crop_size"
+            "pass --gradient-checkpointing, --bf16 or a smaller --crop-size"
         )
     return size
 

@@ -4,7 +4,6 @@ import json
 import math
 import os
 from argparse import Namespace
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ..errors import SetrError
-from .arguments import SetrTrainingArguments
 from .batch_size import AUTO, count_processes
 from .optimization import poly_schedule
-from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, train_parser
+from .options import RANDOM_WEIGHTS, Command, new_config
 
 
 # Shown although they may have their default values.
@@ -115,13 +113,11 @@ def display(name: str, value: Any, options: Namespace) -> str:
 def option_rows(command: Command) -> list[tuple[str, object]]:
     """Options that differ from their defaults or always matter; with the recipe's value if they override that."""
     options, overridden = command.options, command.overridden
-    stock = vars(train_parser(None).parse_args([]))
-    shown = {name for name, value in vars(options).items() if value != stock[name]} | ALWAYS_SHOWN
+    shown = {name for name, value in vars(options).items() if value != command.stock[name]} | ALWAYS_SHOWN
     if not options.model:
         shown |= NEW_MODEL
     rows: list[tuple[str, object]] = []
-    for option in (*fields(JobArguments), *fields(SetrTrainingArguments)):
-        name = option.name
+    for name in command.stock:
         if name in overridden or name in shown - SHOWN_ELSEWHERE:
             mark = f"  (recipe: {display(name, overridden[name], options)})" if name in overridden else ""
             rows.append((name, display(name, getattr(options, name), options) + mark))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
-from ..data.public_datasets import CLASS_NAMES
+from ..data.arguments import DataArguments
 from ..errors import SetrError
 from ..model.configuration_setr import SetrConfig, known_fields
 from .arguments import SetrTrainingArguments
@@ -23,65 +23,76 @@ DEFAULT_CROP_SIZE = 512
 
 
 @dataclass
-class JobArguments:
-    """Options of the train job besides those of `SetrTrainingArguments`. Sizes are in pixels."""
+class RunArguments:
+    """What is trained."""
+
+    _argument_group_name = "recipe, model and batch"
 
     recipe: str | None = field(
         default=None,
-        metadata={"help": "a published run, such as setr-mla-large-ade20k-b16, or your own .yaml file: sets defaults"},
+        metadata={"help": "a name of `setr-hf recipes`, or a .yaml file: sets defaults"},
     )
     dry_run: bool = field(default=False, metadata={"help": "show what would be done, without data or weights"})
-    dataset: str | None = field(
-        default=None,
-        metadata={"help": "Hub id; folder of ADE20K, Cityscapes or Pascal Context; or images/ + annotations/"},
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "configuration of the data set on the Hub"})
-    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of the data set"})
-    image_column: str | None = field(default=None, metadata={"help": "column of the photos"})
-    annotation_column: str | None = field(default=None, metadata={"help": "column of the annotations"})
-    labels: str | None = field(
-        default=None, metadata={"help": f"class names: a JSON file or one of {', '.join(CLASS_NAMES)}"}
-    )
-    streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max_steps"})
-    skip_bad_samples: bool = field(default=False, metadata={"help": "leave out samples that cannot be used"})
-    other_classes: bool = field(
-        default=False, metadata={"help": "follow the recipe on data with other classes than its own"}
-    )
     model: str | None = field(default=None, metadata={"help": "folder or Hub id of a SETR to start from"})
     reinitialize_classifier: bool = field(
-        default=False, metadata={"help": "with --model: new classifiers, for other classes than the model's"}
+        default=False, metadata={"help": "with --model: new classifiers, for other classes"}
     )
     config: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'without --model: SetrConfig fields as JSON, such as {"decoder_type": "pup"}'}
+        default=None, metadata={"help": 'SetrConfig fields of a new model: {"decoder_type": "pup"}'}
     )
     encoder: str | None = field(
         default=None,
-        metadata={"help": "without --model: a ViT or DeiT to start the encoder from (id, name, file), or none"},
+        metadata={"help": "ViT or DeiT (id, name, file) a new model starts from, or none"},
     )
+    loss_average: str | None = field(
+        default=None, metadata={"help": 'over the "valid" pixels, or over "all" as in the paper'}
+    )
+    global_batch_size: int | None = field(
+        default=None, metadata={"help": "samples in a step of the optimizer, over all devices"}
+    )
+
+
+@dataclass
+class TrainDataArguments(DataArguments):
+    """As [`DataArguments`], and how the data is used."""
+
+    streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max-steps"})
+    skip_bad_samples: bool = field(default=False, metadata={"help": "leave out samples that cannot be used"})
+    other_classes: bool = field(default=False, metadata={"help": "follow the recipe on other classes than its own"})
+
+
+@dataclass
+class AugmentationArguments:
+    """Sizes, in pixels, and what training photos go through."""
+
+    _argument_group_name = "sizes, in pixels, and augmentation"
+
     crop_size: list[int] | None = field(
-        default=None,
-        metadata={"help": "side, or height and width, of training crops and test windows"},
+        default=None, metadata={"help": "side, or height and width, of crops and test windows"}
     )
     stride: int | None = field(
-        default=None, metadata={"help": "between the starts of test windows; without --model 2/3 of the crop"}
+        default=None, metadata={"help": "between starts of test windows, if not 2/3 of the crop"}
     )
     size: list[int] | None = field(
-        default=None,
-        metadata={"help": "size at scale 1: the short side, or the short side and a limit of the long one"},
+        default=None, metadata={"help": "at scale 1: the short side, or it and the longest long one"}
     )
     test_size: list[int] | None = field(default=None, metadata={"help": "the same for photos in evaluation"})
     min_scale: float = field(default=0.5, metadata={"help": "smallest ratio of random scaling"})
     max_scale: float = field(default=2.0, metadata={"help": "largest ratio of random scaling"})
-    category_max_ratio: float = field(
-        default=0.75, metadata={"help": "largest share of a crop's labelled pixels in one class; 1 for no limit"}
-    )
-    photometric_distortion: bool = field(default=True, metadata={"help": "distort colours"})
-    loss_average: str | None = field(
-        default=None, metadata={"help": 'over the "valid" pixels, or over "all" as in the paper (SetrConfig)'}
-    )
-    global_batch_size: int | None = field(
-        default=None, metadata={"help": "samples in a step of the optimizer, over all devices and accumulated batches"}
-    )
+    category_max_ratio: float = field(default=0.75, metadata={"help": "largest share of a class in a crop"})
+    photometric_distortion: bool = field(default=True, metadata={"help": "whether colours are distorted"})
+
+
+@dataclass
+class JobArguments(RunArguments, TrainDataArguments, AugmentationArguments):
+    """All options of the train job besides those of [`SetrTrainingArguments`]."""
+
+
+# What the train job's parser is made from, a group each.
+ARGUMENTS = (RunArguments, TrainDataArguments, AugmentationArguments, SetrTrainingArguments)
+COMMON = {"output_dir", "learning_rate", "per_device_train_batch_size"}
+# Options of Transformers that few runs need; for `JobParser`.
+HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {"sync_batch_norm", "freeze_batch_norm"}
 
 
 @dataclass(frozen=True)
@@ -93,46 +104,40 @@ class Command:
         parser (`HfArgumentParser`): Its parser.
         options (`Namespace`): All options by name: what was given, else the recipe's, else the stock default. `config`
             holds the given fields over the recipe's.
+        stock (`dict[str, Any]`): The stock defaults.
         recipe (`Recipe`, *optional*): The recipe, if one was named.
         overridden (`dict[str, Any]`): The recipe's values of the options that differ from it.
     """
 
     parser: HfArgumentParser
     options: Namespace
+    stock: dict[str, Any]
     recipe: Recipe | None
     overridden: dict[str, Any]
 
     def to_dataclasses(self) -> tuple[JobArguments, SetrTrainingArguments]:
         """
-        The options as the two dataclasses, the second of which sets up devices and processes. A batch that is still to
-        be fitted to the device is one sample, with all others accumulated.
+        The options as two dataclasses, the second of which sets up devices and processes. In a batch that is still to
+        be fitted to the device, each sample is a forward pass of its own.
         """
         options = vars(self.options)
         if options["per_device_train_batch_size"] == AUTO:
             options = options | {"per_device_train_batch_size": 1}
-        return self.parser.parse_dict(options)
+        job = JobArguments(**{option.name: options[option.name] for option in fields(JobArguments)})
+        return job, self.parser.parse_dict(options)[-1]
 
 
 def batch_per_device(text: str) -> int | str:
-    """The value of `--per_device_train_batch_size`."""
+    """The value of `--per-device-train-batch-size`."""
     return AUTO if text == AUTO else int(text)
 
 
-def train_parser(description: str | None) -> HfArgumentParser:
-    # Listing all options takes a screen, and is left to --help.
-    usage = "%(prog)s [--recipe NAME] --dataset DATA [options]"
-    parser = HfArgumentParser(
-        (JobArguments, SetrTrainingArguments), description=description, usage=usage, conflict_handler="resolve"
-    )
-    # In place of the stock option, which takes numbers only.
-    parser.add_argument(
-        "--per_device_train_batch_size",
-        "--per-device-train-batch-size",
-        type=batch_per_device,
-        default=8,
-        help="samples in a forward pass on a device, or auto: the largest share of the global batch that fits",
-    )
-    return parser
+def accept_auto(parser: HfArgumentParser):
+    """Lets `--per-device-train-batch-size` be "auto", which the field's type does not allow."""
+    for action in parser._actions:
+        if action.dest == "per_device_train_batch_size":
+            action.type = batch_per_device
+            action.help = "samples on a device at once, or auto"
 
 
 def recipe_arguments(options: dict[str, Any]) -> list[str]:
@@ -181,13 +186,13 @@ def read_config(text: str | None) -> dict[str, Any]:
     return told
 
 
-def parse_command(argv: Sequence[str] | None, description: str | None = None) -> Command:
+def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = None) -> Command:
     """
     Parses a command line; a recipe named there sets the defaults of all other options.
 
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of this process if `None`.
-        description (`str`, *optional*): What `--help` says about the job.
+        parser (`HfArgumentParser`, *optional*): A parser of `ARGUMENTS`, if not a plain one.
 
     Raises:
         [`SetrError`]: there is no such recipe, options exclude each other, or the batch cannot be split.
@@ -197,15 +202,16 @@ def parse_command(argv: Sequence[str] | None, description: str | None = None) ->
     ```python
     >>> from setr_hf.training.options import parse_command
 
-    >>> arguments = ["--recipe", "setr-mla-small-camvid", "--dataset", "camvid", "--max_steps", "100", "--use_cpu"]
+    >>> arguments = ["--recipe", "setr-mla-small-camvid", "--dataset", "camvid", "--max-steps", "100", "--use-cpu"]
     >>> command = parse_command(arguments)
     >>> command.options.crop_size, command.options.max_steps, command.overridden
     ([240, 320], 100, {'max_steps': 3400})
     ```
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = train_parser(description)
-    names = [option.name for kind in parser.dataclass_types for option in fields(kind)]
+    parser = parser or HfArgumentParser(ARGUMENTS)
+    accept_auto(parser)
+    names = [option.name for kind in ARGUMENTS for option in fields(kind) if option.init]
     unset = object()
     namespace = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(names, unset))))
     given = {name: value for name, value in namespace.items() if value is not unset}
@@ -216,6 +222,7 @@ def parse_command(argv: Sequence[str] | None, description: str | None = None) ->
         defaults = vars(parser.parse_args(recipe_arguments(recipe.options)))
         follows = {name: defaults[name] for name in recipe.options}
         follows["config"] = recipe.options.get("config") or {}
+    stock = vars(parser.parse_args([]))
     dropped = superseded(given, follows)
     kept = {name: value for name, value in follows.items() if name not in dropped}
     parser.set_defaults(output_dir=f"outputs/train/{recipe.name if recipe else 'run'}")
@@ -229,7 +236,7 @@ def parse_command(argv: Sequence[str] | None, description: str | None = None) ->
         options.stride = options.stride or max(1, min(options.crop_size) * 2 // 3)
     overridden = {name: value for name, value in follows.items() if getattr(options, name) != value}
     split_batch(options, kept | given)
-    return Command(parser, options, recipe, overridden)
+    return Command(parser, options, stock, recipe, overridden)
 
 
 def check_options(options: Namespace, given: Collection[str]):
@@ -239,19 +246,21 @@ def check_options(options: Namespace, given: Collection[str]):
             if name in given:
                 raise SetrError(f"--{name} describes a new model: leave it out with --model, or leave out --model")
     elif options.reinitialize_classifier:
-        raise SetrError("--reinitialize_classifier belongs to --model: a new model has new classifiers")
+        raise SetrError("--reinitialize-classifier belongs to --model: a new model has new classifiers")
     if options.other_classes and not options.recipe:
-        raise SetrError("--other_classes belongs to --recipe")
+        raise SetrError("--other-classes belongs to --recipe")
     if not options.dataset and not options.dry_run:
-        raise SetrError("--dataset is missing: a folder or Hub id (--dry_run shows a recipe without)")
+        raise SetrError("--dataset is missing: a folder or Hub id (--dry-run shows a recipe without)")
     if not 0 < options.min_scale <= options.max_scale:
-        raise SetrError(f"--min_scale {options.min_scale:g} and --max_scale {options.max_scale:g} are not a range")
+        raise SetrError(f"--min-scale {options.min_scale:g} and --max-scale {options.max_scale:g} are not a range")
     if options.loss_average not in (None, "valid", "all"):
-        raise SetrError(f'--loss_average must be "valid" or "all", got {options.loss_average!r}')
+        raise SetrError(f'--loss-average must be "valid" or "all", got {options.loss_average!r}')
     for name in ("crop_size", "size", "test_size"):
         sides = getattr(options, name)
         if sides is not None and (len(sides) > 2 or min(sides) < 1):
-            raise SetrError(f"--{name} takes one or two numbers of pixels, got {' '.join(map(str, sides))}")
+            raise SetrError(
+                f"--{name.replace('_', '-')} takes one or two numbers of pixels, got {' '.join(map(str, sides))}"
+            )
 
 
 def size_of(sides: Sequence[int]) -> dict[str, int]:

@@ -37,7 +37,7 @@ def check_precision(options: Namespace):
     """
     if options.bf16 and not options.use_cpu and not is_torch_bf16_gpu_available():
         raise SetrError(
-            "bf16 needs a CUDA device that has it, and there is none: pass --bf16 false for fp32, or --use_cpu for "
+            "bf16 needs a CUDA device that has it, and there is none: pass --bf16 false for fp32, or --use-cpu for "
             "bf16 on the CPU"
         )
     if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
@@ -50,7 +50,7 @@ def check_recipe_classes(recipe: Recipe, label_set: LabelSet):
         return
     expected = CLASS_NAMES[recipe.classes]
     names = [label_set.id2label[i] for i in range(len(label_set.id2label))]
-    hint = "pass --other_classes to follow the recipe on these classes"
+    hint = "pass --other-classes to follow the recipe on these classes"
     if len(names) != len(expected):
         raise SetrError(
             f"{recipe.name} is for the {len(expected)} classes of {recipe.classes}, the data has {len(names)}: {hint}"
@@ -100,7 +100,7 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
             check_classes(config, label_set)
         except ValueError as error:
             raise SetrError(
-                f"{job.model}: {error}. --reinitialize_classifier trains new classifiers for the data's classes and "
+                f"{job.model}: {error}. --reinitialize-classifier trains new classifiers for the data's classes and "
                 "keeps all other weights"
             ) from None
     # Weights saved in half precision would be trained in it; in fp32 they take small steps.
@@ -185,7 +185,7 @@ def check_length(num_samples: int, arguments: SetrTrainingArguments):
     if arguments.dataloader_drop_last and num_samples < batch_size:
         raise SetrError(
             f"{num_samples} training samples do not fill a batch of {batch_size} on all devices: choose a smaller "
-            "--global_batch_size, or pass --dataloader_drop_last false"
+            "--global-batch-size, or pass --dataloader-drop-last false"
         )
 
 
