@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather, get_int_from_env
 from accelerate.utils.memory import should_reduce_batch_size
-from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_optimizer import is_optimizer_factory
 
 from ..errors import SetrError
@@ -106,7 +105,7 @@ def batch_arithmetic(
     return per_device, accumulation
 
 
-def split_batch(options: Namespace, told: dict):
+def split_batch(options: Namespace, told: dict) -> None:
     """
     Sets `per_device_train_batch_size` and `gradient_accumulation_steps` to the split of `global_batch_size`, if there
     is one. On a GPU, and where the user asks for it, the former stays "auto" until [`fit_batch_size`].
@@ -148,7 +147,7 @@ class TrialStep:
         crop_size (`tuple[int, int]`): Height and width of training crops in pixels.
     """
 
-    def __init__(self, model: nn.Module, arguments: SetrTrainingArguments, crop_size: tuple[int, int]):
+    def __init__(self, model: PreTrainedModel, arguments: SetrTrainingArguments, crop_size: tuple[int, int]) -> None:
         self.device, self.crop_size = arguments.device, crop_size
         mixed = (
             "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
@@ -166,7 +165,7 @@ class TrialStep:
         # DDP keeps a second copy of the gradients for its communication.
         self.buckets = [torch.empty_like(parameter) for parameter in parameters if arguments.world_size > 1]
 
-    def run(self, batch_size: int):
+    def run(self, batch_size: int) -> None:
         """Two steps, as the second one has the optimizer's state in memory from its beginning."""
         config = self.model.config
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -201,7 +200,7 @@ def peak_memory() -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def reset_peak_memory():
+def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -232,7 +231,9 @@ def largest_batch_in_memory(trial: TrialStep, share: int, available: float) -> i
     return max(size for size in divisors(share) if size == 1 or peaks[0] + (size - 1) * growth <= available)
 
 
-def fit_batch_size(model: nn.Module, arguments: SetrTrainingArguments, crop_size: tuple[int, int], share: int) -> int:
+def fit_batch_size(
+    model: PreTrainedModel, arguments: SetrTrainingArguments, crop_size: tuple[int, int], share: int
+) -> int:
     """
     The largest batch per device, a divisor of `share`, for whose training step every process has the memory. On an
     accelerator batches are tried from the largest down; on the CPU the memory is predicted. Under FSDP, which shards

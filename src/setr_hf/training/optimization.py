@@ -1,6 +1,6 @@
 """Learning rates of the original code: a higher one for the heads, and the poly schedule with its floor."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -133,7 +133,7 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
         raise SetrError(f"power must be greater than 0, got {power}")
     if min_lr < 0:
         raise SetrError(f"min_lr must be at least 0, got {min_lr}")
-    factors = []
+    factors: list[Callable[[int], float]] = []
     for index, group in enumerate(optimizer.param_groups):
         initial_lr = float(group.get("initial_lr", group["lr"]))
         if initial_lr <= 0:

@@ -132,7 +132,7 @@ def batch_per_device(text: str) -> int | str:
     return AUTO if text == AUTO else int(text)
 
 
-def accept_auto(parser: HfArgumentParser):
+def accept_auto(parser: HfArgumentParser) -> None:
     """Lets `--per-device-train-batch-size` be "auto", which the field's type does not allow."""
     for action in parser._actions:
         if action.dest == "per_device_train_batch_size":
@@ -239,7 +239,7 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     return Command(parser, options, stock, recipe, overridden)
 
 
-def check_options(options: Namespace, given: Collection[str]):
+def check_options(options: Namespace, given: Collection[str]) -> None:
     """Raises a [`SetrError`] for options that exclude each other or are out of range."""
     if options.model:
         for name in ("config", "encoder"):
@@ -273,23 +273,20 @@ def crop_of(sides: Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def new_config(options: Namespace | JobArguments, **classes: Any) -> SetrConfig:
+def new_config(options: Namespace, **classes: Any) -> SetrConfig:
     """
     The configuration of a new model: the fields of `options.config`, and those of `classes`.
 
     Raises:
         [`SetrError`]: fields are unknown or contradict each other.
     """
-    told = dict(options.config)
-    try:
-        # The choice of an attention is an argument of every config of Transformers, not a field.
-        known_fields({name: value for name, value in told.items() if name != "attn_implementation"}, "config")
-    except ValueError as error:
-        raise SetrError(str(error)) from None
-    own = {"image_size": crop_of(options.crop_size)}
+    told: dict[str, Any] = options.config
+    own: dict[str, Any] = {"image_size": crop_of(options.crop_size)}
     if options.loss_average:
         own["semantic_loss_average"] = options.loss_average
     try:
+        # The choice of an attention is an argument of every config of Transformers, not a field.
+        known_fields({name: value for name, value in told.items() if name != "attn_implementation"}, "it")
         return SetrConfig(**own | told | classes)
-    except StrictDataclassError as error:
+    except (StrictDataclassError, ValueError) as error:
         raise SetrError(f"--config {json.dumps(told)}: {error}") from error

@@ -48,7 +48,7 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return str(complete[-1]) if complete else None
 
 
-def remove_incomplete_checkpoints(output_dir: str | Path):
+def remove_incomplete_checkpoints(output_dir: str | Path) -> None:
     """Deletes checkpoints that were being written when their run was killed."""
     for folder in checkpoint_folders(output_dir):
         if not is_complete(folder):
@@ -56,7 +56,7 @@ def remove_incomplete_checkpoints(output_dir: str | Path):
             shutil.rmtree(folder)
 
 
-def check_unused(output_dir: str | Path):
+def check_unused(output_dir: str | Path) -> None:
     """
     Raises:
         [`SetrError`]: the folder holds checkpoints or a model; names the first such file.

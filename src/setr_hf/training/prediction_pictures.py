@@ -22,13 +22,13 @@ class PredictionSamples:
             are kept.
     """
 
-    def __init__(self, num_samples: int, num_images: int | None):
+    def __init__(self, num_samples: int, num_images: int | None) -> None:
         last = (num_samples if num_images is None else num_images) - 1
         self.positions = set(np.linspace(0, max(last, 0), num_samples).astype(int).tolist())
         self.num_seen = 0
         self.samples: list[tuple[Image.Image, np.ndarray, np.ndarray]] = []
 
-    def add(self, photo: Image.Image, truth: np.ndarray, prediction: np.ndarray):
+    def add(self, photo: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> None:
         """The next photo with its true and predicted label map."""
         if self.num_seen in self.positions:
             self.samples.append((photo, truth, prediction))
@@ -40,7 +40,9 @@ class PredictionSamples:
         return comparison_sheet(self.samples, class_colors(config), config.id2label, ignore_index=ignore_index)
 
 
-def publish_picture(picture: Image.Image, name: str, path: Path, step: int, callbacks: Iterable[TrainerCallback]):
+def publish_picture(
+    picture: Image.Image, name: str, path: Path, step: int, callbacks: Iterable[TrainerCallback]
+) -> None:
     """Saves a picture, and sends it to TensorBoard and trackio if they are reported to."""
     with whole_file(path) as unfinished:
         picture.save(unfinished)

@@ -67,7 +67,7 @@ class Recipe:
         facts = {"origin": self.origin, "classes": self.classes, "published": self.published}
         return yaml.safe_dump({**facts, **self.options}, sort_keys=False, default_flow_style=None, width=100)
 
-    def check_options(self, known: Collection[str]):
+    def check_options(self, known: Collection[str]) -> None:
         """
         Raises:
             [`SetrError`]: an option is not one of `known`; names the closest one.

@@ -29,7 +29,7 @@ from .recipes import Recipe
 from .trainer import SetrTrainer
 
 
-def check_precision(options: Namespace):
+def check_precision(options: Namespace) -> None:
     """
     Raises:
         [`SetrError`]: half precision is asked for where no GPU has it. bf16 works on the CPU, where `use_cpu` asks for
@@ -44,7 +44,7 @@ def check_precision(options: Namespace):
         raise SetrError("fp16 needs a CUDA device, and none is used: pass --fp16 false for fp32")
 
 
-def check_recipe_classes(recipe: Recipe, label_set: LabelSet):
+def check_recipe_classes(recipe: Recipe, label_set: LabelSet) -> None:
     """Raises a [`SetrError`] if the data's classes are not those of the recipe's data set."""
     if recipe.classes is None:
         return
@@ -122,7 +122,7 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
     )
 
 
-def initialize_as_mmseg(model: SetrForSemanticSegmentation):
+def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:
     """
     The start of mmsegmentation's decoders: classifiers normal with a deviation of 0.01 and zero bias, the convolutions
     before BatchNorm by Kaiming's rule over the outgoing connections.
@@ -179,7 +179,7 @@ def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
     return wanted
 
 
-def check_length(num_samples: int, arguments: SetrTrainingArguments):
+def check_length(num_samples: int, arguments: SetrTrainingArguments) -> None:
     """Raises a [`SetrError`] if the data does not fill one batch, of which an epoch would hold none."""
     batch_size = arguments.train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and num_samples < batch_size:

@@ -48,10 +48,10 @@ logger = logging.get_logger(__name__)
 class MeanIouOfMatrices:
     """`compute_metrics` of [`SetrTrainer`]: scores of the sum of all confusion matrices."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forgets what an evaluation that did not reach its end has added."""
         self.total: Any = 0
 
@@ -70,15 +70,19 @@ class EpochOfExamples(TrainerCallback):
     only without a sampler: they pass the epoch on to that.
     """
 
-    def __init__(self, examples: Any):
+    def __init__(self, examples: Any) -> None:
         self.examples = examples
         self.epoch = 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         # Of a resumed run, the epoch in which it stopped.
         self.epoch = int(state.epoch or 0)
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         # Counted, as `state.epoch` is not whole after an epoch of a stream, whose length is not known.
         if hasattr(self.examples, "set_epoch"):
             self.examples.set_epoch(self.epoch)
@@ -166,7 +170,9 @@ class SetrTrainer(Trainer):
     ```
     """
 
-    def __init__(self, *args: Any, compute_metrics: Callable[..., dict[str, float]] | None = None, **kwargs: Any):
+    def __init__(
+        self, *args: Any, compute_metrics: Callable[..., dict[str, float]] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, compute_metrics=compute_metrics or MeanIouOfMatrices(), **kwargs)
         if not isinstance(self.args, SetrTrainingArguments):
             raise SetrError(f"SetrTrainer takes SetrTrainingArguments as args, got {type(self.args).__name__}")
@@ -189,7 +195,7 @@ class SetrTrainer(Trainer):
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate: float | None = None
 
-    def prepare_batch_norm(self, model: nn.Module):
+    def prepare_batch_norm(self, model: nn.Module) -> None:
         """
         Changes BatchNorm in place, before the model is wrapped for several processes: it runs over all of them if they
         have GPUs, and in fp32 under FSDP2, which would cast its weights, unlike its running statistics, to bf16 or
@@ -256,12 +262,12 @@ class SetrTrainer(Trainer):
         self.head_learning_rate = float(head_rates[0]) if head_rates else None
         return super()._get_learning_rate()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "learning_rate" in logs and self.head_learning_rate is not None:
             logs["head_learning_rate"] = self.head_learning_rate
         super().log(logs, start_time)
 
-    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any):
+    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.args.freeze_batch_norm:
             # Here, because `training_step` has just set the whole model to training mode.
             for layer in batch_norm_layers(model):
@@ -292,14 +298,14 @@ class SetrTrainer(Trainer):
                 logger.warning(f"{output_dir} has no complete checkpoint: training starts at the beginning")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _get_dataloader(self, *args: Any, **kwargs: Any):
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         dataloader = super()._get_dataloader(*args, **kwargs)
         # The seed of the workers is drawn when they start. Stock, it comes from the global generator, and a resumed
         # run, which starts persistent workers anew, continues with other random numbers than the run it resumes.
         dataloader.base_dataloader.generator = torch.Generator()
         return dataloader
 
-    def get_eval_dataloader(self, eval_dataset=None):
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         """As stock, but `dataloader_drop_last` is for training only: every photo of an evaluation counts."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
@@ -307,27 +313,27 @@ class SetrTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
-    def _run_epoch(self, **kwargs: Any):
+    def _run_epoch(self, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:
             # Resumed from the last step, which is in the middle of an epoch. Stock, one more step would be trained.
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any):
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
             # Stock, a checkpoint of this step that an earlier run left would look complete while it is overwritten.
             checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
         super()._save_checkpoint(model, trial)
 
-    def _save_rng_state(self, output_dir: str):
+    def _save_rng_state(self, output_dir: str) -> None:
         # What each process saves last. Stock, the main process then writes `trainer_state.json`, and deletes older
         # checkpoints, without waiting for the others.
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if isinstance(self.model, FSDPModule):
             # FSDP2 gives the model a class of its own. Stock, its name and file would be saved as the model's code.
             sharded_class, (_, model_class) = type(self.model), type(self.model).__bases__
@@ -341,7 +347,8 @@ class SetrTrainer(Trainer):
                 dist.broadcast(buffer, src=0)
         if isinstance(self.compute_metrics, MeanIouOfMatrices):
             self.compute_metrics.reset()
-        num_images = len(dataloader.dataset) // self.args.world_size if has_length(dataloader.dataset) else None
+        examples: Any = dataloader.dataset
+        num_images = len(examples) // self.args.world_size if has_length(examples) else None
         num_samples = self.args.num_prediction_pictures if self.is_world_process_zero() else 0
         self.prediction_samples = PredictionSamples(num_samples, num_images)
         return super().evaluation_loop(dataloader, *args, **kwargs)
