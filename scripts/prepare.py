@@ -4,20 +4,17 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
+
 from setr_hf.cards.dataset_card import CITYSCAPES, PASCAL_CONTEXT, Source
 from setr_hf.cli import JobParser, run_job
 from setr_hf.data.folders import cityscapes_files
-from setr_hf.data.label_sets import cityscapes_raw_label_set, published_label_set
-from setr_hf.prepare.parquet import (
-    check_can_publish,
-    check_is_new,
-    content_table,
-    count_notes,
-    file_samples,
-    publish,
-    write_dataset,
-)
-from setr_hf.prepare.pascal_context import left_out_notes, read_context_images, usable_samples
+from setr_hf.data.label_sets import IGNORED_LABEL, LabelSet, cityscapes_raw_label_set, published_label_set
+from setr_hf.files import check_is_new
+from setr_hf.prepare.parquet import SourceImage, count_notes, file_images, write_dataset
+from setr_hf.prepare.pascal_context import left_out_notes, read_context_images, usable_images
+from setr_hf.prepare.publish import check_can_publish, publish
+from setr_hf.tables import print_table
 
 
 def parse_arguments(argv: list[str] | None = None) -> Namespace:
@@ -31,11 +28,7 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
     context.add_argument("root", type=Path, help="VOCdevkit/VOC2010, the folder that holds JPEGImages")
     context.add_argument("annotations", type=Path, metavar="trainval_merged.json", help="of the Detail API")
     context.add_argument(
-        "--num-classes",
-        type=int,
-        choices=sorted(PASCAL_CONTEXT),
-        default=59,
-        help="60 has the background",
+        "--num-classes", type=int, choices=sorted(PASCAL_CONTEXT), default=59, help="60 has the background"
     )
     for data_set in (cityscapes, context):
         data_set.add_argument("output", type=Path, help="folder to write; must not exist")
@@ -47,21 +40,28 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
     return arguments
 
 
-def find_samples(arguments):
-    """Samples of each split, what their annotations' values mean, the source, and what is to be said of it."""
+def find_images(arguments: Namespace) -> tuple[dict[str, list[SourceImage]], LabelSet, Source, list[str]]:
+    """The images of each split, what their annotations mean, where they come from, and notes on what was left out."""
     if arguments.data_set == "cityscapes":
-        splits = {split: file_samples(cityscapes_files(arguments.root, split)) for split in CITYSCAPES.num_images}
+        splits = {split: file_images(cityscapes_files(arguments.root, split)) for split in CITYSCAPES.num_images}
         return splits, cityscapes_raw_label_set(), CITYSCAPES, []
     label_set = published_label_set("pascal_context" if arguments.num_classes == 60 else "pascal_context_59")
     splits, notes = {}, []
     for split, images in read_context_images(arguments.annotations).items():
-        splits[split], left_out = usable_samples(images, arguments.root / "JPEGImages")
+        splits[split], left_out = usable_images(images, arguments.root / "JPEGImages")
         print(f"{arguments.annotations.name} lists {len(images):,} images of {split}, {len(splits[split]):,} usable")
         notes += left_out_notes(split, len(images), left_out)
     return splits, label_set, PASCAL_CONTEXT[arguments.num_classes], notes
 
 
-def announce_upload(folder: Path, repo_id: str, private: bool, source: Source):
+def print_shares(pixels: dict[str, np.ndarray], label_set: LabelSet) -> None:
+    """Prints the share of each split's pixels that each class has."""
+    names = [*enumerate(label_set.names), (IGNORED_LABEL, "ignored")]
+    rows = [(name, *(f"{100 * counts[i] / counts.sum():.3f}" for counts in pixels.values())) for i, name in names]
+    print_table(["class", *(f"% of {split}" for split in pixels)], rows)
+
+
+def announce_upload(folder: Path, repo_id: str, private: bool, source: Source) -> None:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"Publishing {len(files)} files, {megabytes:,.1f} MB, as the {'private ' * private}data set {repo_id}:")
@@ -75,13 +75,13 @@ def main(argv: list[str] | None = None) -> int:
     check_is_new(arguments.output)
     if arguments.push_to_hub:
         check_can_publish(arguments.push_to_hub, arguments.private)
-    splits, label_set, source, notes = find_samples(arguments)
+    splits, label_set, source, notes = find_images(arguments)
     notes += count_notes(splits, source)
     for note in notes:
         print(note)
-    contents = write_dataset(arguments.output, splits, label_set, source, notes)
-    print(content_table(contents, label_set.id2label))
-    print(f"written and checked: {arguments.output}")
+    print_shares(write_dataset(arguments.output, splits, label_set, source, notes), label_set)
+    counts = ", ".join(f"{len(images):,} images of {split}" for split, images in splits.items())
+    print(f"written and checked: {arguments.output}, {counts}")
     if arguments.push_to_hub:
         announce_upload(arguments.output, arguments.push_to_hub, arguments.private, source)
         print(f"published: {publish(arguments.output, arguments.push_to_hub, arguments.private)}")

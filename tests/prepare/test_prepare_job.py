@@ -1,4 +1,4 @@
-"""Cityscapes and Pascal Context as data sets: exact values, files as they were, nothing half-written, publishing."""
+"""Cityscapes and Pascal Context as data sets: exact values, unchanged photos, nothing half-written, publishing."""
 
 import io
 import json
@@ -18,6 +18,7 @@ from local_upload_hub import TOKEN, upload_hub
 from paths import ROOT
 
 from setr_hf.cli import run_job
+from setr_hf.data.label_sets import LabelSet, write_names_file
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES, PALETTES
 from setr_hf.prepare import parquet
@@ -36,7 +37,7 @@ CATEGORIES = """
 """
 IDS = {name: int(number) for number, name in re.findall(r"(\d+) (\w+)", CATEGORIES)}
 # The full annotations have categories besides the 59 of the benchmark.
-IDS_WITH_STRANGER = {**IDS, "accordion": 1}
+IDS_WITH_ANOTHER = {**IDS, "accordion": 1}
 
 
 def run(*command, **environment):
@@ -54,7 +55,7 @@ def run(*command, **environment):
 
 @pytest.fixture
 def prepare(capsys):
-    """Runs the job in this process; returns what it prints, to stderr where it fails."""
+    """Runs the job in this process; returns what it prints, to stderr if it fails."""
     job = load_script(ROOT / "scripts/prepare.py")
 
     def call(*arguments, status=0):
@@ -68,7 +69,7 @@ def prepare(capsys):
 
 
 def encode_run_lengths(mask):
-    """COCO's compressed run lengths, as its specification has them."""
+    """COCO's compressed run lengths, as in its specification."""
     flat = np.concatenate([[0], mask.T.ravel().astype(int)])
     lengths = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]]))
     text = ""
@@ -100,7 +101,7 @@ def context_annotation(number, image_id, category, mask, iscrowd=0):
     return {
         "id": number,
         "image_id": image_id,
-        "category_id": IDS_WITH_STRANGER[category],
+        "category_id": IDS_WITH_ANOTHER[category],
         "segmentation": {"size": size, "counts": counts},
         "area": int(mask.sum()),
         "bbox": [0, 0, 1, 1],
@@ -121,7 +122,7 @@ def context_content():
         context_image(2008000005, "val", 9, 6),
         context_image(2008000003, "train", 8, 10),
         context_image(2008000002, "train", 6, 7),
-        context_image(2008000004, "train", 5, 5),  # Nobody annotated it.
+        context_image(2008000004, "train", 5, 5),  # It was never annotated.
         context_image(2008000006, "val", 5, 5),  # Its JPEG file is missing.
         context_image(2008000007, "test", 5, 5),
     ]
@@ -131,7 +132,7 @@ def context_content():
         # Later masks cover earlier ones, whatever their ids; a crowd is painted as well.
         context_annotation(9, 2008000002, "aeroplane", box(6, 7, 1, 1, 5, 5)),
         context_annotation(4, 2008000002, "diningtable", box(6, 7, 3, 3, 6, 7), iscrowd=1),
-        # What is none of the 59 classes is background, also where a class was before.
+        # Other categories than the 59 classes are background, even over a class.
         context_annotation(5, 2008000003, "accordion", box(8, 10, 2, 2, 6, 4)),
         context_annotation(6, 2008000005, "track", box(9, 6, 4, 0, 9, 6)),
         context_annotation(7, 2008000006, "dog", box(5, 5, 0, 0, 5, 5)),
@@ -148,7 +149,7 @@ def context_content():
     values["2008_000005"][4:] = 51
     categories = [
         {"category_id": number, "name": name, "supercategory": "object", "onlysemantic": 0, "parts": []}
-        for name, number in IDS_WITH_STRANGER.items()
+        for name, number in IDS_WITH_ANOTHER.items()
     ]
     content = {
         "info": {"description": "This is the 3.0 version of the CVPR 2017 PASCAL in Detail dataset."},
@@ -180,7 +181,7 @@ def context_arguments(folder):
 
 @pytest.fixture
 def cityscapes(tmp_path):
-    """leftImg8bit and gtFine with two images of training and one of validation, which hold every raw id."""
+    """leftImg8bit and gtFine with two images for training and one for validation, which hold every raw id."""
     raw = np.resize(np.array([*range(34), 255], dtype=np.uint8), (10, 14))
     for split, city, frame in (
         ("train", "ulm", 1),
@@ -214,7 +215,7 @@ def test_run_lengths_that_pycocotools_encoded_decode(counts, shape, pixels):
     assert np.argwhere(decode_run_lengths(counts, *shape)).tolist() == sorted(map(list, pixels))
 
 
-def test_run_lengths_of_any_mask_decode():
+def test_run_lengths_of_random_masks_decode():
     generator = np.random.default_rng(0)
     for density in (0.01, 0.2, 0.5, 0.99):
         mask = generator.random((37, 53)) < density
@@ -224,11 +225,11 @@ def test_run_lengths_of_any_mask_decode():
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ("", "no compressed run lengths"),
-        ("2 1", "no compressed run lengths"),
-        ("23P", "no compressed run lengths"),
-        ("233", "add up to 8 pixels, not 2×3"),
-        ("2O5", "add up to 6 pixels, not 2×3"),
+        ("", "malformed run lengths"),
+        ("2 1", "malformed run lengths"),
+        ("23P", "malformed run lengths"),
+        ("233", "add up to 8 pixels instead of 2×3"),
+        ("2O5", "add up to 6 pixels instead of 2×3"),
     ],
 )
 def test_a_damaged_mask_is_named(counts, message):
@@ -237,7 +238,7 @@ def test_a_damaged_mask_is_named(counts, message):
 
 
 def assert_prepared(output, expected, image_files, num_labels):
-    """`load_dataset` gives the expected annotations as 8-bit PNG, and the bytes of the image files."""
+    """`load_dataset` yields the expected annotations as 8-bit PNG, and the bytes of the photos' files."""
     splits = load_dataset(str(output), cache_dir=str(output.parent / "cache"))
     assert {split: splits[split]["name"][:] for split in splits} == {
         split: list(rows) for split, rows in expected.items()
@@ -264,8 +265,8 @@ def test_pascal_context_with_59_classes(context, prepare):
     assert "validation: 1 of 2 images left out, no JPEG file: 2008_000006." in output
     assert "train: 2 images, while the published data set has 4,996." in output
     # 80 − 40 + 4 pixels of the 122 in training are background, 6·7 − 16 − 12 + 4 are wood.
-    assert re.search(r"\nnot counted +36\.066% ", output)
-    assert re.search(r"\nwood +14\.754% ", output)
+    assert re.search(r"\nignored +36\.066 ", output)
+    assert re.search(r"\nwood +14\.754 ", output)
     reduced = {name: np.where(value == 0, 255, value - 1) for name, value in values.items()}
     expected = {
         "train": {name: reduced[name] for name in ("2008_000002", "2008_000003")},
@@ -306,7 +307,7 @@ def test_cityscapes(cityscapes, prepare):
     assert_prepared(cityscapes / "prepared", expected, files, 19)
 
 
-def test_the_card_says_where_it_comes_from_and_what_is_missing(context, prepare):
+def test_the_card_names_the_source_and_what_is_missing(context, prepare):
     folder, _ = context
     prepare(*context_arguments(folder))
     card = DatasetCard.load(folder / "prepared/README.md")
@@ -330,7 +331,7 @@ def set_value(path, value):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: raw_label_file(folder).unlink(), r"no label file, the first is .*ulm_000001_000019_left"),
+        (lambda folder: raw_label_file(folder).unlink(), r"no annotation, the first is .*ulm_000001_000019_left"),
         (lambda folder: set_value(raw_label_file(folder), 34), r"ulm_000001_000019_gtFine_labelIds\.png .*\[34\]"),
         (
             lambda folder: PIL.Image.new("L", (14, 9)).save(raw_label_file(folder)),
@@ -338,7 +339,7 @@ def set_value(path, value):
         ),
         (
             lambda folder: raw_label_file(folder).write_bytes(b"\x89PNG\r\n"),
-            r"ulm_000001_000019_gtFine_labelIds\.png cannot be read",
+            r"ulm_000001_000019_gtFine_labelIds\.png\) cannot be read",
         ),
         (
             lambda folder: next((folder / "root/leftImg8bit/val").rglob("*.png")).write_bytes(b"?"),
@@ -356,10 +357,11 @@ def test_an_error_names_the_file_and_leaves_nothing(cityscapes, prepare, damage,
     assert sorted(cityscapes.rglob("*")) == before
 
 
-def test_what_is_there_is_not_overwritten(cityscapes, prepare):
+def test_what_exists_is_not_overwritten(cityscapes, prepare):
     (cityscapes / "prepared").mkdir()
-    assert "is there already" in prepare("cityscapes", cityscapes / "root", cityscapes / "prepared", status=2)
-    assert list((cityscapes / "prepared").iterdir()) == []
+    (cityscapes / "prepared/mine").touch()
+    assert "exists already" in prepare("cityscapes", cityscapes / "root", cityscapes / "prepared", status=2)
+    assert [path.name for path in (cityscapes / "prepared").iterdir()] == ["mine"]
 
 
 def change_category(content):
@@ -374,14 +376,14 @@ def halve_mask(content):
     ("change", "message"),
     [
         (lambda content: content.pop("annos_segmentation"), "it has no annos_segmentation"),
-        (lambda content: content["images"][0].pop("phase"), "an entry refers to or lacks 'phase'"),
-        (lambda content: content["annos_segmentation"][0].update(image_id=5), "an entry refers to or lacks 5"),
+        (lambda content: content["images"][0].pop("phase"), "an entry lacks or refers to 'phase'"),
+        (lambda content: content["annos_segmentation"][0].update(image_id=5), "an entry lacks or refers to 5"),
         (change_category, "its category 'dog' has the id 114, not 113"),
         (lambda content: content["categories"].pop(3), "its category 'bedclothes' has the id None, not 19"),
         (halve_mask, r"a mask of 2008_000002\.jpg is not in compressed run lengths of 6×7 pixels"),
     ],
 )
-def test_a_file_of_another_form_is_no_trainval_merged(tmp_path, change, message):
+def test_a_file_of_another_form_is_refused(tmp_path, change, message):
     content, _ = context_content()
     change(content)
     path = tmp_path / "other.json"
@@ -390,17 +392,17 @@ def test_a_file_of_another_form_is_no_trainval_merged(tmp_path, change, message)
         read_context_images(path)
 
 
-def test_a_broken_download_is_named(tmp_path):
+def test_an_incomplete_download_is_named(tmp_path):
     content, _ = context_content()
     path = tmp_path / "trainval_merged.json"
     path.write_text(json.dumps(content)[:-100])
-    with pytest.raises(ValueError, match=r"trainval_merged\.json is no JSON, or its download broke off"):
+    with pytest.raises(ValueError, match=r"trainval_merged\.json is not JSON, or its download is incomplete"):
         read_context_images(path)
-    with pytest.raises(ValueError, match=r"absent\.json is no file"):
+    with pytest.raises(ValueError, match=r"absent\.json is not a file"):
         read_context_images(tmp_path / "absent.json")
 
 
-def test_a_photograph_of_another_size_than_its_masks_is_named(context, prepare):
+def test_a_photo_of_another_size_than_its_masks_is_named(context, prepare):
     folder, _ = context
     write_photo(folder / "VOC2010/JPEGImages/2008_000005.jpg", 6, 9, 0)
     error = prepare(*context_arguments(folder), status=2)
@@ -408,7 +410,7 @@ def test_a_photograph_of_another_size_than_its_masks_is_named(context, prepare):
     assert sorted(path.name for path in folder.iterdir()) == ["VOC2010", "trainval_merged.json"]
 
 
-def test_rows_keep_their_order_over_row_groups_and_shards(tmp_path, monkeypatch):
+def test_rows_keep_their_order_across_row_groups_and_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 5)
     monkeypatch.setattr(parquet, "ROW_GROUPS_PER_SHARD", 2)
     rows = [
@@ -431,11 +433,14 @@ def encoded(image, kind="PNG"):
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        (encoded(PIL.Image.new("L", (4, 3), 7)), r"the annotation of a holds the ids \[7\] of 5 classes"),
-        (encoded(PIL.Image.new("L", (3, 4))), "the annotation of a is .* wide and high"),
+        (
+            encoded(PIL.Image.new("L", (4, 3), 7)),
+            r"the annotation of a holds the ids \[7\], which are none of the 5 classes",
+        ),
+        (encoded(PIL.Image.new("L", (3, 4))), "the image of a is 3×4 pixels high and wide, its annotation 4×3"),
         (encoded(PIL.Image.new("RGB", (4, 3))), "the annotation of a is a PNG of mode RGB"),
         (encoded(PIL.Image.new("L", (4, 3)), "JPEG"), "the annotation of a is a JPEG"),
-        (encoded(PIL.Image.new("L", (4, 3), 4)), "holds 1 images of train, 2 were written"),
+        (encoded(PIL.Image.new("L", (4, 3), 4)), "holds 1 images of train, but 2 were written"),
     ],
 )
 def test_verification_finds_what_is_wrong_in_the_files(tmp_path, annotation, message):
@@ -443,8 +448,9 @@ def test_verification_finds_what_is_wrong_in_the_files(tmp_path, annotation, mes
     (tmp_path / "data").mkdir()
     table = pa.Table.from_pylist([row], schema=parquet.FEATURES.arrow_schema)
     pq.write_table(table, tmp_path / "data/train-00000-of-00001.parquet")
+    write_names_file(tmp_path / "labels.json", LabelSet.direct([*"abcde"]))
     with pytest.raises(ValueError, match=message):
-        parquet.verify_dataset(tmp_path, {"train": 2}, num_labels=5)
+        parquet.verify_split(tmp_path, "train", 2)
 
 
 def test_a_prepared_data_set_is_published_and_read_from_the_hub(context, tmp_path):
@@ -479,7 +485,7 @@ def local_hub(tmp_path, monkeypatch):
         yield tmp_path / "hub"
 
 
-def test_publishing_replaces_the_parquet_files_that_were_there(cityscapes, prepare, local_hub):
+def test_publishing_replaces_earlier_parquet_files(cityscapes, prepare, local_hub):
     old = local_hub / "me/city/data/train-00000-of-00002.parquet"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"old")
@@ -489,7 +495,7 @@ def test_publishing_replaces_the_parquet_files_that_were_there(cityscapes, prepa
     assert files == ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]
 
 
-def test_what_keeps_from_publishing_is_said_before_the_work(cityscapes, prepare, local_hub, monkeypatch):
+def test_what_would_prevent_publishing_is_found_before_the_work(cityscapes, prepare, local_hub, monkeypatch):
     (local_hub / "me/public").mkdir(parents=True)
     arguments = ("cityscapes", cityscapes / "root", cityscapes / "prepared", "--push-to-hub")
     error = prepare(*arguments, "me/public", "--private", status=2)
@@ -500,10 +506,10 @@ def test_what_keeps_from_publishing_is_said_before_the_work(cityscapes, prepare,
     assert not (cityscapes / "prepared").exists()
 
 
-def test_an_upload_that_fails_leaves_the_prepared_folder_and_says_how_to_go_on(cityscapes, prepare, local_hub):
+def test_an_upload_that_fails_leaves_the_prepared_folder_and_says_how_to_repeat_it(cityscapes, prepare, local_hub):
     (local_hub / "me").mkdir(parents=True)
     (local_hub / "me/city").write_text("no folder can be here")
     arguments = ("cityscapes", cityscapes / "root", cityscapes / "prepared", "--push-to-hub", "me/city")
     error = prepare(*arguments, status=2)
-    assert f"go on with `hf upload me/city {cityscapes / 'prepared'} --repo-type dataset`" in error
+    assert f"repeat it with `hf upload me/city {cityscapes / 'prepared'} --repo-type dataset`" in error
     assert (cityscapes / "prepared/README.md").is_file()

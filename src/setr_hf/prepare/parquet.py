@@ -1,10 +1,8 @@
-"""Writes a segmentation data set as parquet files that `load_dataset` reads, checks them, and publishes them."""
+"""Writes a segmentation data set as parquet files that `load_dataset` reads, and checks what was written."""
 
 import io
 import itertools
-import json
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +11,16 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Image, SplitDict, SplitInfo, Value, load_dataset
-from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from datasets import Features, Image, SplitDict, SplitInfo, Value
 from tqdm import tqdm
 
 from ..cards.dataset_card import Source, dataset_card
 from ..data.folders import SplitFiles
-from ..data.label_sets import NAMES_FILE, LabelSet
+from ..data.label_sets import NAMES_FILE, LabelSet, write_names_file
+from ..data.loading import load_segmentation_data
+from ..data.rows import decode
 from ..errors import SetrError
-from ..model.image_processing_setr import IGNORED_LABEL
+from ..files import whole_folder
 
 
 FEATURES = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
@@ -33,87 +30,63 @@ ROW_GROUPS_PER_SHARD = 8
 
 
 @dataclass(frozen=True)
-class Sample:
+class SourceImage:
     """
-    An image on disk and how to get at its annotation.
+    A published photo and its annotation.
 
     Args:
-        name (`str`): The image's name in the data set.
-        image (`Path`): Its file; the bytes are kept as they are.
-        annotation (`Callable[[], PIL.Image.Image]`): Opens the annotation in the source's own values.
+        path (`Path`): The photo's file. Its bytes are kept; without the suffix its name is that of the row.
+        open_annotation (`Callable[[], PIL.Image.Image]`): Opens the annotation, with the pixel values of the source.
         annotation_name (`str`): What errors call the annotation.
     """
 
-    name: str
-    image: Path
-    annotation: Callable[[], PIL.Image.Image]
+    path: Path
+    open_annotation: Callable[[], PIL.Image.Image]
     annotation_name: str
 
 
-@dataclass(frozen=True)
-class SplitContent:
-    """What a split was found to hold: number of images, and pixels of each value 0…255, int64 of shape `(256,)`."""
-
-    num_images: int
-    pixels: np.ndarray
-
-
-def file_samples(files: SplitFiles) -> list[Sample]:
+def file_images(files: SplitFiles) -> list[SourceImage]:
     """
-    The samples of a folder whose annotations are image files.
+    The images of a folder whose annotations are image files.
 
     Raises:
         [`SetrError`]: images have no annotation; names the first.
     """
-    missing = [image for image, annotation in zip(files.images, files.annotations) if annotation is None]
+    annotations = files.annotations or []
+    missing = [image for image, annotation in zip(files.images, annotations) if not annotation.is_file()]
     if missing:
-        raise SetrError(f"{len(missing)} images have no label file, the first is {missing[0]}")
+        raise SetrError(f"{len(missing)} images have no annotation, the first is {missing[0]}")
     return [
-        Sample(image.stem, image, partial(PIL.Image.open, annotation), str(annotation))
-        for image, annotation in zip(files.images, files.annotations)
+        SourceImage(
+            image, partial(decode, {"path": str(annotation), "bytes": None}, "the annotation"), str(annotation)
+        )
+        for image, annotation in zip(files.images, annotations)
     ]
 
 
-def count_notes(splits: dict[str, Collection[Sample]], source: Source) -> list[str]:
+def count_notes(splits: dict[str, list[SourceImage]], source: Source) -> list[str]:
     """A sentence for each split that is not as large as the published one."""
     return [
-        f"{split}: {len(samples):,} images, while the published data set has {source.num_images[split]:,}."
-        for split, samples in splits.items()
-        if len(samples) != source.num_images[split]
+        f"{split}: {len(images):,} images, while the published data set has {source.num_images[split]:,}."
+        for split, images in splits.items()
+        if len(images) != source.num_images[split]
     ]
 
 
-def check_is_new(output: Path):
-    """Raises a [`SetrError`] if something is there."""
-    if output.exists():
-        raise SetrError(f"{output} is there already: name another folder, or remove it first")
-
-
-def make_row(sample: Sample, label_set: LabelSet) -> dict:
+def make_row(image: SourceImage, label_set: LabelSet) -> dict:
     """
-    A row of the data set: the bytes of the image file, and class ids as the bytes of an 8-bit grayscale PNG.
+    A row of the data set: the bytes of the photo's file, and the label map as the bytes of an 8-bit grayscale PNG.
 
     Raises:
         [`SetrError`]: a file cannot be read, sizes differ, or the annotation holds values without a meaning; names it.
     """
-    image = {"path": sample.image.name, "bytes": sample.image.read_bytes()}
-    try:
-        decoded = FEATURES["image"].decode_example(image)
-    except (OSError, SyntaxError) as error:
-        raise SetrError(f"{sample.image} cannot be read as an image: {error}") from None
-    try:
-        annotation = sample.annotation()
-        annotation.load()
-    except (OSError, SyntaxError) as error:
-        raise SetrError(f"{sample.annotation_name} cannot be read as an image: {error}") from None
-    label_map = label_set.encode(annotation, sample.annotation_name, decoded.size)
+    file = {"path": image.path.name, "bytes": image.path.read_bytes()}
+    photo = decode(file, str(image.path))
+    label_map = label_set.encode(image.open_annotation(), image.annotation_name, photo.size)
     png = io.BytesIO()
     PIL.Image.fromarray(label_map).save(png, format="PNG")
-    return {
-        "image": image,
-        "annotation": {"path": f"{sample.name}.png", "bytes": png.getvalue()},
-        "name": sample.name,
-    }
+    annotation = {"path": f"{image.path.stem}.png", "bytes": png.getvalue()}
+    return {"image": file, "annotation": annotation, "name": image.path.stem}
 
 
 def row_groups(rows: Iterable[dict]) -> Iterator[list[dict]]:
@@ -129,7 +102,7 @@ def row_groups(rows: Iterable[dict]) -> Iterator[list[dict]]:
         yield group
 
 
-def write_shards(folder: Path, split: str, rows: Iterable[dict]):
+def write_shards(folder: Path, split: str, rows: Iterable[dict]) -> None:
     """Writes `{split}-{shard}-of-{shards}.parquet` files; memory holds one row group at a time."""
     schema = FEATURES.arrow_schema
     shards = []
@@ -145,7 +118,7 @@ def write_shards(folder: Path, split: str, rows: Iterable[dict]):
 
 
 def split_infos(folder: Path, splits: Iterable[str]) -> SplitDict:
-    """Rows and bytes of each split by the parquet files' own metadata."""
+    """Rows and bytes of each split, from the metadata of the parquet files."""
     infos = SplitDict()
     for split in splits:
         files = [pq.ParquetFile(path).metadata for path in folder.glob(f"{split}-*.parquet")]
@@ -154,158 +127,63 @@ def split_infos(folder: Path, splits: Iterable[str]) -> SplitDict:
     return infos
 
 
-def write_label_names(folder: Path, label_set: LabelSet):
-    content = {"id2label": label_set.id2label, "ignore_index": IGNORED_LABEL}
-    if label_set.palette is not None:
-        content["palette"] = label_set.palette
-    (folder / NAMES_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def check_row(row: dict, num_labels: int) -> np.ndarray:
+def verify_split(folder: Path, split: str, num_images: int) -> np.ndarray:
     """
-    Pixels of each value in the annotation of a row as written, int64 of shape `(256,)`.
+    Reads a split that was written as training will, every row of it.
+
+    Returns:
+        `np.ndarray` of shape `(256,)`: How many pixels have each class id, int64; the last are ignored.
 
     Raises:
-        [`SetrError`]: the annotation is no 8-bit grayscale PNG of the image's size with ids of classes; names the row.
+        [`SetrError`]: a row cannot be used, its annotation is not an 8-bit grayscale PNG, or rows are missing.
     """
-    image = PIL.Image.open(io.BytesIO(row["image"]["bytes"]))
-    annotation = PIL.Image.open(io.BytesIO(row["annotation"]["bytes"]))
-    if (annotation.format, annotation.mode) != ("PNG", "L"):
-        raise SetrError(f"the annotation of {row['name']} is a {annotation.format} of mode {annotation.mode}")
-    if annotation.size != image.size:
-        raise SetrError(f"the annotation of {row['name']} is {annotation.size} wide and high, its image {image.size}")
-    pixels = np.bincount(np.asarray(annotation).ravel(), minlength=256)
-    strangers = np.flatnonzero(pixels[num_labels:IGNORED_LABEL]) + num_labels
-    if len(strangers):
-        raise SetrError(f"the annotation of {row['name']} holds the ids {strangers.tolist()} of {num_labels} classes")
+    # Streaming reads the files themselves, without the copy that is otherwise made in the cache.
+    data = load_segmentation_data(folder, split, streaming=True)
+    num_rows, pixels = 0, np.zeros(256, dtype=np.int64)
+    for row in tqdm(data.undecoded, desc=f"checking {split}", total=num_images, unit="image"):
+        png = PIL.Image.open(io.BytesIO(row["annotation"]["bytes"]))
+        if (png.format, png.mode) != ("PNG", "L"):
+            raise SetrError(f"the annotation of {row['name']} is a {png.format} of mode {png.mode}")
+        pixels += np.bincount(data.read_labelled(row).label_map.ravel(), minlength=256)
+        num_rows += 1
+    if num_rows != num_images:
+        raise SetrError(f"{folder} holds {num_rows} images of {split}, but {num_images} were written")
     return pixels
 
 
-def verify_dataset(folder: Path, num_images: dict[str, int], num_labels: int) -> dict[str, SplitContent]:
-    """
-    Reads a written data set through `load_dataset` and checks every row, see [`check_row`].
-
-    Args:
-        num_images: Rows that each split must have.
-
-    Raises:
-        [`SetrError`]: a row is not as it should be, or rows are missing.
-    """
-    # Streaming reads the files themselves, without the copy that load_dataset otherwise makes in its cache.
-    splits = load_dataset(str(folder.resolve()), streaming=True)
-    contents = {}
-    for split, expected in num_images.items():
-        undecoded = (
-            splits[split].cast_column("image", Image(decode=False)).cast_column("annotation", Image(decode=False))
-        )
-        rows, pixels = 0, np.zeros(256, dtype=np.int64)
-        for row in tqdm(undecoded, desc=f"checking {split}", total=expected, unit="image"):
-            pixels += check_row(row, num_labels)
-            rows += 1
-        if rows != expected:
-            raise SetrError(f"{folder} holds {rows} images of {split}, {expected} were written")
-        contents[split] = SplitContent(rows, pixels)
-    return contents
-
-
 def write_dataset(
-    output: str | Path, splits: dict[str, Collection[Sample]], label_set: LabelSet, source: Source, notes: list[str]
-) -> dict[str, SplitContent]:
+    output: str | Path,
+    splits: dict[str, list[SourceImage]],
+    label_set: LabelSet,
+    source: Source,
+    notes: list[str],
+) -> dict[str, np.ndarray]:
     """
-    Writes a data set to a new folder: parquet files with the files' bytes, `labels.json`, and a card.
-
-    All is written and verified in a folder beside `output`, which gets its name at the end: after an error there is
-    no `output`.
+    Writes a data set to a new folder: parquet files with the photos' bytes, `labels.json`, and a card. Everything is
+    verified before the folder gets its name: after an error there is no `output`.
 
     Args:
-        splits: Samples of each split, in the order in which they are written.
-        label_set: What the annotations' values mean; class ids are written.
-        notes: Sentences for the card, such as what was left out.
+        output (`str` or `Path`): The folder.
+        splits (`dict[str, list[SourceImage]]`): The images of each split, in the order of its rows.
+        label_set (`LabelSet`): What the pixel values of the annotations mean; class ids are written.
+        source (`Source`): What the card says of their origin.
+        notes (`list[str]`): Sentences for the card, such as what was left out.
 
     Returns:
-        What each split holds, see [`verify_dataset`].
+        `dict[str, np.ndarray]`: How many pixels of each split have each class id, see [`verify_split`].
 
     Raises:
-        [`SetrError`]: `output` exists, a split is empty, or a sample is not as it should be; names it.
+        [`SetrError`]: `output` exists, a split is empty, or an image cannot be used; names it.
     """
-    output = Path(output)
-    check_is_new(output)
-    for split, samples in splits.items():
-        if not samples:
+    for split, images in splits.items():
+        if not images:
             raise SetrError(f"there are no images for the split {split!r}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.") as temporary:
-        folder = Path(temporary) / output.name
-        (folder / "data").mkdir(parents=True)
-        for split, samples in splits.items():
-            progress = tqdm(samples, desc=f"writing {split}", unit="image")
-            write_shards(folder / "data", split, (make_row(sample, label_set) for sample in progress))
-        write_label_names(folder, label_set)
+    with whole_folder(output) as folder:
+        (folder / "data").mkdir()
+        for split, images in splits.items():
+            progress = tqdm(images, desc=f"writing {split}", unit="image")
+            write_shards(folder / "data", split, (make_row(image, label_set) for image in progress))
+        write_names_file(folder / NAMES_FILE, label_set)
         infos = split_infos(folder / "data", splits)
         dataset_card(source, label_set, infos, FEATURES, notes).save(folder / "README.md")
-        num_images = {split: len(samples) for split, samples in splits.items()}
-        contents = verify_dataset(folder, num_images, len(label_set.id2label))
-        folder.rename(output)
-    return contents
-
-
-def content_table(contents: dict[str, SplitContent], id2label: dict[int, str]) -> str:
-    """Images of each split, and the share of its pixels that each class has."""
-    lines = [("", *contents), ("images", *(f"{content.num_images:,}" for content in contents.values()))]
-    for i, name in [*id2label.items(), (IGNORED_LABEL, "not counted")]:
-        shares = (content.pixels[i] / content.pixels.sum() for content in contents.values())
-        lines.append((name, *(f"{share:.3%}" for share in shares)))
-    width = max(len(line[0]) for line in lines)
-    return "\n".join(f"{line[0]:<{width}}" + "".join(f"{cell:>12}" for cell in line[1:]) for line in lines)
-
-
-def check_can_publish(repo_id: str, private: bool):
-    """
-    Finds out before hours of work what would keep [`publish`] from working.
-
-    Raises:
-        [`SetrError`]: `repo_id` is no name of a repository, the Hub is out of reach, nobody is logged in, or a private
-            repository is wanted and there is a public one.
-    """
-    validate_repo_id(repo_id)
-    api = HfApi()
-    try:
-        api.whoami()
-        is_public = not api.repo_info(repo_id, repo_type="dataset").private
-    except RepositoryNotFoundError:
-        return
-    except Exception as error:  # The client's own errors, and those of an HTTP library that changes between versions.
-        raise SetrError(f"{repo_id} cannot be published from here: {error}") from error
-    if private and is_public:
-        raise SetrError(f"{repo_id} is on the Hub already and public: make it private there, or take another name")
-
-
-def publish(folder: Path, repo_id: str, private: bool) -> str:
-    """
-    Uploads a prepared folder as a data set of the Hub, in place of the parquet files that it holds there.
-
-    Args:
-        private: Whether a repository that has to be made is private.
-
-    Returns:
-        The data set's address.
-
-    Raises:
-        [`SetrError`]: the upload failed; says how to go on.
-    """
-    api = HfApi()
-    try:
-        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id,
-            repo_type="dataset",
-            folder_path=folder,
-            commit_message="Upload data set",
-            delete_patterns="data/*.parquet",
-        )
-    except Exception as error:  # The client's own errors, and those of an HTTP library that changes between versions.
-        raise SetrError(
-            f"the upload to {repo_id} failed, while {folder} is complete; go on with "
-            f"`hf upload {repo_id} {folder} --repo-type dataset`: {error}"
-        ) from error
-    return str(url)
+        return {split: verify_split(folder, split, len(images)) for split, images in splits.items()}

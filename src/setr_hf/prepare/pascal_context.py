@@ -1,4 +1,4 @@
-"""Reads `trainval_merged.json`, in which the Detail API publishes the label masks of Pascal Context."""
+"""Reads `trainval_merged.json`, the file of the Detail API with the masks of Pascal Context."""
 
 import json
 from collections.abc import Iterable
@@ -11,48 +11,38 @@ import PIL.Image
 
 from ..data.public_datasets import CLASS_NAMES
 from ..errors import SetrError
-from .parquet import Sample
+from .parquet import SourceImage
 
 
-# The category ids of the 59 classes in alphabetical order of the names, which is also the ids' own order: the
-# benchmark's class values 1…59 are their ranks.
+# The category ids of the 59 classes in alphabetical order of their names, in which the ids ascend too: their ranks are
+# the benchmark's class values, 1…59.
 CATEGORY_IDS = """
 2 9 18 19 22 23 25 31 33 34 44 45 46 59 65 68 72 80 85 98 104 105 113 115 144 158 159 162 187 189
 207 220 232 258 259 260 284 295 296 308 324 326 347 349 354 355 360 366 368 397 415 416 420 424 427
 440 445 454 458
 """
-# The one class that the file calls otherwise than the benchmark.
+# The one class that has another name in the file than in the benchmark.
 CLASS_OF_CATEGORY = {"diningtable": "table"}
 NUM_NAMES_SHOWN = 20
 SPLITS_BY_PHASE = {"train": "train", "val": "validation"}
-# All that is read of the file, several hundred megabytes of which most are parts, boundaries and occlusions.
+# What is read of the file, whose several hundred megabytes are mostly parts, boundaries and occlusions.
 NEEDED_KEYS = {
-    "images",
-    "image_id",
-    "file_name",
-    "height",
-    "width",
-    "phase",
-    "categories",
-    "category_id",
-    "name",
-    "annos_segmentation",
-    "segmentation",
-    "size",
-    "counts",
+    *("images", "image_id", "file_name", "height", "width", "phase"),
+    *("categories", "category_id", "name"),
+    *("annos_segmentation", "segmentation", "size", "counts"),
 }
 
 
 @dataclass(frozen=True)
 class ContextImage:
     """
-    An image of the file with its masks.
+    An image in the file, and its masks.
 
     Args:
         file_name (`str`): Name of the JPEG file.
         height, width (`int`): Size in pixels.
         masks (`list[tuple[int, str]]`): Class value 0…59 and compressed run lengths of each mask, in the order in
-            which they are painted over each other.
+            which they are painted.
     """
 
     file_name: str
@@ -63,18 +53,18 @@ class ContextImage:
 
 def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     """
-    The mask of COCO's compressed run-length form, boolean of shape `(height, width)`.
+    The mask in COCO's compressed run lengths, bool of shape `(height, width)`.
 
-    Columns follow each other; runs of zeros and ones take turns, zeros first. Each length is a signed number in groups
-    of 5 bits, lowest first, as a character 48 + group, + 32 where more follow; from the fourth on it is the difference
-    to the length two before.
+    The mask is read column by column; runs of zeros and ones alternate, zeros first. Each length is a signed number in
+    groups of 5 bits, lowest first, written as the character 48 + group, + 32 if more groups follow; from the fourth on
+    it is the difference from the last length but one.
 
     Raises:
-        [`SetrError`]: the string is no such code, or its runs do not add up to the image.
+        [`SetrError`]: the string is not such a code, or its runs do not add up to the image.
     """
     code = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
     if len(code) == 0 or code.min() < 0 or code.max() > 63 or code[-1] >= 32:
-        raise SetrError("no compressed run lengths")
+        raise SetrError("malformed run lengths")
     is_last = code < 32
     ends = np.flatnonzero(is_last)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -84,7 +74,7 @@ def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
     if lengths.min() < 0 or lengths.sum() != height * width:
-        raise SetrError(f"run lengths that add up to {lengths.sum()} pixels, not {height}×{width}")
+        raise SetrError(f"run lengths that add up to {lengths.sum()} pixels instead of {height}×{width}")
     is_set = np.arange(len(lengths)) % 2 == 1
     return np.repeat(is_set, lengths).reshape(width, height).T
 
@@ -93,8 +83,8 @@ def paint_masks(image: ContextImage) -> np.ndarray:
     """
     The class values of an image, uint8 of shape `(height, width)`: 0 is the background, 1…59 are the classes.
 
-    Later masks cover earlier ones, crowds included, as `Detail.getMask` paints them. Masks of categories that are none
-    of the 59 classes paint background.
+    Later masks, crowds included, cover earlier ones, as in `Detail.getMask`. Masks of other categories than the 59
+    classes paint background.
 
     Raises:
         [`SetrError`]: a mask does not decode; names the image.
@@ -103,7 +93,7 @@ def paint_masks(image: ContextImage) -> np.ndarray:
     for value, counts in image.masks:
         try:
             values[decode_run_lengths(counts, image.height, image.width)] = value
-        except ValueError as error:
+        except SetrError as error:
             raise SetrError(f"a mask of {image.file_name} has {error}: download the annotation file again") from None
     return values
 
@@ -131,11 +121,12 @@ def class_values(categories: list[dict]) -> dict[int, int]:
 
 def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
     values = class_values(content["categories"])
-    images, splits = {}, {split: [] for split in SPLITS_BY_PHASE.values()}
+    images: dict[int, ContextImage] = {}
+    splits: dict[str, list[ContextImage]] = {split: [] for split in SPLITS_BY_PHASE.values()}
     for entry in sorted(content["images"], key=lambda entry: entry["file_name"]):
         image = ContextImage(entry["file_name"], entry["height"], entry["width"], masks=[])
         images[entry["image_id"]] = image
-        # The phase «test» has no masks in any published file.
+        # No published file has masks for the phase "test".
         if entry["phase"] in SPLITS_BY_PHASE:
             splits[SPLITS_BY_PHASE[entry["phase"]]].append(image)
     for entry in content["annos_segmentation"]:
@@ -150,20 +141,19 @@ def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
 
 def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
     """
-    The images of trainval_merged.json by split, `"train"` and `"validation"`, in order of the file names.
-
-    What is not needed is dropped as soon as it is parsed: memory holds the text of the file and the masks, no more.
+    The images in trainval_merged.json by split, `"train"` and `"validation"`, in the order of file names. Whatever is
+    not needed is dropped as it is parsed: memory holds the text of the file and the masks.
 
     Raises:
-        [`SetrError`]: the file is missing, no JSON, or not trainval_merged.json; says what is wrong.
+        [`SetrError`]: the file is missing, is not JSON, or is not trainval_merged.json; says what is wrong.
     """
     path = Path(path)
     if not path.is_file():
-        raise SetrError(f"{path} is no file")
+        raise SetrError(f"{path} is not a file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=needed_fields)
     except ValueError as error:
-        raise SetrError(f"{path} is no JSON, or its download broke off: {error}") from None
+        raise SetrError(f"{path} is not JSON, or its download is incomplete: {error}") from None
     not_expected = f"{path} is not the trainval_merged.json of Pascal Context that the Detail API publishes"
     missing = {"images", "categories", "annos_segmentation"} - set(content if isinstance(content, dict) else ())
     if missing:
@@ -171,8 +161,8 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
     try:
         return images_by_split(content)
     except (KeyError, TypeError) as error:
-        raise SetrError(f"{not_expected}: an entry refers to or lacks {error}") from None
-    except ValueError as error:
+        raise SetrError(f"{not_expected}: an entry lacks or refers to {error}") from None
+    except SetrError as error:
         raise SetrError(f"{not_expected}: {error}") from None
 
 
@@ -180,19 +170,18 @@ def open_painted(image: ContextImage) -> PIL.Image.Image:
     return PIL.Image.fromarray(paint_masks(image))
 
 
-def usable_samples(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[Sample], dict[str, list[str]]]:
+def usable_images(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[SourceImage], dict[str, list[str]]]:
     """
-    The images that have masks and a JPEG file, as samples with the class values 0…59.
-
-    Returns:
-        The samples in the given order, and the names of the images that were left out, by the reason.
+    The images that have masks and a JPEG file in the folder `jpegs`, and the names of the others by the reason. The
+    annotations hold the class values 0…59.
 
     Raises:
-        [`SetrError`]: `jpegs` is no folder.
+        [`SetrError`]: the folder is missing.
     """
     if not jpegs.is_dir():
         raise SetrError(f"{jpegs} is missing: VOC2010 is the folder that holds JPEGImages")
-    samples, left_out = [], {"no masks": [], "no JPEG file": []}
+    usable: list[SourceImage] = []
+    left_out: dict[str, list[str]] = {"no masks": [], "no JPEG file": []}
     for image in images:
         path = jpegs / image.file_name
         if not image.masks:
@@ -200,13 +189,12 @@ def usable_samples(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[Sa
         elif not path.is_file():
             left_out["no JPEG file"].append(path.stem)
         else:
-            annotation_name = f"{image.file_name} in the annotation file"
-            samples.append(Sample(path.stem, path, partial(open_painted, image), annotation_name))
-    return samples, left_out
+            usable.append(SourceImage(path, partial(open_painted, image), f"{image.file_name} in the annotation file"))
+    return usable, left_out
 
 
 def left_out_notes(split: str, num_listed: int, left_out: dict[str, list[str]]) -> list[str]:
-    """A sentence on each reason for which images of a split were left out, with their names."""
+    """A sentence for each reason why images of a split were left out, with their names."""
     notes = []
     for reason, names in left_out.items():
         if names:

@@ -1,0 +1,65 @@
+"""Publishes a prepared data set on the Hub."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+
+from ..errors import SetrError
+
+
+def check_can_publish(repo_id: str, private: bool) -> None:
+    """
+    Checks before hours of work that [`publish`] will be able to.
+
+    Args:
+        repo_id (`str`): The data set's id on the Hub.
+        private (`bool`): Whether it must not be public.
+
+    Raises:
+        [`SetrError`]: `repo_id` cannot be the name of a repository, the Hub cannot be reached, nobody is logged in, or
+            a private repository is wanted and a public one exists.
+    """
+    api = HfApi()
+    try:
+        api.whoami()
+        is_public = not api.dataset_info(repo_id).private
+    except RepositoryNotFoundError:
+        return
+    except (HFValidationError, HTTPError, OSError) as error:
+        raise SetrError(f"{repo_id} cannot be published from here: {error}") from error
+    if private and is_public:
+        raise SetrError(f"{repo_id} is on the Hub already and public: make it private there, or take another name")
+
+
+def publish(folder: Path, repo_id: str, private: bool) -> str:
+    """
+    Uploads a prepared folder as a data set, replacing the parquet files that it has on the Hub.
+
+    Args:
+        folder (`Path`): What `setr-hf prepare` has written.
+        repo_id (`str`): The data set's id on the Hub; created if missing.
+        private (`bool`): Whether to create it as a private one.
+
+    Returns:
+        `str`: The data set's address.
+
+    Raises:
+        [`SetrError`]: the upload failed; gives the command that repeats it.
+    """
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id,
+            repo_type="dataset",
+            folder_path=folder,
+            commit_message="Upload data set",
+            delete_patterns="data/*.parquet",
+        )
+    except Exception as error:  # Uploads raise many types; whatever happened, the work of hours is not lost.
+        raise SetrError(
+            f"the upload to {repo_id} failed, but {folder} is complete: repeat it with "
+            f"`hf upload {repo_id} {folder} --repo-type dataset`. {error}"
+        ) from error
+    return str(url)
