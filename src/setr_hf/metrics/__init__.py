@@ -1,11 +1,13 @@
-"""Mean IoU; this folder is also what `evaluate.load` reads, so the metric is in the file of the folder's name."""
+"""Mean IoU. `evaluate.load` reads this folder, and expects the metric in a file named after it."""
+
+from typing import Any
 
 from .confusion import class_ious, confusion_matrix, mean_over_classes, segmentation_scores
 
 
-def __getattr__(name):
-    # The metric alone needs the `evaluate` package, and is loaded when asked for: in a program started as
-    # `scripts/evaluate.py` or beside it, that name would find the script.
+def __getattr__(name: str) -> Any:
+    # Only the metric needs the `evaluate` package, and is loaded on first use: in a program started from `scripts`,
+    # that name would find `scripts/evaluate.py`.
     if name == "MeanIou":
         from .metrics import MeanIou
 

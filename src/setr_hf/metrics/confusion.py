@@ -11,7 +11,7 @@ def label_map_array(label_map: Any, what: str) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise ValueError(
             f"{what} must hold one integer class id per pixel and have the shape (height, width), got "
-            f"{array.dtype} of shape {array.shape}; of class scores, take the argmax first"
+            f"{array.dtype} of shape {array.shape}; if it holds class scores, take the argmax first"
         )
     return array
 
@@ -21,15 +21,19 @@ def confusion_matrix(
 ) -> np.ndarray:
     """
     Pixel counts of one image, int64 of shape `(num_labels, num_labels)`: a row for each true class, a column for each
-    predicted one. Matrices of images or processes add up to that of all of them.
+    predicted one. The matrices of several images or processes add up.
 
     Args:
-        prediction: Class ids from 0 to `num_labels - 1`, shape `(height, width)`.
-        label: Class ids or `ignore_index`, same shape.
-        reduce_labels: Whether `label` holds 0 for «other», which becomes `ignore_index`, and k for class k − 1.
+        prediction (array, tensor, PIL image or nested list): Class ids from 0 to `num_labels - 1`, shape
+            `(height, width)`.
+        label (array, tensor, PIL image or nested list): Class ids or `ignore_index`, of the same shape.
+        num_labels (`int`): Number of classes.
+        ignore_index (`int`, *optional*, defaults to 255): Label of pixels that are not counted.
+        reduce_labels (`bool`, *optional*, defaults to `False`): Whether `label` holds 0 for «other», which is ignored,
+            and k for class k − 1.
 
     Raises:
-        `ValueError`: shapes differ or are no `(height, width)`, or counted pixels hold ids that are no class.
+        `ValueError`: The shapes differ or are not `(height, width)`, or counted pixels hold ids that are not classes.
     """
     prediction, label = label_map_array(prediction, "a prediction"), label_map_array(label, "a reference")
     if prediction.shape != label.shape:

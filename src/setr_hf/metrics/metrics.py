@@ -1,5 +1,7 @@
 """Mean intersection over union of label maps, as a streaming metric that holds one confusion matrix."""
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -19,18 +21,18 @@ Args:
     predictions: A label map for each image: integer class ids from 0 to `num_labels - 1`, shape `(height, width)`.
         Arrays, tensors, PIL images or nested lists; images may differ in size.
     references: The true label map of each image, of the same size, holding class ids or `ignore_index`.
-    num_labels (`int`): Number of classes. This and the next two are given to `evaluate.load`, or to a `compute` that
-        nothing was added before.
+    num_labels (`int`): Number of classes. Pass this and the next two to `evaluate.load`, or to `compute` if nothing
+        was added before.
     ignore_index (`int`, defaults to 255): Label of pixels that are not counted.
     reduce_labels (`bool`, defaults to `False`): Whether references hold 0 for «other» and classes from 1: 0 becomes
-        `ignore_index` and k becomes k − 1, here and only here. Predictions stay as they are. Leave it off where a
-        loader or an image processor has done this already.
+        `ignore_index` and k becomes k − 1. Predictions stay as they are. Leave it off if a loader or an image
+        processor has reduced the labels already.
 Returns:
     `mean_iou`, `mean_accuracy`, `mean_dice`, `overall_accuracy`, `frequency_weighted_iou` (`float`, 0 to 1);
     `per_category_iou`, `per_category_accuracy`, `per_category_dice` (arrays of `num_labels`);
-    `absent_classes`: ids neither labelled nor predicted: their IoU and Dice are NaN and left out of the means;
-    `unlabelled_classes`: ids without a labelled pixel: their accuracy is NaN and left out of its mean;
-    `num_absent_classes`; `num_pixels` that were counted; and the settings.
+    `absent_classes`: ids that are neither labelled nor predicted; their IoU and Dice are NaN and not in the means;
+    `unlabelled_classes`: ids without a labelled pixel; their accuracy is NaN and not in the mean;
+    `num_absent_classes`; `num_pixels`, how many were counted; and the settings.
 Example:
     >>> metric = evaluate.load("src/setr_hf/metrics", num_labels=2)
     >>> metric.add_batch(predictions=[[[0, 1]], [[1], [1]]], references=[[[0, 0]], [[1], [255]]])
@@ -51,23 +53,29 @@ CITATION = """
 class MeanIou(evaluate.Metric):
     """
     Streaming mean IoU. `add` and `add_batch` count pixels and keep no image; `compute` returns the scores and starts
-    anew. Processes are joined by `merge` of each other's `matrix`, an int64 array of shape `(num_labels, num_labels)`,
-    `None` before the first image; or by summing it, as with `accelerator.reduce`.
+    again. Several processes `merge` their `matrix`, an int64 array of shape `(num_labels, num_labels)` that is `None`
+    before the first image, or sum it, for example with `accelerator.reduce`.
 
     Raises:
-        `ValueError`: see [`confusion_matrix`]; or settings are missing or change after images were added.
+        `ValueError`: See [`confusion_matrix`]; or settings are missing, or change after images were added.
     """
 
     def __init__(
-        self, *args, num_labels: int | None = None, ignore_index: int = 255, reduce_labels: bool = False, **kwargs
+        self,
+        *args: Any,
+        num_labels: int | None = None,
+        ignore_index: int = 255,
+        reduce_labels: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         if self.num_process > 1:
-            raise ValueError("this metric does not meet through files (num_process): merge the processes' matrices")
-        self.settings = {"num_labels": num_labels, "ignore_index": ignore_index, "reduce_labels": reduce_labels}
+            raise ValueError("this metric does not use files between processes (num_process): merge their matrices")
+        settings = {"num_labels": num_labels, "ignore_index": ignore_index, "reduce_labels": reduce_labels}
+        self.settings: dict[str, Any] = settings
         self.reset()
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         label_maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -77,16 +85,16 @@ class MeanIou(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2012.15840"],
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Number of images added here since the last `compute`."""
         return self.num_images
 
-    def reset(self):
+    def reset(self) -> None:
         """Forgets what was added."""
-        self.matrix = None
+        self.matrix: np.ndarray | None = None
         self.num_images = 0
 
-    def add(self, *, prediction=None, reference=None):
+    def add(self, *, prediction: Any = None, reference: Any = None) -> None:
         """Counts the pixels of one image."""
         if not self.settings["num_labels"]:
             raise ValueError(
@@ -99,14 +107,14 @@ class MeanIou(evaluate.Metric):
         self.merge(matrix)
         self.num_images += 1
 
-    def add_batch(self, *, predictions=None, references=None):
+    def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
         """Counts the pixels of a list of images, or of arrays of shape `(batch_size, height, width)`."""
         if len(predictions) != len(references):
             raise ValueError(f"got {len(predictions)} predictions and {len(references)} references")
         for prediction, reference in zip(predictions, references):
             self.add(prediction=prediction, reference=reference)
 
-    def merge(self, matrix):
+    def merge(self, matrix: Any) -> None:
         """
         Adds what another process, or [`confusion_matrix`], has counted: an array or tensor of integers of shape
         `(num_labels, num_labels)`, true classes in the rows.
@@ -120,8 +128,8 @@ class MeanIou(evaluate.Metric):
         self.settings["num_labels"] = num_labels
         self.matrix = matrix.astype(np.int64) if self.matrix is None else self.matrix + matrix.astype(np.int64)
 
-    def compute(self, *, predictions=None, references=None, **settings):
-        """Adds the images given, if any, returns the scores of all that were added, and starts anew."""
+    def compute(self, *, predictions: Any = None, references: Any = None, **settings: Any) -> dict:
+        """Adds the given images, if any, returns the scores of all that were added, and starts again."""
         unknown = sorted(set(settings) - set(self.settings))
         if unknown:
             raise ValueError(f"unknown settings {unknown}: this metric takes {', '.join(self.settings)}")
