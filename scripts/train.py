@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 from transformers import set_seed
 
+from setr_hf.checkpoints.encoder import check_encoder
 from setr_hf.cli import JobParser, run_job
 from setr_hf.data.arguments import load_data
+from setr_hf.repositories import check_model
 from setr_hf.tables import print_options
 from setr_hf.training.description import describe
-from setr_hf.training.options import ARGUMENTS, HIDDEN, parse_command
+from setr_hf.training.options import ARGUMENTS, HIDDEN, RANDOM_WEIGHTS, parse_command
 from setr_hf.training.output_folder import output_folder_lock
 from setr_hf.training.setup import check_precision, checkpoint_to_resume, make_trainer
 from setr_hf.training.trainer import SetrTrainer
@@ -17,7 +19,7 @@ from setr_hf.training.trainer import SetrTrainer
 
 def final_scores(trainer: SetrTrainer) -> dict[str, float]:
     """Scores of the model as it is saved: of an evaluation after the last step, if there was one, or of a new one."""
-    last = next((log for log in reversed(trainer.state.log_history) if "eval_mean_iou" in log), {})
+    last: dict = next((log for log in reversed(trainer.state.log_history) if "eval_mean_iou" in log), {})
     if last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end:
         return {name: value for name, value in last.items() if name.startswith("eval_")}
     return trainer.evaluate()
@@ -32,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_precision(command.options)
     job, arguments = command.to_dataclasses()
     resume = checkpoint_to_resume(arguments.resume_from_checkpoint)
+    if job.model:
+        check_model(job.model)
+    elif job.encoder not in (None, RANDOM_WEIGHTS):
+        check_encoder(job.encoder)
     is_main_process = arguments.process_index == 0
     if is_main_process:
         print_options(summary)

@@ -72,6 +72,21 @@ def test_a_bare_call_says_in_a_line_what_is_missing(call, job):
     assert len(lines) <= 2
 
 
+@pytest.mark.parametrize(
+    ("job", "options"),
+    [
+        ("predict", ["photo.jpg", "--output", "out", "--model"]),
+        ("evaluate", ["--dataset", "no/such/data", "--model"]),
+        ("compare", ["--dataset", "no/such/data", "no/such/model"]),
+        ("train", ["--dataset", "no/such/data", "--use-cpu", "--model"]),
+        ("train", ["--dataset", "no/such/data", "--use-cpu", "--encoder"]),
+    ],
+)
+def test_a_model_that_is_nowhere_is_named_before_any_work(call, job, options):
+    status, out, err = call(job, *options, "no/such/model")
+    assert (status, out, err) == (2, "", "error: no/such/model is neither a folder here nor a model on the Hub\n")
+
+
 def console(*arguments):
     return subprocess.run([sys.executable, "-m", "setr_hf_cli", *arguments], capture_output=True, text=True)
 

@@ -15,6 +15,12 @@ def unfinished(path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
+    """
+    Creates a folder and those above it, if they are missing.
+
+    Raises:
+        [`SetrError`]: a file has the name of one of them.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -83,4 +89,4 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-__all__ = ["check_is_new", "whole_file", "whole_folder"]
+__all__ = ["check_is_new", "make_folder", "whole_file", "whole_folder"]

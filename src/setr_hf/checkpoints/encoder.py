@@ -22,6 +22,7 @@ from .reading import read_checkpoint
 
 
 TRANSFORMERS_TYPES = ("vit", "deit", "setr")
+TIMM_NAME = re.compile(r"timm/|vit_|deit3?_")
 POSITIONS, CLASS_TOKEN = "embeddings.position_embeddings", "embeddings.cls_token"
 # Keys of a source that are no part of the encoder as SETR uses it, by regular expression.
 LEFT_OUT = {
@@ -80,6 +81,20 @@ class EncoderReport:
             keys = [key for key in self.left_out if self.left_out[key] == reason]
             text += f"; {len(keys)} tensors left out ({reason})"
         return text
+
+
+def check_encoder(source: str) -> None:
+    """
+    Checks that there is a source of this name for [`load_encoder`], before other work begins.
+
+    Args:
+        source (`str`): A file, a folder, a model of timm, or the id of a model on the Hub.
+
+    Raises:
+        [`SetrError`]: there is none; see also [`check_model`].
+    """
+    if not Path(source).is_file() and not TIMM_NAME.match(source):
+        check_model(source)
 
 
 def read_transformers(source: str) -> nn.Module:
@@ -198,7 +213,7 @@ def read_source(source: str | Path | nn.Module, config: SetrConfig) -> Source:
         return read_npz(path)
     if path.is_file():
         return Source(name, rename(read_checkpoint(path)[0], config))
-    if not path.is_dir() and re.match(r"timm/|vit_|deit3?_", name):
+    if not path.is_dir() and TIMM_NAME.match(name):
         return module_source(name, read_timm(name), config)
     if path.is_dir() and not (path / "config.json").is_file():
         raise SetrError(f"{path} is no folder of a model: it has no config.json")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..data.rows import Sample, SegmentationData
 from ..errors import SetrError
-from ..files import whole_file
+from ..files import make_folder, whole_file
 from ..metrics import confusion_matrix, segmentation_scores
 
 
@@ -183,7 +183,7 @@ def compute_records(
     groups = [group for group in groups if any(i not in records or is_missing(names[i]) for i in group)]
     # Nobody writes before everybody has read: all must divide the same groups.
     state.wait_for_everyone()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if state.is_main_process:
         write_json(folder / SETTINGS_FILE, settings)
 

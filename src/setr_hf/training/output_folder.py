@@ -13,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..errors import SetrError
+from ..files import make_folder
 
 
 logger = logging.get_logger(__name__)
@@ -86,7 +87,7 @@ def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator
     if not PartialState().is_main_process:
         yield
         return
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(output_dir))
     lock = FileLock(Path(output_dir) / LOCK_NAME)
     try:
         lock.acquire(timeout=LOCK_TIMEOUT)
