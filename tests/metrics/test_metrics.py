@@ -1,4 +1,4 @@
-"""`setr_hf.metrics`: exact counts, what happens to classes and pixels that are not there, and joining processes."""
+"""`setr_hf.metrics`: exact counts, absent classes, ignored pixels, and several processes."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_known_scores_of_a_small_image():
     assert scores["num_pixels"] == 7
 
 
-def test_absent_class_is_nan_left_out_of_the_mean_and_said():
+def test_an_absent_class_is_nan_left_out_of_the_mean_and_listed():
     scores = segmentation_scores(confusion_matrix([[0, 1]], [[0, 0]], num_labels=3))
     assert np.isnan(scores["per_category_iou"][2])
     assert scores["absent_classes"] == [2] and scores["num_absent_classes"] == 1
@@ -87,13 +87,13 @@ def test_absent_class_is_nan_left_out_of_the_mean_and_said():
 
 
 @pytest.mark.filterwarnings("error")
-def test_all_pixels_ignored():
+def test_if_all_pixels_are_ignored_scores_are_nan():
     scores = segmentation_scores(confusion_matrix([[0, 1]], [[255, 255]], num_labels=2))
     assert np.isnan([scores["mean_iou"], scores["overall_accuracy"], scores["frequency_weighted_iou"]]).all()
     assert scores["absent_classes"] == [0, 1] and scores["num_pixels"] == 0
 
 
-def test_labels_are_reduced_once_and_the_result_says_so():
+def test_references_are_reduced_once_and_the_result_says_so():
     metric = MeanIou(num_labels=150, reduce_labels=True)
     metric.add(prediction=[[0, 149, 3, 3]], reference=[[1, 150, 0, 255]])
     scores = metric.compute()
@@ -101,7 +101,7 @@ def test_labels_are_reduced_once_and_the_result_says_so():
     assert scores["reduce_labels"] is True and scores["ignore_index"] == 255
 
 
-def test_memory_does_not_grow_with_images_and_any_batching_gives_the_same():
+def test_memory_is_constant_and_batching_does_not_matter():
     rng = np.random.default_rng(0)
     images = [(rng.integers(0, 4, size), rng.integers(0, 4, size)) for size in [(7, 5), (1, 9), (4, 4)] * 4]
     by_one, by_five = MeanIou(num_labels=4), MeanIou(num_labels=4)
@@ -175,7 +175,7 @@ def test_wrong_input_is_named():
         metric.compute(reduce_labels=True)
     with pytest.raises(ValueError, match=r"unknown settings \['nan_to_num'\]"):
         metric.compute(nan_to_num=0)
-    assert metric.compute()["num_pixels"] == 1, "a refused image must leave no trace"
+    assert metric.compute()["num_pixels"] == 1, "a refused image must not be counted"
     with pytest.raises(ValueError, match="no image was added"):
         metric.compute()
     with pytest.raises(ValueError, match="num_labels is not known"):

@@ -17,7 +17,7 @@ def label_map_array(label_map: Any, what: str) -> np.ndarray:
 
 
 def confusion_matrix(
-    prediction: Any, label: Any, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False
+    prediction: Any, reference: Any, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False
 ) -> np.ndarray:
     """
     Pixel counts of one image, int64 of shape `(num_labels, num_labels)`: a row for each true class, a column for each
@@ -26,32 +26,43 @@ def confusion_matrix(
     Args:
         prediction (array, tensor, PIL image or nested list): Class ids from 0 to `num_labels - 1`, shape
             `(height, width)`.
-        label (array, tensor, PIL image or nested list): Class ids or `ignore_index`, of the same shape.
+        reference (array, tensor, PIL image or nested list): Class ids or `ignore_index`, of the same shape.
         num_labels (`int`): Number of classes.
-        ignore_index (`int`, *optional*, defaults to 255): Label of pixels that are not counted.
-        reduce_labels (`bool`, *optional*, defaults to `False`): Whether `label` holds 0 for «other», which is ignored,
-            and k for class k − 1.
+        ignore_index (`int`, *optional*, defaults to 255): The value of pixels that are not counted.
+        reduce_labels (`bool`, *optional*, defaults to `False`): Whether the reference holds 0 for "other", which is
+            ignored, and k for class k − 1.
 
     Raises:
-        `ValueError`: The shapes differ or are not `(height, width)`, or counted pixels hold ids that are not classes.
+        `ValueError`: the shapes differ or are not `(height, width)`, or counted pixels hold ids that are not classes.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.metrics import confusion_matrix
+
+    >>> confusion_matrix([[0, 1, 1]], [[0, 0, 255]], num_labels=2)
+    array([[1, 1],
+           [0, 0]])
+    ```
     """
-    prediction, label = label_map_array(prediction, "a prediction"), label_map_array(label, "a reference")
-    if prediction.shape != label.shape:
-        raise ValueError(f"the prediction has the shape {prediction.shape}, its reference {label.shape}")
-    counted = label != ignore_index
+    prediction, reference = label_map_array(prediction, "a prediction"), label_map_array(reference, "a reference")
+    if prediction.shape != reference.shape:
+        raise ValueError(f"the prediction has the shape {prediction.shape}, its reference {reference.shape}")
+    counted = reference != ignore_index
     if reduce_labels:
-        counted &= label != 0
-    prediction, label = prediction[counted].astype(np.int64), label[counted].astype(np.int64) - int(reduce_labels)
-    for ids, what in ((prediction, "the prediction"), (label, "the reference")):
+        counted &= reference != 0
+    prediction = prediction[counted].astype(np.int64)
+    reference = reference[counted].astype(np.int64) - int(reduce_labels)
+    for ids, what in ((prediction, "the prediction"), (reference, "the reference")):
         if ids.size and (ids.min() < 0 or ids.max() >= num_labels):
             invalid = np.unique(ids[(ids < 0) | (ids >= num_labels)])
             hint = " (after reduce_labels)" if reduce_labels and what == "the reference" else ""
             raise ValueError(
                 f"{what} holds the ids {invalid.tolist()}{hint}, but num_labels={num_labels} allows 0 to "
-                f"{num_labels - 1}, and ignore_index is {ignore_index}. If 0 stands for «other» and classes count "
+                f"{num_labels - 1}, and ignore_index is {ignore_index}. If 0 stands for 'other' and classes count "
                 "from 1, set reduce_labels=True"
             )
-    return np.bincount(label * num_labels + prediction, minlength=num_labels**2).reshape(num_labels, num_labels)
+    return np.bincount(reference * num_labels + prediction, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -72,7 +83,7 @@ def mean_over_classes(scores: np.ndarray) -> np.ndarray:
 
 def segmentation_scores(matrix: np.ndarray) -> dict:
     """
-    Scores, 0 to 1, of a confusion matrix `(num_labels, num_labels)` with true classes in its rows.
+    The scores, 0 to 1, of a confusion matrix of shape `(num_labels, num_labels)` with true classes in its rows.
 
     With intersection I, labelled pixels L and predicted pixels P of a class: IoU = I / (L + P − I), accuracy = I / L,
     Dice = 2I / (L + P), NaN where the denominator is 0 and then left out of the mean. Pixel accuracy is ΣI / ΣL and

@@ -24,7 +24,7 @@ Args:
     num_labels (`int`): Number of classes. Pass this and the next two to `evaluate.load`, or to `compute` if nothing
         was added before.
     ignore_index (`int`, defaults to 255): Label of pixels that are not counted.
-    reduce_labels (`bool`, defaults to `False`): Whether references hold 0 for «other» and classes from 1: 0 becomes
+    reduce_labels (`bool`, defaults to `False`): Whether references hold 0 for "other" and classes from 1: 0 becomes
         `ignore_index` and k becomes k − 1. Predictions stay as they are. Leave it off if a loader or an image
         processor has reduced the labels already.
 Returns:
@@ -57,7 +57,18 @@ class MeanIou(evaluate.Metric):
     before the first image, or sum it, for example with `accelerator.reduce`.
 
     Raises:
-        `ValueError`: See [`confusion_matrix`]; or settings are missing, or change after images were added.
+        `ValueError`: see [`confusion_matrix`]; or settings are missing, or change after images were added.
+
+    Example:
+
+    ```python
+    >>> from setr_hf.metrics import MeanIou
+
+    >>> metric = MeanIou(num_labels=2)
+    >>> metric.add(prediction=[[0, 1]], reference=[[0, 0]])
+    >>> metric.compute()["per_category_iou"]
+    array([0.5, 0. ])
+    ```
     """
 
     def __init__(
