@@ -33,7 +33,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def train(arguments: argparse.Namespace, train_data: SegmentationData, validation_data: SegmentationData):
+def train(arguments: argparse.Namespace, train_data: SegmentationData, validation_data: SegmentationData) -> None:
     """Trains by the recipe for small images, as the train job does, and saves the model."""
     recipe = "setr-mla-small-camvid" if arguments.dataset else "setr-mla-small-scenes"
     options = ["--recipe", recipe, "--dataset", arguments.dataset or "scenes", "--output-dir", str(arguments.output)]

@@ -130,7 +130,7 @@ class SlowToSave(SetrTrainer):
 def start(function, *args) -> multiprocessing.Process:
     """Calls a function in a process of its own. Packages are imported once, for all of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["setr_hf.scenes", "setr_hf.trainer", "setr_hf.training"])
+    context.set_forkserver_preload(["setr_hf.data.scenes", "setr_hf.training.trainer"])
     process = context.Process(target=function, args=args)
     process.start()
     return process

@@ -65,6 +65,20 @@ def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes
     assert "eval_loss" not in metrics
 
 
+def test_another_ignored_value_counts_neither_in_scores_nor_in_pictures(tmp_path):
+    """A model that ignores the class 7: scores and pictures are those of label maps that hold 255 instead."""
+    sheets, scores = [], []
+    for ignore_index in (255, 7):
+        trainer = make_trainer(tmp_path / str(ignore_index), {}, {"semantic_loss_ignore_index": ignore_index})
+        rows = list(trainer.eval_dataset)
+        for row in rows:
+            row["label_map"] = np.where(row["label_map"] == 0, ignore_index, row["label_map"] % 7)
+        scores.append(trainer.evaluate(rows)["eval_mean_iou"])
+        sheets.append(np.asarray(Image.open(tmp_path / str(ignore_index) / "predictions" / "step-0.png")))
+    assert scores[0] == scores[1]
+    assert np.array_equal(sheets[0], sheets[1])
+
+
 def test_the_best_checkpoint_is_that_of_the_highest_mean_iou(tmp_path):
     # The rate is so high that scores go up and down.
     options = {"learning_rate": 0.1, "max_steps": 6, "eval_strategy": "steps", "eval_steps": 1}

@@ -9,8 +9,8 @@ import pytest
 from distributed_training import make_trainer, run, start
 from safetensors.torch import load_file
 
-from setr_hf.training.output_folder import is_complete, last_complete_checkpoint, output_folder_lock
-from setr_hf.training.trainer import SetrTrainer
+from setr_hf import SetrTrainer
+from setr_hf.training.output_folder import LOCK_NAME, is_complete, last_complete_checkpoint, output_folder_lock
 
 
 # 3 steps are an epoch. The random numbers of dropout and drop path, too, must go on where they stopped.
@@ -23,14 +23,11 @@ ARGUMENTS = {
     "eval_steps": 2,
     "config": {"drop_path_rate": 0.3, "hidden_dropout_prob": 0.1},
 }
+WORKERS = {"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"}
+WORKERS_THAT_STAY = WORKERS | {"dataloader_persistent_workers": True}
 LOADERS = {
     "in the process": {},
-    "workers": {"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"},
-    "workers that stay": {
-        "dataloader_num_workers": 2,
-        "dataloader_multiprocessing_context": "fork",
-        "dataloader_persistent_workers": True,
-    },
+    "workers": WORKERS,
     "accumulation": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
 }
 
@@ -58,9 +55,8 @@ def num_examples_made(folder):
     return len(record.read_text().splitlines()) if record.exists() else 0
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path, loader):
-    arguments = ARGUMENTS | LOADERS[loader]
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path):
+    arguments = ARGUMENTS | WORKERS_THAT_STAY
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
     first = start(run, undisturbed, arguments)
 
@@ -89,6 +85,23 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path, loader)
 
     run_to_the_end(start(run, folder, arguments, True))
     run_to_the_end(first)
+    assert results(folder) == results(undisturbed)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_run_killed_in_its_second_epoch_ends_as_one_that_was_not(tmp_path, loader):
+    """The checkpoint of the epoch's first step is complete, that of the second is being written."""
+    arguments = ARGUMENTS | LOADERS[loader] | {"max_steps": 6}
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    runs = [
+        start(run, undisturbed, arguments),
+        start(run, folder, arguments, False, "checkpoint-5/trainer_state.json"),
+    ]
+    for process in runs:
+        process.join()
+    assert [process.exitcode for process in runs] == [0, -9]
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-4")
+    run_to_the_end(start(run, folder, arguments, True))
     assert results(folder) == results(undisturbed)
 
 
@@ -165,7 +178,26 @@ def test_a_folder_that_another_running_job_holds_is_refused_until_that_job_is_de
     other.kill()
     other.join()
     with output_folder_lock(tmp_path / "run"):
-        pass
+        assert (tmp_path / "run" / LOCK_NAME).exists()
+    assert not (tmp_path / "run" / LOCK_NAME).exists()
+
+
+def hold_for_a_moment(folder, held):
+    """Notes when it has the folder, and when it is about to leave it."""
+    for _ in range(20):
+        with output_folder_lock(folder), held.open("a") as file:
+            file.write("in\n")
+            file.flush()
+            time.sleep(0.002)
+            file.write("out\n")
+
+
+def test_a_lock_that_is_deleted_is_still_held_by_one_process_at_a_time(tmp_path):
+    processes = [start(hold_for_a_moment, tmp_path / "run", tmp_path / "held.txt") for _ in range(3)]
+    for process in processes:
+        run_to_the_end(process)
+    assert (tmp_path / "held.txt").read_text().split() == ["in", "out"] * 60
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.parametrize("left", ["checkpoint-10", "model.safetensors", "config.json"])

@@ -77,7 +77,9 @@ def network_rows(command: Command) -> list[tuple[str, object]]:
     if options.model:
         return []
     config = new_config(options, **({"num_labels": recipe.num_labels} if recipe and recipe.classes else {}))
-    read, auxiliary = (", ".join(map(str, x)) for x in (config.decoder_indices, config.auxiliary_out_indices))
+    read, auxiliary = (
+        ", ".join(map(str, indices or ())) for indices in (config.decoder_indices, config.auxiliary_out_indices)
+    )
     return [
         ("layers and width", f"{config.num_hidden_layers} × {config.hidden_size}"),
         ("decoder", f"{config.decoder_type} on layer {read}"),

@@ -32,24 +32,27 @@ from .trainer import SetrTrainer
 def check_precision(options: Namespace) -> None:
     """
     Raises:
-        [`SetrError`]: half precision is asked for where no GPU has it. bf16 works on the CPU, where `use_cpu` asks for
-            the CPU.
+        [`SetrError`]: half precision is asked for, and no GPU has it. On the CPU bf16 works, and must be asked for
+            with `use_cpu`.
     """
     if options.bf16 and not options.use_cpu and not is_torch_bf16_gpu_available():
         raise SetrError(
-            "bf16 needs a CUDA device that has it, and there is none: pass --bf16 false for fp32, or --use-cpu for "
-            "bf16 on the CPU"
+            "bf16 needs a CUDA device that supports it, and there is none: pass --bf16 false for fp32, or --use-cpu "
+            "for bf16 on the CPU"
         )
     if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
-        raise SetrError("fp16 needs a CUDA device, and none is used: pass --fp16 false for fp32")
+        raise SetrError("fp16 needs a CUDA device, and this run has none: pass --fp16 false for fp32")
 
 
 def check_recipe_classes(recipe: Recipe, label_set: LabelSet) -> None:
-    """Raises a [`SetrError`] if the data's classes are not those of the recipe's data set."""
+    """
+    Raises:
+        [`SetrError`]: the data's classes are not those of the recipe's data set.
+    """
     if recipe.classes is None:
         return
     expected = CLASS_NAMES[recipe.classes]
-    names = [label_set.id2label[i] for i in range(len(label_set.id2label))]
+    names = label_set.names
     hint = "pass --other-classes to follow the recipe on these classes"
     if len(names) != len(expected):
         raise SetrError(
@@ -64,14 +67,14 @@ def check_recipe_classes(recipe: Recipe, label_set: LabelSet) -> None:
 
 
 def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcessor:
-    """The image processor of `job.model`, or a new one with sliding windows; what the options say wins."""
-    settings = {"do_reduce_labels": label_set.is_reduced}
+    """The image processor of `job.model`, or a new one with sliding windows; options override its settings."""
+    settings: dict[str, Any] = {"do_reduce_labels": label_set.is_reduced}
     if job.crop_size:
         settings["crop_size"] = dict(zip(("height", "width"), crop_of(job.crop_size)))
     if job.stride:
         settings["stride"] = job.stride
-    if job.test_size or job.size:
-        settings |= {"size": size_of(job.test_size or job.size), "do_resize": True}
+    if test_size := job.test_size or job.size:
+        settings |= {"size": size_of(test_size), "do_resize": True}
     if job.model:
         return AutoImageProcessor.from_pretrained(job.model, **settings)
     return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
@@ -84,26 +87,31 @@ def is_classifier(name: str) -> bool:
 
 def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """
-    The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and what was
-    loaded, in a line.
+    The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and a line that
+    says what was loaded.
 
     Raises:
-        [`SetrError`]: it is no SETR, lacks parameters, or has other classes; says how to go on.
+        [`SetrError`]: it cannot be loaded, is not a SETR, lacks parameters, or has other classes; says what to
+            do.
     """
-    config = AutoConfig.from_pretrained(job.model)
+    try:
+        config = AutoConfig.from_pretrained(job.model)
+    except (OSError, ValueError) as error:
+        raise SetrError(f"the model {job.model} cannot be loaded: {str(error).splitlines()[0]}") from error
     if config.model_type != "setr":
         raise SetrError(
-            f"{job.model} is a {config.model_type}, no SETR: --encoder {job.model} starts a new SETR from its encoder"
+            f"{job.model} is a {config.model_type}, not a SETR: --encoder {job.model} starts a new SETR from its "
+            "encoder"
         )
     if not job.reinitialize_classifier:
         try:
             check_classes(config, label_set)
-        except ValueError as error:
+        except SetrError as error:
             raise SetrError(
                 f"{job.model}: {error}. --reinitialize-classifier trains new classifiers for the data's classes and "
                 "keeps all other weights"
             ) from None
-    # Weights saved in half precision would be trained in it; in fp32 they take small steps.
+    # Weights saved in half precision would be trained in it, where small steps are rounded away.
     model, info = AutoModelForSemanticSegmentation.from_pretrained(
         job.model, dtype=torch.float32, output_loading_info=True
     )
@@ -124,8 +132,8 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
 
 def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:
     """
-    The start of mmsegmentation's decoders: classifiers normal with a deviation of 0.01 and zero bias, the convolutions
-    before BatchNorm by Kaiming's rule over the outgoing connections.
+    Initializes the decoder as mmsegmentation does: classifiers normal with a standard deviation of 0.01 and zero bias,
+    the convolutions before BatchNorm by Kaiming's rule over the outgoing connections (fan-out).
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d) or name.startswith("setr."):
@@ -139,7 +147,7 @@ def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:
 
 
 def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
-    """A model for the data's classes, and what its weights start from, in a line."""
+    """A model for the data's classes, and a line that says what its weights start from."""
     model = SetrForSemanticSegmentation(new_config(command.options, **label_set.config_fields))
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
@@ -148,11 +156,17 @@ def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSeg
     return model, str(load_encoder(model, command.options.encoder))
 
 
+def crop_size_of(processor: SetrImageProcessor) -> tuple[int, int]:
+    """Height and width of its windows in pixels."""
+    size = dict(processor.crop_size)
+    return size["height"], size["width"]
+
+
 def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Compose:
-    """The augmentation of training photographs; ratio 1 is `job.size`, or the size they are tested at."""
+    """The augmentation of training photos; ratio 1 is `job.size`, or the size they are tested at."""
     size = size_of(job.size) if job.size else {k: v for k, v in dict(processor.size).items() if v is not None}
     return training_transform(
-        (processor.crop_size.height, processor.crop_size.width),
+        crop_size_of(processor),
         (job.min_scale, job.max_scale),
         size if processor.do_resize else None,
         processor.image_mean,
@@ -164,8 +178,8 @@ def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Comp
 
 def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
     """
-    What a run goes on from: nothing for None or "false"; for "true" the last complete checkpoint of the output folder,
-    if there is one by then, so that a job which is started again and again needs one command line; else that folder.
+    What a run resumes: nothing for `None` or "false"; for "true" the last complete checkpoint of the output folder, if
+    it exists by then, so that a job which is started again and again needs one command line; else that folder.
 
     Raises:
         [`SetrError`]: the folder is no complete checkpoint.
@@ -180,7 +194,10 @@ def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
 
 
 def check_length(num_samples: int, arguments: SetrTrainingArguments) -> None:
-    """Raises a [`SetrError`] if the data does not fill one batch, of which an epoch would hold none."""
+    """
+    Raises:
+        [`SetrError`]: the data does not fill a single batch, and batches that are not full are dropped.
+    """
     batch_size = arguments.train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and num_samples < batch_size:
         raise SetrError(
@@ -225,7 +242,7 @@ def make_trainer(
     options = command.options
     if options.per_device_train_batch_size == AUTO:
         share = options.global_batch_size // arguments.world_size
-        crop_size = (processor.crop_size.height, processor.crop_size.width)
+        crop_size = crop_size_of(processor)
         options.per_device_train_batch_size = fit_batch_size(model, arguments, crop_size, share)
         options.gradient_accumulation_steps = share // options.per_device_train_batch_size
         arguments.per_device_train_batch_size = options.per_device_train_batch_size

@@ -170,6 +170,10 @@ class SetrTrainer(Trainer):
     ```
     """
 
+    # `Trainer` does not declare them.
+    optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None
+    lr_scheduler: Any
+
     def __init__(
         self, *args: Any, compute_metrics: Callable[..., dict[str, float]] | None = None, **kwargs: Any
     ) -> None:
