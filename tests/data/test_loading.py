@@ -209,8 +209,8 @@ def test_palette_indices_bitmaps_and_16_bit_values_are_ids():
     [
         (np.array([[0, 5, 9]], dtype=np.uint8), r"street_7 holds the ids \[5, 9\].* none of the 2 classes"),
         (np.zeros((4, 4, 3), dtype=np.uint8), "street_7 has 3 channels.*colours"),
-        (np.array([[0, 300]], dtype=np.uint16), "street_7 holds values from 0 to 300, not 0 to 255"),
-        (np.array([[0.5]], dtype=np.float32), "street_7 holds floating-point values"),
+        (np.array([[0, 300]], dtype=np.uint16), "street_7 holds uint16 values from 0 to 300, not ids from 0 to 255"),
+        (np.array([[0.5]], dtype=np.float32), "street_7 holds float32 values"),
         (np.arange(256, dtype=np.uint8)[None], r"holds the ids \[2, 3, 4, 5, 6, 7, 8, 9, 10, 11\] and 243 more"),
     ],
 )

@@ -1,5 +1,5 @@
 """
-What each of several processes sees of a folder's data, for tests that start them:
+What each of several processes sees of the data in a folder; a test starts it by
 
     torchrun --nproc_per_node 2 tests/helpers/distributed_data.py FOLDER OUTPUT
 """
@@ -19,7 +19,7 @@ from setr_hf.data.loading import load_segmentation_data
 
 
 def seen(trainer: Trainer) -> list[int]:
-    """The red value of the photographs in each batch of an epoch: in the test's folder, their number."""
+    """The red values of the photos in the batches of an epoch, which in the test's folder are their numbers."""
     return [int(value) for batch in trainer.get_train_dataloader() for value in batch["pixel_values"][:, 0, 0, 0]]
 
 

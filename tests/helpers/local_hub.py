@@ -1,4 +1,4 @@
-"""A Hub on localhost with revisions, for tests that read data sets; what it was asked for is recorded."""
+"""A Hub on localhost with revisions, for tests that read data sets; it records its requests."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ REVISION_ROUTE = re.compile(
 
 
 class RevisionHub(UploadHub):
-    """Repositories are folders `owner/name` of `root`, at other revisions `owner/name@refs_convert_parquet`."""
+    """Repositories are folders `owner/name` in `root`, at other revisions `owner/name@refs_convert_parquet`."""
 
     requests: list[str]
 
@@ -36,7 +36,7 @@ class RevisionHub(UploadHub):
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
     def folder_of(self, repo: str, revision: str) -> str | None:
-        """The folder of a branch, or of the commit that is a branch's last."""
+        """The folder of a branch, or of the last commit of one."""
         owner, name = repo.split("/")
         folders = [f"{owner}/{path.name}" for path in (self.root / owner).glob(f"{name}*")]
         wanted = repo if revision == "main" else f"{repo}@{revision.replace('/', '_')}"
@@ -46,8 +46,8 @@ class RevisionHub(UploadHub):
 @contextlib.contextmanager
 def local_hub(root: Path, cache: Path):
     """
-    A process in which `huggingface_hub` and `datasets` talk to a Hub with the repositories in `root`, whose address
-    they read when they are imported; and the list of what is requested. `submit(function, …).result()` runs there.
+    A process in which `huggingface_hub` and `datasets`, which read its address on import, talk to a Hub with the
+    repositories in `root`; and the list of its requests. `submit(function, …).result()` runs there.
     """
     handler = type("Handler", (RevisionHub,), {"root": root, "private": set(), "requests": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

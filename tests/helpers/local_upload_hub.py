@@ -1,4 +1,4 @@
-"""A Hub on localhost that takes uploads of data sets and serves them again, by the routes of `huggingface_hub`."""
+"""A Hub on localhost that takes and serves uploads of data sets, with the routes that `huggingface_hub` uses."""
 
 import base64
 import contextlib
@@ -16,7 +16,7 @@ REPO = r"(?P<repo>[^/]+/[^/]+?)"
 
 
 class UploadHub(BaseHTTPRequestHandler):
-    """Repositories are folders of `root`; `private` holds the names of the private ones."""
+    """Repositories are folders in `root`; `private` holds the names of the private ones."""
 
     root: Path
     private: set[str]

@@ -119,13 +119,10 @@ class RandomScaledCrop(v2.Transform):
         self.category_max_ratio = category_max_ratio
 
     def check_inputs(self, flat_inputs: list) -> None:
-        images = [inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Image)]
-        masks = [inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Mask)]
-        if (
-            (len(images), len(masks)) != (1, 1)
-            or images[0].dtype != torch.uint8
-            or images[0].shape != (3, *masks[0].shape)
-        ):
+        images = [tensor for tensor in flat_inputs if isinstance(tensor, tv_tensors.Image)]
+        masks = [tensor for tensor in flat_inputs if isinstance(tensor, tv_tensors.Mask)]
+        is_pair = len(images) == len(masks) == 1 and images[0].dtype == torch.uint8
+        if not is_pair or images[0].shape != (3, *masks[0].shape):
             got = [f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.dtype}" for tensor in images + masks]
             raise SetrError(
                 "an Image of shape (3, height, width) and dtype uint8 and a Mask of shape (height, width) are "

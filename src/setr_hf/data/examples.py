@@ -23,19 +23,7 @@ SHUFFLE_BUFFER_SIZE = 1000
 
 
 class Augmented:
-    """
-    What [`TrainingExamples`] and [`StreamingExamples`] share: the examples of a data set, augmented as they are read.
-
-    Args:
-        data (`SegmentationData`): What to train on.
-        transform (`v2.Transform`): Takes a `tv_tensors.Image` and a `tv_tensors.Mask`, see [`training_transform`].
-        seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
-        ignore_index (`int`, *optional*, defaults to 255): What `labels` hold for ignored pixels; the model's
-            `semantic_loss_ignore_index`.
-
-    Raises:
-        [`SetrError`]: the split has no annotations.
-    """
+    """What [`TrainingExamples`] and [`StreamingExamples`] share; for the arguments see [`training_examples`]."""
 
     def __init__(
         self, data: SegmentationData, transform: v2.Transform, seed: int = 0, ignore_index: int = IGNORED_LABEL
@@ -72,9 +60,8 @@ class Augmented:
 
 class TrainingExamples(Augmented, torch.utils.data.Dataset):
     """
-    The examples of a data set that is not a stream, see [`training_examples`] and, for the arguments, [`Augmented`].
-    What is drawn for an example depends on seed, epoch and index alone: it is the same with any number of workers and
-    processes, and after a resumption.
+    The examples of a data set that is not a stream. Their augmentation depends on seed, epoch and index alone: it is
+    the same with any number of workers and processes, and after a resumption.
     """
 
     def __len__(self) -> int:
@@ -96,14 +83,9 @@ class StreamingExamples(Augmented, torch.utils.data.IterableDataset):
     its share, the last batch filled up from the first. By default accelerate lets the first process read and hand out
     the batches, and loses samples if workers end with incomplete batches.
 
-    Args:
-        data, transform, seed, ignore_index: See [`Augmented`]. A row without a name of its own is named by its place
-            in the stream of its worker.
-        skip_bad_samples (`bool`, *optional*, defaults to `False`): Whether to skip and count samples that cannot be
-            used, instead of stopping at the first.
-
     Raises:
-        [`SetrError`]: while iterating: a sample cannot be used, or with `skip_bad_samples` none can; names it.
+        [`SetrError`]: while iterating: a sample cannot be used, or with `skip_bad_samples` none can; names it. A row
+            without a name of its own is named by its place in the stream of its worker.
     """
 
     def __init__(
@@ -165,9 +147,16 @@ def training_examples(
     `(height, width)`.
 
     Args:
-        data, transform, seed, ignore_index: See [`Augmented`].
-        skip_bad_samples (`bool`, *optional*, defaults to `False`): For streams, see [`StreamingExamples`]; other data
-            sets are checked as a whole, see [`checked_samples`].
+        data (`SegmentationData`): What to train on.
+        transform (`v2.Transform`): Takes a `tv_tensors.Image` and a `tv_tensors.Mask`, see [`training_transform`].
+        seed (`int`, *optional*, defaults to 0): Seed of the augmentation, and of the order of a stream.
+        ignore_index (`int`, *optional*, defaults to 255): What `labels` hold for ignored pixels; the model's
+            `semantic_loss_ignore_index`.
+        skip_bad_samples (`bool`, *optional*, defaults to `False`): Whether a stream skips and counts samples that
+            cannot be used; other data sets are checked as a whole, see [`checked_samples`].
+
+    Returns:
+        [`TrainingExamples`] or [`StreamingExamples`]: The former unless `data` is a stream.
 
     Raises:
         [`SetrError`]: the split has no annotations.

@@ -24,13 +24,8 @@ SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("t
 @dataclass(frozen=True)
 class SplitFiles:
     """
-    The files of a split.
-
-    Args:
-        images (`list[Path]`): The photos, in order.
-        annotations (`list[Path]`, *optional*): Where the annotation of each should be; `None` if the split is
-            published without annotations.
-        label_set (`LabelSet`, *optional*): What the annotations mean, if the folder says so.
+    The photos of a split in order, where the annotation of each should be (`None` if the split is published without),
+    and what the annotations mean, if the folder says so.
     """
 
     images: list[Path]

@@ -20,6 +20,7 @@ NAMES_FILE = "labels.json"
 # Older repositories on the Hub have the second.
 NAMES_FILES = (NAMES_FILE, "id2label.json")
 NUM_IDS_SHOWN = 10
+Palette = list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LabelSet:
 
     id2label: dict[int, str]
     lookup: np.ndarray = field(repr=False)
-    palette: list[list[int]] | None = field(default=None, repr=False)
+    palette: Palette | None = field(default=None, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -73,11 +74,7 @@ class LabelSet:
 
     @classmethod
     def of_values(
-        cls,
-        names: list[str],
-        values: Mapping[int, int],
-        ignored: Iterable[int] = (),
-        palette: list[list[int]] | None = None,
+        cls, names: list[str], values: Mapping[int, int], ignored: Iterable[int] = (), palette: Palette | None = None
     ) -> "LabelSet":
         """Pixel value v is class `values[v]`; `ignored` values, and 255 unless it is a class, are ignored."""
         lookup = np.full(256, INVALID, dtype=np.int16)
@@ -87,14 +84,12 @@ class LabelSet:
         return cls(dict(enumerate(names)), lookup, palette)
 
     @classmethod
-    def direct(
-        cls, names: list[str], ignored: tuple[int, ...] = (), palette: list[list[int]] | None = None
-    ) -> "LabelSet":
+    def direct(cls, names: list[str], ignored: Iterable[int] = (), palette: Palette | None = None) -> "LabelSet":
         """Pixel values are class ids; 255 and `ignored` values are ignored."""
         return cls.of_values(names, {i: i for i in range(len(names))}, ignored, palette)
 
     @classmethod
-    def reduced(cls, names: list[str], palette: list[list[int]] | None = None) -> "LabelSet":
+    def reduced(cls, names: list[str], palette: Palette | None = None) -> "LabelSet":
         """Pixel value 0 is "other" and ignored, k is class k − 1."""
         return cls.of_values(names, {i + 1: i for i in range(len(names))}, (0,), palette)
 
@@ -118,12 +113,9 @@ class LabelSet:
                 f"the annotation of {name} has {values.shape[-1]} channels: it encodes classes as colours, but must "
                 "hold one id per pixel. (The full ADE20K is such a data set; the benchmark is ADEChallengeData2016.)"
             )
-        if values.dtype.kind == "f":
-            raise SetrError(f"the annotation of {name} holds floating-point values, not ids from 0 to 255")
-        if values.dtype != bool and (values.min() < 0 or values.max() > 255):
-            raise SetrError(
-                f"the annotation of {name} holds values from {values.min()} to {values.max()}, not 0 to 255"
-            )
+        if values.dtype.kind not in "bui" or values.min() < 0 or values.max() > 255:
+            found = f"{values.dtype} values from {values.min()} to {values.max()}"
+            raise SetrError(f"the annotation of {name} holds {found}, not ids from 0 to 255")
         label_map = self.lookup[values.astype(np.uint8)]
         if (label_map == INVALID).any():
             unknown = np.unique(values[label_map == INVALID]).tolist()
@@ -196,10 +188,10 @@ def read_names_file(path: str | Path) -> LabelSet:
         id2label = content.get("id2label", content)
         id2label = {int(key): str(name) for key, name in id2label.items()}
         values = {int(value): int(label) for value, label in content.get("values", {}).items()}
+        if not id2label:
+            raise ValueError("it names no class")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SetrError(f"{path} does not hold an id2label object of ids and names: {error}") from error
-    if not id2label:
-        raise SetrError(f"{path} does not hold an id2label object of ids and names: it names no class")
     if sorted(id2label) != list(range(len(id2label))):
         raise SetrError(f"the ids in {path} must count from 0 to {len(id2label) - 1}, got {sorted(id2label)}")
     names = [id2label[i] for i in range(len(id2label))]

@@ -12,8 +12,7 @@ from .confusion import confusion_matrix, segmentation_scores
 DESCRIPTION = """
 Mean intersection over union (IoU) of semantic segmentation, with the IoU, accuracy and Dice score of each class, pixel
 accuracy, mean accuracy and frequency-weighted IoU. Intersections and unions are summed over the whole data set as
-exact integers before anything is divided, so neither the order nor the size of the batches matters. Pixels whose label
-is `ignore_index` count neither as label nor as prediction.
+exact integers before anything is divided, so neither the order nor the size of the batches matters.
 """
 
 INPUTS_DESCRIPTION = """
@@ -23,31 +22,18 @@ Args:
     references: The true label map of each image, of the same size, holding class ids or `ignore_index`.
     num_labels (`int`): Number of classes. Pass this and the next two to `evaluate.load`, or to `compute` if nothing
         was added before.
-    ignore_index (`int`, defaults to 255): Label of pixels that are not counted.
-    reduce_labels (`bool`, defaults to `False`): Whether references hold 0 for "other" and classes from 1: 0 becomes
-        `ignore_index` and k becomes k − 1. Predictions stay as they are. Leave it off if a loader or an image
-        processor has reduced the labels already.
+    ignore_index (`int`, defaults to 255): Value of references where nothing is counted.
+    reduce_labels (`bool`, defaults to `False`): Whether references hold 0 for "other", which is ignored, and k for
+        class k − 1. Leave it off if a loader or an image processor has reduced them already.
 Returns:
     `mean_iou`, `mean_accuracy`, `mean_dice`, `overall_accuracy`, `frequency_weighted_iou` (`float`, 0 to 1);
     `per_category_iou`, `per_category_accuracy`, `per_category_dice` (arrays of `num_labels`);
     `absent_classes`: ids that are neither labelled nor predicted; their IoU and Dice are NaN and not in the means;
     `unlabelled_classes`: ids without a labelled pixel; their accuracy is NaN and not in the mean;
     `num_absent_classes`; `num_pixels`, how many were counted; and the settings.
-Example:
-    >>> metric = evaluate.load("src/setr_hf/metrics", num_labels=2)
-    >>> metric.add_batch(predictions=[[[0, 1]], [[1], [1]]], references=[[[0, 0]], [[1], [255]]])
-    >>> metric.compute()["mean_iou"]
-    0.5
 """
 
-CITATION = """
-@inproceedings{zheng2021rethinking,
-    title={Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers},
-    author={Zheng, Sixiao and others},
-    booktitle={CVPR},
-    year={2021}
-}
-"""
+CITATION = "Zheng et al., Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective, CVPR 2021"
 
 
 class MeanIou(evaluate.Metric):

@@ -14,13 +14,6 @@ from ..errors import SetrError
 from .parquet import SourceImage
 
 
-# The category ids of the 59 classes in alphabetical order of their names, in which the ids ascend too: their ranks are
-# the benchmark's class values, 1…59.
-CATEGORY_IDS = """
-2 9 18 19 22 23 25 31 33 34 44 45 46 59 65 68 72 80 85 98 104 105 113 115 144 158 159 162 187 189
-207 220 232 258 259 260 284 295 296 308 324 326 347 349 354 355 360 366 368 397 415 416 420 424 427
-440 445 454 458
-"""
 # The one class that has another name in the file than in the benchmark.
 CLASS_OF_CATEGORY = {"diningtable": "table"}
 NUM_NAMES_SHOWN = 20
@@ -107,16 +100,13 @@ def class_values(categories: list[dict]) -> dict[int, int]:
     The class value of each category id: 1…59 for the classes, found by name, 0 for every other category.
 
     Raises:
-        [`SetrError`]: a class is missing, or has another id than in the published file.
+        [`SetrError`]: a class is missing.
     """
     ids = {CLASS_OF_CATEGORY.get(entry["name"], entry["name"]): entry["category_id"] for entry in categories}
-    values = dict.fromkeys(ids.values(), 0)
-    known_ids = map(int, CATEGORY_IDS.split())
-    for value, (name, known_id) in enumerate(zip(CLASS_NAMES["pascal_context_59"], known_ids), start=1):
-        if ids.get(name) != known_id:
-            raise SetrError(f"its category {name!r} has the id {ids.get(name)}, not {known_id}")
-        values[known_id] = value
-    return values
+    classes = CLASS_NAMES["pascal_context"]
+    if missing := [name for name in classes[1:] if name not in ids]:
+        raise SetrError(f"it has no category {', '.join(missing)}")
+    return {number: classes.index(name) if name in classes else 0 for name, number in ids.items()}
 
 
 def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
