@@ -56,7 +56,7 @@ SCALARS = ("loss", "learning_rate", "head_learning_rate", "grad_norm", "eval_mea
 
 
 class RecordedExamples(TrainingExamples):
-    """Notes in a file which examples are made in which epoch."""
+    """Notes in a file which examples are read in which epoch."""
 
     def __init__(self, *args, record: Path):
         super().__init__(*args)
@@ -137,7 +137,7 @@ def start(function, *args) -> multiprocessing.Process:
 
 
 def run_as_one_of_two(rank: int, port: int, fsdp: bool, *args):
-    """[`run`] as torchrun would start it."""
+    """[`run`], started as torchrun starts it."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     if fsdp:
@@ -152,8 +152,8 @@ def kill_at(name: str, event: str, args: tuple):
 
 def let_fsdp_run_on_cpu():
     """
-    Accelerate shards on accelerators only and would train by DDP here, although torch's FSDP2 works with gloo: it is
-    told of an accelerator when it decides, and goes on with the CPU.
+    Accelerate shards on accelerators only and would train by DDP here, although torch's FSDP2 works with gloo. It is
+    made to see an accelerator when it decides, and then runs on the CPU.
     """
     decide = AcceleratorState.__init__
 

@@ -184,7 +184,7 @@ def test_a_recipe_says_what_the_file_of_mmsegmentation_says(name, mmseg_files):
     assert {config.auxiliary_loss_weight} == {one["loss_decode"]["loss_weight"] for one in auxiliary}
     if config.decoder_type == "mla":
         assert (config.mla_align_corners, config.mla_hidden_size) == (head["align_corners"], head["mla_channels"])
-        # Nothing else is told: the kernel is that of `conv_seg`, and the auxiliary heads are `conv_seg` alone.
+        # The file says nothing else: the kernel is that of `conv_seg`, and the auxiliary heads are `conv_seg` alone.
         assert (config.mla_classifier_kernel_size, config.mla_auxiliary_bias) == (1, True)
         assert {one["num_convs"] for one in auxiliary} == {0}
     else:

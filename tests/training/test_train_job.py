@@ -31,7 +31,7 @@ from setr_hf_cli import find_scripts, load_script
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 SMALL |= {"decoder_hidden_size": 16, "mla_hidden_size": 8}
 NETWORK = ("--config", json.dumps(SMALL))
-# 4 photographs of 128×160 pixels: a step or two takes seconds.
+# 4 photos of 128×160 pixels: a step or two takes seconds.
 COMMON = ("--crop-size", 64, "--max-steps", 2, "--per-device-train-batch-size", 2, "--use-cpu")
 COMMON += ("--disable-tqdm", "true", "--num-prediction-pictures", 0)
 
@@ -131,7 +131,7 @@ def test_it_goes_on_in_fp32_from_a_model_saved_in_half_precision(train, scene_fo
 
 @pytest.fixture
 def benchmark_folder(tmp_path):
-    """ADEChallengeData2016 in small: its names of classes, 5 photographs and as many labels."""
+    """A small ADEChallengeData2016: its class names, 5 photos for each split, and their annotations."""
     root = tmp_path / "ADEChallengeData2016"
     for split, first in (("training", 0), ("validation", 50)):
         scenes = make_scenes(5, first).rows
@@ -139,8 +139,8 @@ def benchmark_folder(tmp_path):
             (root / kind / split).mkdir(parents=True)
         for row in scenes:
             row["image"].save(root / f"images/{split}/{row['name']}.jpg")
-            labels = np.asarray(row["annotation"])
-            Image.fromarray((labels + 1).astype(np.uint8)).save(root / f"annotations/{split}/{row['name']}.png")
+            label_map = np.asarray(row["annotation"])
+            Image.fromarray((label_map + 1).astype(np.uint8)).save(root / f"annotations/{split}/{row['name']}.png")
     rows = [f"{i}\t0.1\t10\t1\t{name}" for i, name in enumerate(CLASS_NAMES["ade20k"], start=1)]
     (root / "objectInfo150.txt").write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]))
     return root
@@ -181,7 +181,7 @@ def test_it_follows_a_recipe_but_for_what_is_overridden(train, benchmark_folder,
     assert processor.do_reduce_labels
     assert processor.stride == 48
     # A tenth of the run, as published, is one step of two here. The recipe drops training batches that are not full;
-    # 5 photographs, which do not fill a batch of evaluation, are evaluated all the same.
+    # The 5 photos do not fill an evaluation batch, and are evaluated nevertheless.
     assert [row["step"] for row in history(output) if "eval_mean_iou" in row] == [1, 2]
 
 

@@ -18,7 +18,7 @@ from setr_hf import SetrForSemanticSegmentation
 from setr_hf.training.output_folder import is_complete, last_complete_checkpoint
 
 
-# 3 steps are an epoch of 12 examples in batches of 4; 5 photographs are evaluated, 2 at a time in each process.
+# 3 steps are an epoch of 12 examples in batches of 4; 5 photos are evaluated, 2 at a time in each process.
 FROZEN = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 3, "freeze_batch_norm": True}
 SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["SetrLayer"]}}
 BATCHES = {
@@ -88,7 +88,7 @@ def test_each_example_is_seen_exactly_once_in_an_epoch(two_processes, batch):
 
 
 def test_what_is_evaluated_is_what_is_saved(two_processes, tmp_path):
-    """Each process has BatchNorm statistics of its own; saved, and so evaluated by all, are those of the first."""
+    """Each process has BatchNorm statistics of its own; those of the first are saved, and evaluated by all."""
     folder = two_processes / "own statistics"
     trainer = make_trainer(tmp_path, {})
     trainer.model.load_state_dict(SetrForSemanticSegmentation.from_pretrained(folder).state_dict())
@@ -96,7 +96,7 @@ def test_what_is_evaluated_is_what_is_saved(two_processes, tmp_path):
 
 
 def test_a_checkpoint_is_complete_only_with_the_files_of_all_processes(two_processes, tmp_path):
-    """Killed when the first is about to complete it, and resumed from the one before."""
+    """Killed when the first process is about to complete it, and resumed from the one before."""
     arguments = FROZEN | BATCHES["two each"] | {"save_strategy": "steps", "save_steps": 2}
     run_two(tmp_path, arguments, False, "checkpoint-4/trainer_state.json", killed=True)
     assert (tmp_path / "checkpoint-4" / "rng_state_1.pth").exists()
@@ -109,7 +109,7 @@ def test_a_checkpoint_is_complete_only_with_the_files_of_all_processes(two_proce
 
 
 def test_fsdp2_trains_as_one_process_and_resumes(one_process, tmp_path):
-    """Photographs of different sizes, in a different number of windows in each process, are evaluated at the same."""
+    """Photos of different sizes are evaluated at the same time, in a different number of windows in each process."""
     arguments = FROZEN | BATCHES["two each"] | SHARDED | {"eval_on_start": True}
     run_two(tmp_path, arguments | {"save_strategy": "steps", "save_steps": 2}, fsdp=True)
     assert (tmp_path / "checkpoint-2" / "pytorch_model_fsdp.bin").exists()
@@ -129,7 +129,7 @@ def test_fsdp2_trains_as_one_process_and_resumes(one_process, tmp_path):
 
 
 def test_fsdp2_trains_in_bf16(one_process, tmp_path):
-    """BatchNorm stays in fp32: its running statistics are, and it takes no mixture."""
+    """BatchNorm stays in fp32, as its running statistics are, and it accepts a single type only."""
     run_two(tmp_path, FROZEN | BATCHES["two each"] | SHARDED | {"bf16": True}, fsdp=True)
     losses = [[row["loss"] for row in history(folder) if "loss" in row] for folder in (tmp_path, one_process)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

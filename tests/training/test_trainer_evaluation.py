@@ -32,7 +32,7 @@ def arguments(folder, **options):
 
 
 def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes, tmp_path):
-    """Photographs of several sizes, several at a time: label maps at the original sizes, each counted once."""
+    """Photos of several sizes, several at a time: label maps at their original sizes, each counted once."""
     model = tiny_model(num_labels=len(CLASSES), id2label=scenes.label_set.id2label)
     processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 80}, crop_size=64, stride=43)
     sizes = [(0, 0, 160, 128), (0, 0, 70, 128), (20, 30, 160, 75), (100, 10, 131, 120), (0, 0, 50, 40)]
@@ -80,7 +80,7 @@ def test_another_ignored_value_counts_neither_in_scores_nor_in_pictures(tmp_path
 
 
 def test_the_best_checkpoint_is_that_of_the_highest_mean_iou(tmp_path):
-    # The rate is so high that scores go up and down.
+    # The rate is so high that the scores go up and down.
     options = {"learning_rate": 0.1, "max_steps": 6, "eval_strategy": "steps", "eval_steps": 1}
     trainer = make_trainer(
         tmp_path, options | {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True}
@@ -201,7 +201,7 @@ def test_samples_are_spread_evenly(num_samples, num_images, kept):
     assert [photo.width - 1 for photo, _, _ in samples.samples] == kept
 
 
-def test_photographs_are_shown_upright():
+def test_photos_are_shown_upright():
     photo = Image.new("RGB", (20, 10))
     photo.getexif()[0x0112] = 6
     samples = PredictionSamples(1, 1)
@@ -237,7 +237,7 @@ def test_streams_are_evaluated(scenes, tmp_path):
     assert scores[0] == scores[1]
 
 
-def test_scores_of_a_broken_off_evaluation_do_not_count(tmp_path):
+def test_scores_of_an_interrupted_evaluation_do_not_count(tmp_path):
     trainer = make_trainer(tmp_path, {})
     expected = trainer.evaluate()["eval_mean_iou"]
     rows = list(trainer.eval_dataset)

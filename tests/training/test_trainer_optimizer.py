@@ -108,7 +108,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_weights(tmp_path,
 
 
 def test_models_with_synchronized_batch_norm_are_saved_with_plain_one(tiny_model, tmp_path):
-    """The conversion that several GPU processes get; on the CPU there is none."""
+    """The conversion in a run of several GPU processes; on the CPU nothing is converted."""
     model = tiny_model()
     trainer = make_trainer(tmp_path, {})
     trainer.prepare_batch_norm(trainer.model)

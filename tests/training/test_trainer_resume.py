@@ -13,7 +13,7 @@ from setr_hf import SetrTrainer
 from setr_hf.training.output_folder import LOCK_NAME, is_complete, last_complete_checkpoint, output_folder_lock
 
 
-# 3 steps are an epoch. The random numbers of dropout and drop path, too, must go on where they stopped.
+# 3 steps are an epoch. The random numbers of dropout and drop path, too, must continue where they stopped.
 ARGUMENTS = {
     "max_steps": 8,
     "save_strategy": "steps",
@@ -33,7 +33,7 @@ LOADERS = {
 
 
 def kill_when(process, condition):
-    """Ends a process as soon as a condition holds that does not hold before."""
+    """Ends a process as soon as a condition holds, which it does not at first."""
     while not condition():
         assert process.is_alive(), "the run ended before it was to be killed"
         time.sleep(0.0005)
@@ -106,8 +106,8 @@ def test_a_run_killed_in_its_second_epoch_ends_as_one_that_was_not(tmp_path, loa
 
 
 def test_the_best_checkpoint_is_known_after_a_resumption(tmp_path):
-    """The best one is kept although it is old, also by a run that did not make it, and is what is saved in the end."""
-    # Called best is the lowest score: the scores rise, and the best checkpoint is the first.
+    """The best one is kept although it is old, even by a run that did not write it, and is saved in the end."""
+    # The lowest score counts as the best: as scores rise, the best checkpoint is the first.
     arguments = {"greater_is_better": False, "load_best_model_at_end": True, "eval_steps": 1, "save_total_limit": 1}
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
     run_to_the_end(start(run, undisturbed, ARGUMENTS | arguments))

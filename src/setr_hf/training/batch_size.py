@@ -105,19 +105,19 @@ def batch_arithmetic(
     return per_device, accumulation
 
 
-def split_batch(options: Namespace, told: dict) -> None:
+def split_batch(options: Namespace, chosen: dict) -> None:
     """
     Sets `per_device_train_batch_size` and `gradient_accumulation_steps` to the split of `global_batch_size`, if there
     is one. On a GPU, and where the user asks for it, the former stays "auto" until [`fit_batch_size`].
 
     Args:
         options (`Namespace`): Options of the train job.
-        told (`dict`): Those that the command line or the recipe sets.
+        chosen (`dict`): Those that the command line or the recipe sets.
 
     Raises:
         [`SetrError`]: the batch cannot be split this way; see also [`count_processes`].
     """
-    per_device, accumulation = told.get("per_device_train_batch_size"), told.get("gradient_accumulation_steps")
+    per_device, accumulation = chosen.get("per_device_train_batch_size"), chosen.get("gradient_accumulation_steps")
     if options.global_batch_size is None:
         if per_device == AUTO:
             raise SetrError("--per-device-train-batch-size auto splits a global batch: set --global-batch-size")

@@ -178,12 +178,12 @@ def read_config(text: str | None) -> dict[str, Any]:
         [`SetrError`]: it is not a JSON object of `SetrConfig` fields.
     """
     try:
-        told = json.loads(text or "{}")
+        config = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise SetrError(f"--config {text!r} is not JSON: {error}") from None
-    if not isinstance(told, dict):
+    if not isinstance(config, dict):
         raise SetrError(f"--config must be a JSON object of SetrConfig fields, got {text}")
-    return told
+    return config
 
 
 def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = None) -> Command:
@@ -280,13 +280,13 @@ def new_config(options: Namespace, **classes: Any) -> SetrConfig:
     Raises:
         [`SetrError`]: fields are unknown or contradict each other.
     """
-    told: dict[str, Any] = options.config
+    config: dict[str, Any] = options.config
     own: dict[str, Any] = {"image_size": crop_of(options.crop_size)}
     if options.loss_average:
         own["semantic_loss_average"] = options.loss_average
     try:
         # The choice of an attention is an argument of every config of Transformers, not a field.
-        known_fields({name: value for name, value in told.items() if name != "attn_implementation"}, "it")
-        return SetrConfig(**own | told | classes)
+        known_fields({name: value for name, value in config.items() if name != "attn_implementation"}, "it")
+        return SetrConfig(**own | config | classes)
     except (StrictDataclassError, ValueError) as error:
-        raise SetrError(f"--config {json.dumps(told)}: {error}") from error
+        raise SetrError(f"--config {json.dumps(config)}: {error}") from error

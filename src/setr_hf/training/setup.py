@@ -182,7 +182,7 @@ def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
     it exists by then, so that a job which is started again and again needs one command line; else that folder.
 
     Raises:
-        [`SetrError`]: the folder is no complete checkpoint.
+        [`SetrError`]: the folder is not a complete checkpoint.
     """
     wanted = str(resume_from_checkpoint or False)
     if wanted.lower() in ("true", "false"):
