@@ -1,116 +1,192 @@
-"""SETR with the stock `Trainer` and with `SetrTrainer`: gradient accumulation, a data set that is learnt, scores."""
+"""Training examples: augmentation depends on seed, epoch and sample alone; streams; errors name samples."""
+
+import logging
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import ImageSegmentationPipeline, Trainer
+from PIL import Image as PILImage
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from transformers import Trainer, TrainingArguments
 
-from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor, SetrTrainer, SetrTrainingArguments
+from setr_hf import SetrForSemanticSegmentation
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import collate, evaluation_examples, training_examples
 from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import CLASSES, make_scenes
-from setr_hf.metrics import confusion_matrix, segmentation_scores
+
+
+NUM_SCENES = 8
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return make_scenes(12, 0)
+    return make_scenes(NUM_SCENES, 0)
 
 
-def arguments(folder, **options):
-    return SetrTrainingArguments(
-        str(folder), use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
-        **options,
-    )  # fmt: skip
+def streamed(data, num_shards=4):
+    return SegmentationData(data.rows.to_iterable_dataset(num_shards=num_shards), data.label_set)
 
 
-def test_the_trainers_scores_are_those_of_the_pipelines_masks(tiny_model, scenes, tmp_path):
-    """Photos of several sizes, several at a time: label maps at the original sizes, each counted once."""
-    model = tiny_model(num_labels=len(CLASSES), id2label=scenes.label_set.id2label)
-    processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 80}, crop_size=64, stride=43)
-    sizes = [(0, 0, 160, 128), (0, 0, 70, 128), (20, 30, 160, 75), (100, 10, 131, 120), (0, 0, 50, 40)]
-    pieces = [
-        {"image": row["image"].crop(box), "annotation": row["annotation"].crop(box), "name": row["name"]}
-        for row, box in zip(scenes.rows, sizes)
-    ]
-    examples = evaluation_examples(
-        SegmentationData(Dataset.from_list(pieces, features=scenes.rows.features), scenes.label_set)
+@pytest.fixture(scope="module")
+def transform():
+    return training_transform((32, 40), (0.5, 2.0), {"shortest_edge": 48}, [0.5] * 3, [0.5] * 3)
+
+
+@pytest.fixture(params=["read", "streamed"])
+def examples(request, scenes, transform):
+    return training_examples(scenes if request.param == "read" else streamed(scenes), transform, seed=5)
+
+
+def sums(loader) -> list[float]:
+    """A number for each example, equal for equal examples, in ascending order."""
+    return sorted(image.double().sum().item() for batch in loader for image in batch["pixel_values"])
+
+
+def load(examples, num_workers=0, **options):
+    return DataLoader(examples, batch_size=2, num_workers=num_workers, collate_fn=collate, **options)
+
+
+def test_an_example_is_a_crop_with_its_labels(examples):
+    example = next(iter(examples))
+    assert (example["pixel_values"].shape, example["pixel_values"].dtype) == ((3, 32, 40), torch.float32)
+    assert (example["labels"].shape, example["labels"].dtype) == ((32, 40), torch.int64)
+    assert set(example["labels"].unique().tolist()) <= {*range(len(CLASSES)), 255}
+
+
+def test_augmentation_is_the_same_with_any_number_of_workers(examples):
+    alone = sums(load(examples))
+    assert len(set(alone)) == NUM_SCENES
+    torch.manual_seed(99)
+    assert sums(load(examples, 1)) == sums(load(examples, 3)) == alone
+
+
+def test_augmentation_differs_between_epochs_and_seeds(examples, scenes, transform):
+    first = sums(load(examples))
+    examples.set_epoch(1)
+    second = sums(load(examples))
+    assert not set(first) & set(second)
+    examples.set_epoch(0)
+    assert sums(load(examples)) == first
+    other_seed = training_examples(scenes, transform, seed=6)
+    assert not set(sums(load(other_seed))) & set(first)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_persistent_workers_see_the_epoch(examples, start):
+    expected = []
+    for epoch in range(3):
+        examples.set_epoch(epoch)
+        expected.append(sums(load(examples)))
+    loader = load(examples, 1, persistent_workers=True, multiprocessing_context=start)
+    for epoch in range(3):
+        examples.set_epoch(epoch)
+        assert sums(loader) == expected[epoch]
+
+
+def test_the_global_generator_is_not_advanced(examples):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    next(iter(examples))
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_stream_yields_every_example_once_in_a_new_order_each_epoch(scenes):
+    stream = training_examples(streamed(scenes), v2.Identity())
+    photos = [np.asarray(sample.photo).transpose(2, 0, 1) for sample in scenes]
+    orders = []
+    for epoch in range(3):
+        stream.set_epoch(epoch)
+        order = [
+            next(i for i, photo in enumerate(photos) if np.array_equal(photo, example["pixel_values"]))
+            for example in stream
+        ]
+        assert sorted(order) == list(range(NUM_SCENES))
+        orders.append(tuple(order))
+    assert len(set(orders)) == 3
+
+
+def test_trainer_trains_on_a_stream_for_several_epochs(tiny_config, scenes, transform, tmp_path):
+    stream = training_examples(streamed(scenes), transform)
+    arguments = TrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        max_steps=9,
+        per_device_train_batch_size=2,
+        dataloader_num_workers=2,
+        dataloader_persistent_workers=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
     )
-    trainer = SetrTrainer(
-        model,
-        arguments(tmp_path, per_device_eval_batch_size=2),
-        eval_dataset=examples,
-        data_collator=collate,
-        processing_class=processor,
-    )
-    metrics = trainer.evaluate()
-    segmenter = ImageSegmentationPipeline(model, image_processor=processor)
-    matrix = 0
-    for piece in pieces:
-        label_map = np.zeros((piece["image"].height, piece["image"].width), dtype=np.uint8)
-        for segment in segmenter(piece["image"]):
-            label_map[np.asarray(segment["mask"]) > 0] = model.config.label2id[segment["label"]]
-        matrix = matrix + confusion_matrix(label_map, np.asarray(piece["annotation"]), len(CLASSES))
-    scores = segmentation_scores(matrix)
-    assert {name: metrics[f"eval_{name}"] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")} == {
-        name: scores[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
-    }
-    assert "eval_loss" not in metrics
-
-
-def test_the_trainer_refuses_to_remove_columns(tiny_model, tmp_path):
-    with pytest.raises(ValueError, match="remove_unused_columns=False"):
-        SetrTrainer(tiny_model(), arguments(tmp_path, remove_unused_columns=True), data_collator=collate)
-
-
-def test_an_annotation_of_another_size_than_its_photo_is_named(scenes):
-    wrong = scenes.rows.select([3]).map(lambda row: {"annotation": row["annotation"].crop((0, 0, 9, 9))})
-    transform = training_transform((32, 32), (1, 1), None, [0.5] * 3, [0.5] * 3)
-    with pytest.raises(ValueError, match="image of scene_3 is 128×160 pixels high and wide, its annotation 9×9"):
-        training_examples(SegmentationData(wrong, scenes.label_set), transform)[0]
-
-
-def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_config, tmp_path):
-    examples = [{"pixel_values": torch.randn(3, 32, 32), "labels": torch.randint(0, 5, (32, 32))} for _ in range(8)]
-
-    def weights_after_a_step(batch_size, steps):
-        torch.manual_seed(1)
-        model = SetrForSemanticSegmentation(tiny_config()).eval()
-        # BatchNorm would see other batches; without it the gradient is a plain mean.
-        model.train = lambda mode=True: model
-        options = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": steps}
-        trainer = Trainer(
-            model,
-            arguments(tmp_path, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0, seed=0, **options),
-            train_dataset=examples,
-            data_collator=collate,
-        )
-        trainer.train()
-        return model.decode_head.classifier.weight.detach()
-
-    torch.testing.assert_close(weights_after_a_step(8, 1), weights_after_a_step(2, 4), atol=1e-5, rtol=1e-3)
-
-
-@pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])
-def test_a_few_scenes_are_learnt_and_scores_rise(tiny_config, scenes, decoder_type, tmp_path):
-    config = tiny_config(num_labels=len(CLASSES), decoder_type=decoder_type, hidden_size=48, image_size=[64, 80])
-    processor = SetrImageProcessor(size={"height": 64, "width": 80})
-    transform = training_transform((64, 80), (1, 1), {"shortest_edge": 64}, processor.image_mean, processor.image_std)
-    trainer = SetrTrainer(
-        SetrForSemanticSegmentation(config),
-        arguments(tmp_path, max_steps=40, logging_steps=1, per_device_train_batch_size=6, learning_rate=2e-3, seed=0),
-        train_dataset=training_examples(scenes, transform),
-        eval_dataset=evaluation_examples(scenes),
-        data_collator=collate,
-        processing_class=processor,
-    )
-    before = trainer.evaluate()
+    model = SetrForSemanticSegmentation(tiny_config(num_labels=len(CLASSES), image_size=[32, 40]))
+    trainer = Trainer(model, arguments, train_dataset=stream, data_collator=collate)
     trainer.train()
-    after = trainer.evaluate()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert np.mean(losses[-5:]) < 0.7 * losses[0]
-    assert after["eval_overall_accuracy"] > max(0.6, before["eval_overall_accuracy"])
-    label_maps = np.stack([sample.label_map for sample in scenes])
-    assert after["eval_overall_accuracy"] > np.bincount(label_maps.ravel()).max() / label_maps.size
+    assert trainer.state.global_step == 9
+    assert stream.epoch == 2, "an epoch has four steps"
+    assert all(np.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
+
+
+def spoiled(data, index):
+    """The data with an annotation of another size."""
+    rows = list(data.rows)
+    rows[index]["annotation"] = rows[index]["annotation"].crop((0, 0, 9, 9))
+    return with_rows(data, rows)
+
+
+def with_rows(data, rows):
+    return SegmentationData(Dataset.from_list(rows, features=data.rows.features), data.label_set)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_while_training_names_the_sample(scenes, transform, num_workers):
+    data = spoiled(scenes, 3)
+    for source in (data, streamed(data, num_shards=2)):
+        with pytest.raises(ValueError, match="image of scene_3 is 128×160 pixels high and wide, its annotation 9×9"):
+            list(load(training_examples(source, transform), num_workers))
+
+
+def test_a_stream_can_skip_bad_samples(scenes, transform, caplog):
+    stream = streamed(spoiled(scenes, 3), num_shards=2)
+    with caplog.at_level(logging.WARNING):
+        assert len(list(training_examples(stream, transform, skip_bad_samples=True))) == NUM_SCENES - 1
+    assert "Skipped 1 of" in caplog.text and "scene_3" in caplog.text
+    bad = streamed(with_rows(scenes, [spoiled(scenes, 3).rows[3]] * 2), num_shards=1)
+    with pytest.raises(ValueError, match="none of 2 samples can be used"):
+        list(training_examples(bad, transform, skip_bad_samples=True))
+
+
+def test_an_error_on_unreadable_bytes_names_the_row(scenes):
+    row = scenes.undecoded[2]
+    row["image"] = {"bytes": row["image"]["bytes"][:-40], "path": None}
+    with pytest.raises(ValueError, match="the image of scene_2 cannot be read: "):
+        scenes.read(row)
+
+
+def test_evaluation_examples_are_whole_photos_also_from_a_stream(scenes):
+    for source in (scenes, streamed(scenes, num_shards=2)):
+        examples = evaluation_examples(source)
+        assert len(examples) == NUM_SCENES
+        assert np.array_equal(examples[6]["photo"], scenes.rows[6]["image"])
+        assert np.array_equal(examples[6]["label_map"], np.asarray(scenes.rows[6]["annotation"]))
+
+
+def test_ignored_pixels_have_the_value_that_the_model_ignores(scenes):
+    rows = list(scenes.rows)
+    blank = np.asarray(rows[0]["annotation"]).copy()
+    blank[:4] = 255
+    rows[0]["annotation"] = PILImage.fromarray(blank)
+    data = with_rows(scenes, rows)
+    expected = np.where(blank == 255, -100, blank.astype(int))
+    assert np.array_equal(training_examples(data, v2.Identity(), ignore_index=-100)[0]["labels"], expected)
+    assert np.array_equal(evaluation_examples(data, ignore_index=-100)[0]["label_map"], expected)
+
+
+def test_a_split_without_annotations_is_refused(scenes, transform):
+    bare = SegmentationData(scenes.rows.remove_columns("annotation"), scenes.label_set)
+    for source in (bare, streamed(bare)):
+        with pytest.raises(ValueError, match="no annotations"):
+            training_examples(source, transform)

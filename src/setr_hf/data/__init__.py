@@ -1,1 +1,1 @@
-"""Any data set to photographs and class ids; training examples and augmentation."""
+"""Any data set to photos and label maps; training examples and augmentation."""
