@@ -103,7 +103,7 @@ def test_auxiliary_heads_of_two_convolutions(save, decoder):
     check_logits(model, state_dict, "mmseg", decoder, auxiliary_convs=2)
 
 
-def test_grids_that_are_no_square_must_be_told(save):
+def test_grids_that_are_not_square_must_be_given(save):
     state_dict = checkpoints.stand_in("mmseg", "mla", grid=(2, 6))
     path = save(state_dict)
     with pytest.raises(ValueError, match=r"12 position embeddings do not form a square.*image_size"):
@@ -264,7 +264,7 @@ def test_files_that_are_no_checkpoints_say_what_they_are(save, tmp_path, naive_c
         page: "web page",
         empty: "empty",
         legacy: "truncated",
-        noise: "no file of weights",
+        noise: "not a file of weights",
         tmp_path / "missing.pth": "is no file",
     }
     for path, reason in reasons.items():
@@ -411,7 +411,7 @@ def test_converted_folders_run_in_the_pipeline(save, tmp_path):
     assert segments and all(segment["mask"].size == (130, 90) for segment in segments)
 
 
-def test_fields_of_names_can_be_told(naive_checkpoint):
+def test_fields_of_classes_can_be_given(naive_checkpoint):
     palette = [[index] * 3 for index in range(5)]
     model, _, _ = load_original(naive_checkpoint, overrides=overrides_for("original", "naive", palette=palette))
     assert model.config.palette == palette
@@ -480,10 +480,10 @@ def test_naive_crosses_over(save, implementation):
         ),
         ("original", {"decoder_type": "naive"}, "decoder_hidden_size is 16, not 256"),
         ("original", {"decoder_type": "pup", "decoder_hidden_size": 256, "auxiliary_num_convs": 2}, "auxiliary head"),
-        ("original", {"decoder_type": "naive", "decoder_hidden_size": 256, "image_size": [32, 64]}, "no square"),
+        ("original", {"decoder_type": "naive", "decoder_hidden_size": 256, "image_size": [32, 64]}, "not a square"),
         ("original", {"decoder_type": "naive", "decoder_hidden_size": 256, "use_class_token": False}, "class_token"),
         ("mmseg", {"decoder_type": "pup", "layer_norm_eps": 1e-12}, "layer_norm_eps is 1e-12"),
-        ("mmseg", {"decoder_type": "naive", "image_size": 60}, "no multiple of the patch size"),
+        ("mmseg", {"decoder_type": "naive", "image_size": 60}, "not a multiple of the patch size"),
     ],
 )
 def test_what_the_other_form_cannot_express_is_said(tiny_model, target, fields, reason):
@@ -499,7 +499,7 @@ def test_the_way_back_writes_a_whole_file_or_none(tiny_model, tmp_path):
     (tmp_path / "back.pth").touch()
     with pytest.raises(ValueError, match=r"back\.pth exists already"):
         write_public_checkpoint(tmp_path / "ours", tmp_path / "back.pth", "original")
-    with pytest.raises(ValueError, match="no folder of a converted"):
+    with pytest.raises(ValueError, match="does not hold a converted"):
         write_public_checkpoint(tmp_path / "nothing", tmp_path / "new.pth", "original")
 
 

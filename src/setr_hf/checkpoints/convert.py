@@ -55,7 +55,7 @@ def convert_tensors(
     state_dict: dict[str, torch.Tensor], implementation: str, config: SetrConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
-    A checkpoint's tensors under our names, and the keys that were left out with the reason.
+    A checkpoint's tensors under our names, and the keys that were left out, each with the reason.
 
     Raises:
         [`SetrError`]: keys are missing, or there are unknown ones; lists them.
@@ -84,7 +84,7 @@ def convert_tensors(
 
 def build_model(config: SetrConfig, tensors: dict[str, torch.Tensor]) -> SetrForSemanticSegmentation:
     """
-    A model that holds `tensors` themselves: no weight is initialized or copied.
+    A model made of `tensors` themselves: no weight is initialized or copied.
 
     Raises:
         [`SetrError`]: a tensor is missing, unknown or of another shape; lists them.
@@ -106,7 +106,7 @@ def build_model(config: SetrConfig, tensors: dict[str, torch.Tensor]) -> SetrFor
 
 
 def build_image_processor(config: SetrConfig) -> SetrImageProcessor:
-    """The image processor of a data set's test protocol, else one with windows of the training image's size."""
+    """The image processor of the data set's test protocol, else one with windows of the training image's size."""
     if config.dataset:
         settings = PROCESSOR_SETTINGS[config.dataset]
         settings = settings | {"crop_size": {"height": settings["crop_size"], "width": settings["crop_size"]}}
@@ -124,8 +124,8 @@ def load_original(
     checkpoint: str | Path, dataset: str | None = None, overrides: dict | None = None
 ) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor, ConversionReport]:
     """
-    A checkpoint of the original repository or of mmsegmentation as a model of ours. Its weights stay mapped from the
-    file, which must not be overwritten while the model is in use.
+    A checkpoint of the original repository or of mmsegmentation as a model and image processor of ours. The weights
+    stay mapped from the file, which must not be overwritten while the model is in use.
 
     Args:
         checkpoint (`str` or `Path`): A file of the original repository or of mmsegmentation, 0.x or 1.x.
@@ -170,12 +170,30 @@ def convert_checkpoint(
     checkpoint: str | Path, output_dir: str | Path, dataset: str | None = None, overrides: dict | None = None
 ) -> ConversionReport:
     """
-    Writes [`load_original`]'s model and image processor to a folder that `from_pretrained` loads, or nothing at all.
+    Writes the model and image processor of [`load_original`] to a folder that `from_pretrained` loads, or nothing.
+
+    Args:
+        checkpoint, dataset, overrides: See [`load_original`].
+        output_dir (`str` or `Path`): The folder, new or empty.
 
     Raises:
         [`SetrError`]: as [`load_original`], or `output_dir` exists and is not an empty folder.
-    """
 
+    Example:
+
+    ```python
+    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation, convert_checkpoint
+    >>> from setr_hf.checkpoints.export import write_public_checkpoint
+
+    >>> sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "image_size": 64}
+    >>> config = SetrConfig(**sizes, decoder_type="naive", num_labels=5)
+    >>> SetrForSemanticSegmentation(config).save_pretrained("ours")
+    >>> _ = write_public_checkpoint("ours", "theirs.pth", "original")
+    >>> report = convert_checkpoint("theirs.pth", "ours-again")
+    >>> report.config.decoder_type, report.assumptions
+    ('naive', [])
+    ```
+    """
     with whole_folder(output_dir) as folder:
         model, processor, report = load_original(checkpoint, dataset, overrides)
         model.save_pretrained(folder)

@@ -14,7 +14,7 @@ from .keys import LAYER_PARTS, NAMING, PATCH_PROJECTION, STACKED_ATTENTION
 
 # (width, depth) of the published encoders, and of ViT-Huge, whose heads are not 64 wide.
 PUBLISHED_NUM_HEADS = {(1024, 24): 16, (768, 12): 12, (1280, 32): 16}
-# Beginnings of keys by which other files are recognized, for the error message.
+# How the keys of other files begin, for the error message.
 OTHER_CHECKPOINTS = {
     r"segformer\.|(backbone\.)?layers\.0\.0\.projection\.|(backbone\.)?patch_embed1\.|decode_head\.linear_c": (
         "a SegFormer checkpoint"
@@ -63,10 +63,10 @@ def count_modules(keys: Iterable[str], template: str) -> int:
 
 def detect_implementation(keys: Iterable[str]) -> str:
     """
-    "original" or "mmseg", by the names of the encoder's layers.
+    "original" or "mmseg", judged by how the encoder's layers are named.
 
     Raises:
-        [`SetrError`]: neither; says what the file looks like instead.
+        [`SetrError`]: it is neither; says what it looks like instead.
     """
     if any(key.startswith("decode_head.") for key in keys):
         if count_modules(keys, "backbone.blocks.{}.attn."):
@@ -75,10 +75,10 @@ def detect_implementation(keys: Iterable[str]) -> str:
             return "mmseg"
     for pattern, description in OTHER_CHECKPOINTS.items():
         if any(re.match(pattern, key) for key in keys):
-            raise SetrError(f"it is no SETR checkpoint of the public implementations: it looks like {description}")
+            raise SetrError(f"it is not a SETR checkpoint of the public implementations: it looks like {description}")
     raise SetrError(
-        "it is no SETR checkpoint of the original repository (backbone.blocks.…, decode_head.…) or of mmsegmentation "
-        f"(backbone.layers.…, decode_head.…): its keys begin with {', '.join(list(keys)[:5])}"
+        "it is not a SETR checkpoint of the original repository (backbone.blocks.…, decode_head.…) or of "
+        f"mmsegmentation (backbone.layers.…, decode_head.…): its keys begin with {', '.join(list(keys)[:5])}"
     )
 
 

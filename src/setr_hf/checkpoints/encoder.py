@@ -1,4 +1,4 @@
-"""Starts a SETR from the encoder of an image classifier, or of another SETR."""
+"""Starts a SETR from the encoder of an image classifier or of another SETR."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ from .reading import read_checkpoint
 TRANSFORMERS_TYPES = ("vit", "deit", "setr")
 TIMM_NAME = re.compile(r"timm/|vit_|deit3?_")
 POSITIONS, CLASS_TOKEN = "embeddings.position_embeddings", "embeddings.cls_token"
-# Keys of a source that are no part of the encoder as SETR uses it, by regular expression.
+# Keys of a source that SETR's encoder does not use, by regular expression, with the reason.
 LEFT_OUT = {
     r"norm\..*|layernorm\..*|fc_norm\..*|Transformer/encoder_norm/.*": "final normalization: SETR reads raw layers",
     r"head\..*|head_dist\..*|head/.*|pre_logits[./].*|pooler\..*|(cls_|distillation_)?classifier\..*": "classifier",
@@ -41,10 +41,10 @@ class Source:
     An encoder to start from.
 
     Args:
-        description: What was read.
-        tensors: Under the names of [`SetrModel`] where they have one.
-        num_heads: Attention heads, if known.
-        grid: Rows and columns of the position embeddings, if known.
+        description (`str`): What was read.
+        tensors (`dict[str, torch.Tensor]`): Under the names of [`SetrModel`], if they have one there.
+        num_heads (`int`, *optional*): Attention heads, if known.
+        grid (`tuple[int, int]`, *optional*): Rows and columns of the position embeddings, if known.
     """
 
     description: str
@@ -59,11 +59,12 @@ class EncoderReport:
     What [`load_encoder`] loaded.
 
     Args:
-        source: What was read.
-        num_loaded: Number of parameters (scalars) of the encoder that were set.
-        num_parameters: Number of parameters of the encoder; equal to `num_loaded`.
-        resized: Patch grids `((height, width), (height, width))` of the source and of the model, if they differ.
-        left_out: Keys of the source that were not used, with the reason.
+        source (`str`): What was read.
+        num_loaded (`int`): How many parameters (scalars) of the encoder were set.
+        num_parameters (`int`): How many it has; equal to `num_loaded`.
+        resized (`tuple`, *optional*): The patch grids `((height, width), (height, width))` of the source and of the
+            model, if they differ.
+        left_out (`dict[str, str]`): The keys of the source that were not used, each with the reason.
     """
 
     source: str
@@ -98,11 +99,11 @@ def check_encoder(source: str) -> None:
 
 
 def read_transformers(source: str) -> nn.Module:
-    """A ViT, DeiT or SETR of Transformers' form, from a folder or the Hub; every parameter of it from there."""
+    """A ViT, DeiT or SETR in Transformers' form, from a folder or the Hub, complete."""
     check_model(source)
     model_type = AutoConfig.from_pretrained(source).model_type
     if model_type not in TRANSFORMERS_TYPES:
-        raise SetrError(f"{source} is a {model_type}, none of {', '.join(TRANSFORMERS_TYPES)}")
+        raise SetrError(f"{source} is a {model_type}; an encoder starts from one of {', '.join(TRANSFORMERS_TYPES)}")
     options = {} if model_type == "setr" else {"add_pooling_layer": False}
     model, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
     if info["missing_keys"]:
@@ -116,7 +117,7 @@ def read_timm(name: str) -> nn.Module:
     except ImportError:
         raise SetrError(f"{name} is a model of timm: `pip install timm`, or pass a file or folder") from None
     if not timm.is_model(name.removeprefix("timm/")):
-        raise SetrError(f"{name} is no file, folder or model of timm")
+        raise SetrError(f"{name} is neither a file nor a folder nor a model of timm")
     return timm.create_model(name.removeprefix("timm/"), pretrained=True, num_classes=0)
 
 
@@ -162,7 +163,7 @@ def read_npz(path: Path) -> Source:
 
 
 def rename_public(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str, torch.Tensor]:
-    """Tensors of timm's, the original repository's or mmsegmentation's naming under our names; others keep theirs."""
+    """Tensors named as in timm, the original repository or mmsegmentation under our names; others keep theirs."""
     prefix = "backbone." if any(key.startswith("backbone.") for key in state_dict) else ""
     naming, template = "timm", f"{prefix}blocks.{{}}."
     if not count_modules(state_dict, template):
@@ -183,7 +184,7 @@ def rename_public(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> di
 
 
 def rename(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str, torch.Tensor]:
-    """Any known naming to that of [`SetrModel`]."""
+    """Tensors under any known names to those of [`SetrModel`]."""
     if any(re.match(r"(backbone\.)?(blocks\.0\.|layers\.0\.ln1\.)", key) for key in state_dict):
         return rename_public(state_dict, config)
     renamed = {re.sub(r"^(vit|deit|setr)\.", "", key): tensor for key, tensor in state_dict.items()}
@@ -216,7 +217,7 @@ def read_source(source: str | Path | nn.Module, config: SetrConfig) -> Source:
     if not path.is_dir() and TIMM_NAME.match(name):
         return module_source(name, read_timm(name), config)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise SetrError(f"{path} is no folder of a model: it has no config.json")
+        raise SetrError(f"{path} does not hold a model: it has no config.json")
     return module_source(name, read_transformers(name), config)
 
 
@@ -227,9 +228,10 @@ def fit_positions(
     Position embeddings for the grid `target`, resized bilinearly with corners not aligned from those of `grid`.
 
     Args:
-        positions: Of shape `(1, num_tokens + rows * columns, hidden_size)`.
-        num_tokens: Positions before those of the patches: class and distillation token.
-        with_class: Whether the result begins with the position of the class token.
+        positions (`torch.Tensor` of shape `(1, num_tokens + rows * columns, hidden_size)`): Of the source.
+        num_tokens (`int`): Positions before those of the patches: class and distillation token.
+        grid, target (`tuple[int, int]`): Rows and columns of the source and of the result.
+        with_class (`bool`): Whether the result begins with the position of the class token.
     """
     positions = positions.float()
     extra, patches = positions[:, :num_tokens], positions[:, num_tokens:]
@@ -245,7 +247,7 @@ def fit_positions(
 
 def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """
-    Number of positions before those of the patches, and the patch grid: the one known, the model's own or a square.
+    The number of positions before those of the patches, and the patch grid: a known one, the model's own or a square.
 
     Raises:
         [`SetrError`]: no such grid has that many patches.
@@ -265,19 +267,33 @@ def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tup
 
 def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | Path | nn.Module) -> EncoderReport:
     """
-    Sets the encoder of `model` to that of a classification ViT or of another SETR. The decoder stays as it is.
+    Loads the encoder of a classification ViT, or of another SETR, into `model`. The decoder stays as it is.
 
     Args:
-        model: A SETR with an encoder of its own, of the source's width, depth, heads and patch size.
-        source: A ViT, DeiT (distilled or not) or SETR of Transformers, as folder, Hub id or model; a model of timm,
-            by name ("vit_…", "deit_…": pretrained weights are downloaded), or itself; a file of timm's or of a SETR
-            of the original repository or mmsegmentation; or a `.npz` of Google's ViT.
+        model (`SetrForSemanticSegmentation` or `SetrModel`): With an encoder of its own, which has the width, depth,
+            heads and patch size of the source.
+        source (`str`, `Path` or `nn.Module`): A ViT, DeiT (distilled or not) or SETR of Transformers: a folder, a Hub
+            id or a model. A model of timm, or its name ("vit_…", "deit_…": pretrained weights are downloaded). A file
+            of timm, of the original repository or of mmsegmentation. Or a `.npz` file of Google's ViT.
 
     Returns:
-        The report: all parameters of the encoder were loaded.
+        [`EncoderReport`]: What was loaded: every parameter of the encoder.
 
     Raises:
         [`SetrError`]: parameters are missing, of another shape or unknown, or the number of heads differs; lists them.
+
+    Example:
+
+    ```python
+    >>> from transformers import ViTConfig, ViTModel
+    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation, load_encoder
+
+    >>> sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    >>> model = SetrForSemanticSegmentation(SetrConfig(**sizes, decoder_type="pup", image_size=64))
+    >>> report = load_encoder(model, ViTModel(ViTConfig(**sizes, image_size=96), add_pooling_layer=False))
+    >>> report.num_loaded == report.num_parameters, report.resized
+    (True, ((6, 6), (4, 4)))
+    ```
     """
     encoder = getattr(model, "setr", model)
     if not isinstance(encoder, SetrModel):
@@ -288,7 +304,7 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
     if start.num_heads not in (None, config.num_attention_heads):
         raise SetrError(f"{description} has {start.num_heads} attention heads, the model {config.num_attention_heads}")
     if POSITIONS not in tensors:
-        raise SetrError(f"{description} is no plain ViT: it has no position embeddings under a known name")
+        raise SetrError(f"{description} is not a plain ViT: it has no position embeddings under a known name")
 
     target = encoder.embeddings.grid_size
     num_tokens = sum(token in tensors for token in (CLASS_TOKEN, *DISTILLATION_TOKENS))

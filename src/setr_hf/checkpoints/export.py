@@ -13,7 +13,7 @@ from .convert import META_KEY
 from .keys import conversion_rules, to_theirs
 
 
-# What the keys and shapes of a checkpoint do not show. In the file's metadata, it makes the way here again exact.
+# What the keys and shapes of a checkpoint do not show. With it in the file's metadata, converting back is exact.
 UNREADABLE_FIELDS = (
     "decoder_type",
     "num_attention_heads",
@@ -25,7 +25,7 @@ UNREADABLE_FIELDS = (
     "auxiliary_scale_factor",
     "dataset",
 )
-# Input channels of the classifier that the original's heads inherit and never use, as in its configurations.
+# Input channels, in the original's configurations, of the classifier that its heads inherit and never use.
 ORIGINAL_UNUSED_CHANNELS = 512
 
 
@@ -46,16 +46,16 @@ def common_obstacles(config: SetrConfig) -> list[str]:
         obstacles.append(f"layer_norm_eps is {config.layer_norm_eps}, not 1e-6")
     sides = [config.image_size] if isinstance(config.image_size, int) else config.image_size
     if any(side % config.patch_size for side in sides):
-        obstacles.append(f"image_size {config.image_size} is no multiple of the patch size {config.patch_size}")
+        obstacles.append(f"image_size {config.image_size} is not a multiple of the patch size {config.patch_size}")
     return obstacles
 
 
 def original_obstacles(config: SetrConfig) -> list[str]:
-    """What the original repository's networks cannot express, in sentences."""
+    """What the networks of the original repository cannot express, a sentence each."""
     obstacles = common_obstacles(config)
     is_mla, has_auxiliary = config.decoder_type == "mla", bool(config.auxiliary_out_indices)
     if not isinstance(config.image_size, int) and len(set(config.image_size)) > 1:
-        obstacles.append(f"image_size {config.image_size} is no square")
+        obstacles.append(f"image_size {config.image_size} is not a square")
     if config.use_class_token == is_mla:
         obstacles.append(f"use_class_token is {config.use_class_token}")
     if config.decoder_hidden_size != 256 and (has_auxiliary or not is_mla):
@@ -82,10 +82,10 @@ def original_obstacles(config: SetrConfig) -> list[str]:
 
 
 def mmseg_obstacles(config: SetrConfig) -> list[str]:
-    """What mmsegmentation's networks cannot express, in sentences."""
+    """What the networks of mmsegmentation cannot express, a sentence each."""
     obstacles = common_obstacles(config)
     if config.intermediate_size % config.hidden_size:
-        obstacles.append(f"intermediate_size {config.intermediate_size} is no multiple of {config.hidden_size}")
+        obstacles.append(f"intermediate_size {config.intermediate_size} is not a multiple of {config.hidden_size}")
     if config.decoder_type == "mla":
         if config.mla_align_corners:
             obstacles.append("mla_align_corners is True")
@@ -99,7 +99,7 @@ def mmseg_obstacles(config: SetrConfig) -> list[str]:
 
 
 def unread_tensors(implementation: str, config: SetrConfig) -> dict[str, torch.Tensor]:
-    """Zeros for what the other network holds and never reads, so that it loads strictly."""
+    """Zeros for what the other network has but never reads, so that loading can be strict."""
     tensors = {}
     if not config.use_class_token:
         tensors["backbone.cls_token"] = torch.zeros(1, 1, config.hidden_size)
@@ -115,11 +115,11 @@ def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str
     """
     The state dict with which the original repository ("original") or mmsegmentation ("mmseg") gives the same logits.
 
-    mmsegmentation 1.x builds SETR without a bias in the patch embedding; where the state dict has that key, build it
-    with `backbone.patch_bias=True`.
+    mmsegmentation 1.x builds SETR without a bias in the patch embedding; if the state dict has that key, its network
+    needs `backbone.patch_bias=True`.
 
     Raises:
-        [`SetrError`]: that form cannot express the model; says what.
+        [`SetrError`]: that implementation cannot express the model; says why.
     """
     config = model.config
     if config.backbone_config is not None:
@@ -158,13 +158,14 @@ def write_public_checkpoint(model_dir: str | Path, checkpoint: str | Path, imple
         The state dict that was written.
 
     Raises:
-        [`SetrError`]: the file exists, the folder holds no SETR model, or that form cannot express it.
+        [`SetrError`]: the file exists, the folder does not hold a SETR model, or that implementation cannot express
+            it.
     """
     checkpoint = Path(checkpoint)
     if checkpoint.exists():
         raise SetrError(f"{checkpoint} exists already: name another file or remove it")
     if not (Path(model_dir) / "config.json").is_file():
-        raise SetrError(f"{model_dir} is no folder of a converted or trained SETR model: it has no config.json")
+        raise SetrError(f"{model_dir} does not hold a converted or trained SETR model: it has no config.json")
     model = SetrForSemanticSegmentation.from_pretrained(model_dir, dtype=torch.float32)
     state_dict = to_public_state_dict(model, implementation)
     with whole_file(checkpoint) as unfinished:

@@ -1,8 +1,8 @@
 """
-Which tensors of the public implementations of SETR are which parameters of ours, in both directions.
+Which tensors of the public implementations of SETR correspond to which parameters of ours, in both directions.
 
 The two implementations are the original repository ("original") and mmsegmentation ("mmseg"). Their networks differ
-from ours in form only: theirs stack query, key and value; the original's convolutions before a BatchNorm have biases,
+from ours only in form: theirs stack query, key and value; the original's convolutions before a BatchNorm have biases,
 which move into the running mean; mmsegmentation keeps the mla streams deepest first.
 """
 
@@ -15,7 +15,7 @@ from ..model.configuration_setr import SetrConfig
 
 
 class Rule(NamedTuple):
-    """`ours` and `theirs` hold the same numbers in two forms; `kind` says how one becomes the other."""
+    """`ours` and `theirs` name the same numbers in two forms; `kind` says how to turn one into the other."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -50,9 +50,9 @@ def encoder_rules(naming: str, config: SetrConfig, prefix: str) -> list[Rule]:
     Rules of the encoder.
 
     Args:
-        naming: "timm" or "mmseg".
-        config: Gives depth and the presence of optional parameters.
-        prefix: What precedes their names, such as "backbone.".
+        naming (`str`): "timm" or "mmseg".
+        config (`SetrConfig`): Says how deep the encoder is, and which optional parameters it has.
+        prefix (`str`): What precedes their names, such as "backbone.".
     """
     is_mmseg = naming == "mmseg"
     embeddings, patch = "setr.embeddings", prefix + PATCH_PROJECTION[naming]
@@ -131,7 +131,7 @@ def mmseg_mla_rules(config: SetrConfig) -> list[Rule]:
     num_streams = len(config.decoder_indices)
     rules = []
     for index in range(num_streams):
-        # Their neck emits the deepest map first, and all that reads it counts in that order.
+        # Their neck emits the deepest map first, and everything that reads its maps counts in that order.
         emitted, ours = num_streams - 1 - index, "decode_head"
         rules += same_rules(f"{ours}.layernorms.{index}", f"neck.norm.{index}", ("weight", "bias"))
         projection, aggregation = f"neck.mla.channel_proj.{index}", f"neck.mla.feat_extract.{emitted}"
@@ -162,11 +162,11 @@ def conversion_rules(implementation: str, config: SetrConfig) -> list[Rule]:
 
 
 def unused_keys(implementation: str, config: SetrConfig) -> dict[str, str]:
-    """Regular expressions of the keys that a checkpoint holds for nothing, with the reason."""
+    """Regular expressions for the keys of a checkpoint that nothing uses, with the reason."""
     unused = {}
     if implementation == "original":
         unused[r"(decode_head|auxiliary_head\.\d+)\.conv_seg\.(weight|bias)"] = (
-            "classifier of the heads' base class, which SETR's heads replace by their own"
+            "classifier of the heads' base class, which SETR's heads replace with their own"
         )
     if not config.use_class_token:
         unused[r"backbone\.cls_token"] = "only patches go through the encoder"
@@ -178,12 +178,12 @@ def matching_reason(key: str, unused: dict[str, str]) -> str | None:
 
 
 def reversed_streams(weight: torch.Tensor, config: SetrConfig) -> torch.Tensor:
-    """The input channels of the mla classifier `(num_labels, num_streams * channels, k, k)`, streams turned round."""
+    """The mla classifier `(num_labels, num_streams * channels, k, k)` for streams in the reverse order."""
     return weight.unflatten(1, (len(config.decoder_indices), -1)).flip(1).flatten(1, 2)
 
 
 def to_ours(rule: Rule, tensors: list[torch.Tensor | None], config: SetrConfig) -> list[torch.Tensor]:
-    """The tensors of `rule.ours` from those of `rule.theirs`; None is one that the source may lack."""
+    """The tensors of `rule.ours` from those of `rule.theirs`, where `None` stands for one that the source lacks."""
     tensor = tensors[0]
     match rule.kind:
         case "optional_bias":
@@ -202,7 +202,7 @@ def to_ours(rule: Rule, tensors: list[torch.Tensor | None], config: SetrConfig) 
 
 
 def to_theirs(rule: Rule, tensors: list[torch.Tensor], config: SetrConfig) -> list[torch.Tensor | None]:
-    """The tensors of `rule.theirs` from those of `rule.ours`; None is one to leave out."""
+    """The tensors of `rule.theirs` from those of `rule.ours`; `None` stands for one to leave out."""
     tensor = tensors[0]
     match rule.kind:
         case "optional_bias":

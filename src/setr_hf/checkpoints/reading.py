@@ -1,4 +1,4 @@
-"""Weights out of files that others made, without running anything the files say."""
+"""Reads weights from files of any origin without running anything that is in them."""
 
 import pickle
 import re
@@ -14,7 +14,7 @@ from ..errors import SetrError
 
 
 class SteppedOver:
-    """Stands in a loaded file where a training loop's object was; takes that object's pickled state and drops it."""
+    """Takes the place of a training loop's object in a loaded file; its pickled state is dropped."""
 
     def __init__(self, *args: object) -> None:
         pass
@@ -23,8 +23,8 @@ class SteppedOver:
         pass
 
 
-# What training loops pickle beside the weights: mmengine's message hub and NumPy values in it. `getattr` is how a
-# HistoryBuffer names its methods. Each becomes a `SteppedOver`; nothing of the names is imported.
+# What training loops pickle beside the weights: mmengine's message hub, with NumPy values in it, whose HistoryBuffer
+# names its methods through `getattr`. Each becomes a `SteppedOver`; none of these names is imported.
 STEPPED_OVER = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
@@ -42,17 +42,20 @@ NESTED_STATE_DICTS = ("state_dict", "model", "model_state_dict")
 
 
 def check_looks_loadable(path: Path) -> None:
-    """Raises [`SetrError`] with the reason if `path` is no file of weights, judged by its first bytes."""
+    """
+    Raises:
+        [`SetrError`]: judged by its first bytes, `path` is not a file of weights; says what it is.
+    """
     if not path.is_file():
-        raise SetrError(f"{path} is no file")
+        raise SetrError(f"{path} is not a file")
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
         raise SetrError(f"{path} is empty: the download failed")
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise SetrError(f"{path} is a web page (HTML or XML), no checkpoint: download the file itself")
+        raise SetrError(f"{path} is a web page (HTML or XML), not a checkpoint: download the file itself")
     if start.startswith(b"version https://git-lfs"):
-        raise SetrError(f"{path} is a Git LFS pointer, no checkpoint: fetch the file with `git lfs pull`")
+        raise SetrError(f"{path} is a Git LFS pointer, not a checkpoint: fetch the file with `git lfs pull`")
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise SetrError(f"{path} is truncated: the end of the archive is missing. Download it again")
 
@@ -69,11 +72,11 @@ def load_torch_file(path: Path) -> Any:
         name = re.search(r"GLOBAL (\S+)", str(error))
         if name:
             raise SetrError(
-                f"{path} is refused: unpickling it would import {name.group(1)}, which is no part of a file of "
-                "weights. Nothing was run. If you trust its origin, save the state dict alone and convert that"
+                f"{path} is refused: unpickling it would import {name.group(1)}, which has no place in a file "
+                "of weights. Nothing was run. If you trust its origin, save the state dict alone and convert that"
             ) from None
         reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
-        raise SetrError(f"{path} is no file of weights: {reason.group(1) if reason else error}") from None
+        raise SetrError(f"{path} is not a file of weights: {reason.group(1) if reason else error}") from None
     except Exception as error:  # What torch raises on damaged bytes depends on where they are damaged.
         raise SetrError(
             f"{path} cannot be read as a checkpoint; it is damaged, truncated or of another kind: {error}"
@@ -90,17 +93,17 @@ def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     """
-    The weights of a checkpoint and what it says about itself.
+    The weights of a checkpoint, and its metadata.
 
-    Reads files of `torch.save` (zip and older form; a bare state dict or one under "state_dict" or "model") and
-    safetensors. Zip files are mapped, not read: tensors that nobody touches, such as an optimizer's, cost no memory.
-    Unpickling is torch's weights-only one; objects of mmengine's training loop are stepped over unconstructed.
+    Reads files of `torch.save` (in the zip and the older format; a bare state dict, or one under "state_dict" or
+    "model") and safetensors. Zip files are mapped into memory, so tensors that are not used, such as an optimizer's,
+    cost none. Unpickling is torch's weights-only one; objects of mmengine's training loop are not constructed.
 
     Returns:
         The state dict, without a `module.` prefix, and the file's `meta` dictionary, empty if there is none.
 
     Raises:
-        [`SetrError`]: the file is missing, damaged, no checkpoint, or its pickle would import anything else.
+        [`SetrError`]: the file is missing, damaged or not a checkpoint, or its pickle would import anything else.
     """
     path = Path(path)
     check_looks_loadable(path)
@@ -114,7 +117,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         state_dict, meta = next(nested, content), content.get("meta")
     strangers = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     if strangers or not state_dict:
-        raise SetrError(f"{path} holds no state dict: its entries {strangers[:10]} are no tensors")
+        raise SetrError(f"{path} does not hold a state dict: its entries {strangers[:10]} are not tensors")
     if all(key.startswith("module.") for key in state_dict):
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     return dict(state_dict), dict(meta) if isinstance(meta, dict) else {}

@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
 
-# Where the code that travels with a saved model is found by each Auto class.
+# Where each Auto class finds the code that travels with a saved model.
 AUTO_MAP = {
     "AutoConfig": "configuration_setr.SetrConfig",
     "AutoModel": "modeling_setr.SetrModel",
@@ -106,10 +106,11 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     Example:
 
     ```python
-    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation
+    >>> from setr_hf import SetrConfig
 
-    >>> config = SetrConfig(decoder_type="pup", num_labels=19)
-    >>> model = SetrForSemanticSegmentation(config)
+    >>> config = SetrConfig(decoder_type="pup", num_hidden_layers=12, num_labels=19)
+    >>> config.out_indices, config.auxiliary_out_indices
+    ([12], [5, 8, 10, 12])
     ```
     """
 
@@ -178,8 +179,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             value = getattr(self.backbone_config, name, None)
             if not isinstance(value, int):
                 raise ValueError(
-                    f"backbone_config of type {self.backbone_config.model_type!r} has {name}={value!r}, which is no "
-                    "single number: SETR takes plain ViT backbones, such as dinov2 or dinov3_vit"
+                    f"backbone_config of type {self.backbone_config.model_type!r} has {name}={value!r}, not a single "
+                    "number: SETR takes plain ViT backbones, such as dinov2 or dinov3_vit"
                 )
             setattr(self, name, value)
 
@@ -249,7 +250,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
 
 
 def known_fields(told: dict[str, Any], origin: str) -> dict[str, Any]:
-    """`told`, if each is one of `SetrConfig`, which itself accepts unknown ones silently."""
+    """`told`, if `SetrConfig` has all of these fields; by itself it accepts unknown ones silently."""
     known = {field.name for field in fields(SetrConfig)} | {"out_indices", "num_labels"}
     unknown = sorted(set(told) - known)
     if unknown:

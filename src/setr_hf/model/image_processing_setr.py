@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput
 
 
 IGNORED_LABEL = 255
-# Class scores at image size are held for so many classes at a time that they stay below this count (128 MB in fp32).
+# Class scores at image size are computed for as many classes at a time as stay below this count (128 MB in fp32).
 MAX_SCORES_AT_ONCE = 2**25
 
 
@@ -119,8 +119,8 @@ def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) ->
     """
     Top, left, height and width in pixels of the sliding windows over an image, row by row.
 
-    Windows start every `stride` pixels; the last one of a row or column is shifted back inside the image. Along a side
-    shorter than the crop there is one window of that side's length.
+    Windows start every `stride` pixels; the last one of a row or column is shifted back into the image. Along a side
+    that is shorter than the crop there is one window, as long as that side.
     """
 
     def starts(side: int, crop: int) -> list[int]:
@@ -135,7 +135,7 @@ def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) ->
 
 
 def to_8_bit(image: np.ndarray) -> np.ndarray:
-    """Unsigned 16-bit intensities to 8 bits; others are returned as they are."""
+    """Unsigned 16-bit intensities to 8 bits; everything else as it is."""
     return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if image.dtype == np.uint16 else image
 
 
@@ -153,7 +153,7 @@ def pil_to_rgb(image: Image.Image) -> Image.Image:
 def channels_first_rgb(
     image: np.ndarray | torch.Tensor, data_format: ChannelDimension | str
 ) -> np.ndarray | torch.Tensor:
-    """An array or tensor of 1, 3 or 4 channels to three channels, channels first, 8-bit where it had 16 bits."""
+    """An array or tensor of 1, 3 or 4 channels to three, channels first, with 16-bit intensities reduced to 8."""
     image = image if data_format == ChannelDimension.FIRST else image.swapaxes(0, 2).swapaxes(1, 2)
     image = image[[0, 0, 0]] if image.shape[0] == 1 else image[:3]
     if isinstance(image, np.ndarray):
@@ -210,9 +210,9 @@ def merge_windows(logits: torch.Tensor, offsets: list[list[int]]) -> torch.Tenso
 
 class SetrImageProcessorMixin:
     """
-    Image processor of SETR. By default each image becomes one square `pixel_values`; with `do_split_image=True` it is
-    resized with its aspect ratio kept and cut into overlapping windows, the paper's test protocol, and
-    `post_process_semantic_segmentation` puts the windows' logits together again.
+    Image processor of SETR. By default each image becomes one square `pixel_values`. With `do_split_image=True` it is
+    resized, its aspect ratio kept, and cut into overlapping windows, which is the paper's test protocol;
+    `post_process_semantic_segmentation` puts the logits of the windows together again.
 
     Returns a `BatchFeature` with
 
@@ -220,11 +220,23 @@ class SetrImageProcessorMixin:
       segmentation maps were given; or
     - `pixel_windows` of shape `(batch_size, num_windows, 3, crop_height, crop_width)` and `patch_offsets` of shape
       `(batch_size, num_windows, 6)`: top, left, height and width of each window and height and width of the resized
-      image, in pixels. Images with fewer windows than others are filled up with zeros in both.
+      image, in pixels. Images with fewer windows than others are padded with zeros in both.
 
     Raises:
-        `ValueError`: `stride` exceeds `crop_size`, a segmentation map has another size than its image or is no map of
-        ids, or images of several sizes are to be stacked.
+        `ValueError`: `stride` exceeds `crop_size`, a segmentation map differs in size from its image or is not a map
+        of ids, or images of several sizes are to be stacked.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from setr_hf import SetrImageProcessor
+
+    >>> processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 64}, crop_size=64, stride=43)
+    >>> inputs = processor(Image.new("RGB", (120, 80)), return_tensors="pt")
+    >>> inputs["pixel_windows"].shape, inputs["patch_offsets"][0].tolist()
+    (torch.Size([1, 2, 3, 64, 64]), [[0, 0, 64, 64, 64, 96], [0, 32, 64, 64, 64, 96]])
+    ```
     """
 
     valid_kwargs = SetrImageProcessorKwargs
@@ -251,7 +263,7 @@ class SetrImageProcessorMixin:
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
-        # Written here because saving would put one class in the place of the two.
+        # Saving would otherwise write one class instead of the two.
         output["auto_map"] = {
             "AutoImageProcessor": {
                 "torchvision": "image_processing_setr.SetrImageProcessor",
@@ -286,7 +298,7 @@ class SetrImageProcessorMixin:
                 raise ValueError(f"{type(self).__name__} has no {name}")
 
     def fetch_images(self, images: Any) -> Any:
-        """Opens local paths with all their bits; the rest is left to Transformers, as are web addresses."""
+        """Opens local paths at their full bit depth; the rest, such as web addresses, is left to Transformers."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
         if isinstance(images, str) and not images.startswith(("http://", "https://")):
@@ -294,7 +306,7 @@ class SetrImageProcessorMixin:
         return super().fetch_images(images)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
-        """Adds to Transformers' flattening that arrays and tensors `(height, width)` are grayscale photographs."""
+        """As in Transformers, but arrays and tensors `(height, width)` are taken for grayscale photos."""
 
         def with_channels(image: Any) -> Any:
             if isinstance(image, (list, tuple)):
@@ -312,8 +324,8 @@ class SetrImageProcessorMixin:
         **kwargs: Any,
     ) -> np.ndarray | torch.Tensor:
         """
-        One photograph of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays of the
-        number of channels that will be normalized, `num_channels`, are left alone where that is not 3.
+        A photo of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays that have as
+        many channels as will be normalized, `num_channels`, are left alone if that is not 3.
         """
         if isinstance(image, Image.Image):
             image = ImageOps.exif_transpose(image)
@@ -336,9 +348,9 @@ class SetrImageProcessorMixin:
     ) -> BatchFeature:
         r"""
         Args:
-            images: A photograph or a list of them: PIL images, arrays, tensors or paths. Grayscale, palette, RGBA,
-                CMYK and 16-bit photographs are converted to RGB; EXIF rotation is applied to PIL images and paths.
-            segmentation_maps: A map of class ids of the size of each image.
+            images (`ImageInput`): A photo or a list of them: PIL images, arrays, tensors or paths. Grayscale, palette,
+                RGBA, CMYK and 16-bit photos are converted to RGB; EXIF rotation is applied to PIL images and paths.
+            segmentation_maps (`ImageInput`, *optional*): A map of class ids for each image, of its size.
             kwargs: Any attribute of the processor, for this call.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
@@ -447,8 +459,8 @@ class SetrImageProcessorMixin:
 
         Args:
             outputs ([`SetrSemanticSegmenterOutput`]): Output of [`SetrForSemanticSegmentation`].
-            target_sizes (`list` of `(height, width)` in pixels, *optional*): Size of each label map, usually that of
-                the photograph. By default that of the resized image for windows, else that of the logits.
+            target_sizes (`list[tuple[int, int]]`, *optional*): Height and width in pixels of each label map, usually
+                those of the photo. By default those of the resized image for windows, else those of the logits.
             return_segmentation_scores (`bool`, defaults to `False`): Whether to return the resized logits as well.
 
         Returns:
@@ -456,7 +468,7 @@ class SetrImageProcessorMixin:
             with `segmentation` and `segmentation_scores` of shape `(num_labels, height, width)` for each image.
 
         Raises:
-            `ValueError`: `target_sizes` has another length than the batch.
+            `ValueError`: there are more or fewer `target_sizes` than images.
         """
         logits, patch_offsets = outputs.logits, getattr(outputs, "patch_offsets", None)
         if target_sizes is None:

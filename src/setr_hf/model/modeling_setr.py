@@ -31,7 +31,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_setr import SetrConfig
 
 
-# The segmentation pipeline checks class names against these tables, which `AutoModel….register` leaves as they are.
+# The segmentation pipeline looks class names up in these tables, which `AutoModel….register` does not extend.
 MODEL_MAPPING_NAMES.setdefault("setr", "SetrModel")
 MODEL_FOR_BACKBONE_MAPPING_NAMES.setdefault("setr", "SetrBackbone")
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
@@ -80,7 +80,7 @@ class SetrSemanticSegmenterOutput(ModelOutput):
 
 
 def round_up_to_patches(side: int, patch_size: int) -> int:
-    """A side in pixels rounded up to whole patches. Written without negative operands, which torch.compile rejects."""
+    """A side in pixels, rounded up to whole patches. torch.compile rejects the shorter form with negative operands."""
     return (side + patch_size - 1) // patch_size * patch_size
 
 
@@ -145,8 +145,8 @@ class SetrEmbeddings(nn.Module):
         """
         Position embeddings of shape `(1, height * width (+ 1), hidden_size)` for a grid of `height` × `width` patches.
 
-        The interpolation runs at the native size too, where it changes no bit: a shortcut there would bake the size
-        into exported graphs.
+        It interpolates at the native size too, which changes no bit there: a shortcut would bake the size into
+        exported graphs.
         """
         positions = self.position_embeddings
         class_position, patch_positions = (
@@ -267,8 +267,8 @@ class SetrUpsampleHead(nn.Module):
     The naive and PUP decoders (paper section 3.3, (1) and (2)) and their auxiliary heads: LayerNorm, then `num_convs`
     times [convolution, BatchNorm, ReLU, ×`scale_factor`], then a 1×1 classifier.
 
-    The classifier runs before the last upsampling, with which it commutes: bilinear weights sum to 1. Where the
-    upsamplings together lead to the image size, the last one is left to whoever resizes the logits to that size.
+    The classifier runs before the last upsampling, with which it commutes, because bilinear weights sum to 1. If the
+    upsamplings together reach the image size, the last one is left to the resizing of the logits.
     """
 
     def __init__(self, config: SetrConfig, num_convs: int, scale_factor: int):
@@ -293,9 +293,9 @@ class SetrUpsampleHead(nn.Module):
 
 class SetrMlaHead(nn.Module):
     """
-    The MLA decoder (paper section 3.3, (3)): one stream for each layer, shallowest first. Each is normalized and
-    projected; the streams are summed from the deepest up, convolved and refined; all are upsampled ×4, concatenated
-    and classified. The auxiliary classifiers read the summed and convolved maps.
+    The MLA decoder (paper section 3.3, (3)): a stream for each layer, shallowest first. Each is normalized and
+    projected; the streams are summed from the deepest up, and convolved; each then passes its own branch, is upsampled
+    ×4, and all are concatenated and classified. The auxiliary classifiers read the summed and convolved maps.
     """
 
     skipped_scale_factor = 1
@@ -355,7 +355,7 @@ class SetrMlaHead(nn.Module):
 
 
 class SetrAuxiliaryHeads(nn.Module):
-    """The auxiliary heads of naive and PUP, shallowest first; a class of its own, as PEFT takes no bare ModuleList."""
+    """The auxiliary heads of naive and PUP, shallowest first. PEFT needs a named module, not a bare ModuleList."""
 
     def __init__(self, config: SetrConfig):
         super().__init__()
@@ -375,7 +375,7 @@ class SetrPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    # Trainer would otherwise take the loss as a sum over accumulation steps and leave it undivided.
+    # Without this, Trainer takes the loss for a sum over the accumulation steps and does not divide it.
     accepts_loss_kwargs = False
     _no_split_modules = ["SetrEmbeddings", "SetrLayer", "SetrUpsampleHead", "SetrMlaHead"]
     _supports_sdpa = True
@@ -388,7 +388,7 @@ class SetrPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As the paper's code: truncated normal for linear layers and embeddings, torch's default for convolutions."""
+        """As in the paper's code: linear layers and embeddings truncated normal, convolutions as torch does."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
@@ -414,8 +414,23 @@ class SetrModel(SetrPreTrainedModel):
     """
     The encoder: a plain pre-norm ViT without a final LayerNorm (paper sections 3.1 and 3.2).
 
+    Args:
+        config (`SetrConfig`): Its fields of the decoder play no part.
+
     Raises:
         `ValueError`: `pixel_values` is not of shape `(batch_size, num_channels, height, width)`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from setr_hf import SetrConfig, SetrModel
+
+    >>> model = SetrModel(SetrConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, image_size=64))
+    >>> outputs = model(torch.zeros(1, 3, 64, 96), out_indices=[2, 4])
+    >>> [tuple(feature_map.shape) for feature_map in outputs.feature_maps]
+    [(1, 32, 4, 6), (1, 32, 4, 6)]
+    ```
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^decode_head\.", r"^auxiliary_heads\."]
@@ -471,7 +486,24 @@ class SetrModel(SetrPreTrainedModel):
 
 
 class SetrBackbone(BackboneMixin, SetrModel):
-    """The encoder as a backbone: feature maps of the layers in `config.out_indices`, for other models to build on."""
+    """
+    The encoder as a backbone: feature maps of the layers in `config.out_indices`, for other models to build on.
+
+    Args:
+        config (`SetrConfig`): Its fields of the decoder play no part.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from setr_hf import SetrBackbone, SetrConfig
+
+    >>> config = SetrConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, out_indices=[1, 4])
+    >>> backbone = SetrBackbone(config)
+    >>> [tuple(feature_map.shape) for feature_map in backbone(torch.zeros(1, 3, 64, 96)).feature_maps]
+    [(1, 32, 4, 6), (1, 32, 4, 6)]
+    ```
+    """
 
     def __init__(self, config: SetrConfig):
         super().__init__(config)
@@ -492,7 +524,7 @@ class SetrBackbone(BackboneMixin, SetrModel):
 def summed_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int
 ) -> torch.Tensor:
-    """Cross-entropy of one image, summed over its valid pixels; `logits` `(num_labels, h, w)` go to `size` first."""
+    """Cross-entropy of one image, summed over its valid pixels, after `(num_labels, h, w)` are resized to `size`."""
     resized = resize(logits[None].float().contiguous(), size)[..., : labels.shape[0], : labels.shape[1]]
     return F.cross_entropy(resized, labels[None], ignore_index=ignore_index, reduction="sum")
 
@@ -501,7 +533,7 @@ def segmentation_loss(
     logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int, average: str = "valid"
 ) -> torch.Tensor:
     """
-    Mean cross-entropy over the pixels of a batch, 0 where none is valid.
+    Mean cross-entropy over the pixels of a batch; 0 if none is valid.
 
     The logits are resized to `size` (the image padded to whole patches) and cut to the labels, one image at a time,
     and again in the backward pass, so that class scores at image size are held for one image only.
@@ -510,10 +542,10 @@ def segmentation_loss(
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, h, w)`): At any resolution.
         labels (`torch.LongTensor` of shape `(batch_size, height, width)`): Class ids, or `ignore_index`.
         average (`str`, defaults to `"valid"`): `"valid"` for the mean over the pixels that are not ignored. `"all"`
-            for the mean over all pixels, where ignored ones count with a loss of 0: the paper's training. The mean of
-            equal batches is then that of the whole, so that accumulated gradients and those of several processes are
-            exact; with `"valid"` each batch weighs the same however few its valid pixels are, as in the other models
-            of Transformers.
+            for the mean over all pixels, to which ignored ones add a loss of 0: the paper's training. The mean over
+            equal batches is then that over the whole, so gradients that are accumulated, or averaged over processes,
+            are exact. With `"valid"` each batch weighs the same, however few valid pixels it has, as in the other
+            models of Transformers.
     """
     total = logits.new_zeros((), dtype=torch.float32)
     for image_logits, image_labels in zip(logits, labels):
@@ -529,8 +561,9 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
     SETR: the encoder, one of the three decoders and its auxiliary heads (paper section 3.3).
 
     Raises:
-        `ValueError`: on construction, if the configuration contradicts itself or names a backbone that is no plain
-            ViT; in `forward`, if inputs have wrong shapes or labels hold ids that are no class.
+        `ValueError`: on construction, if the configuration contradicts itself or names a backbone that is not a
+            plain ViT; in `forward`, if inputs have wrong shapes, or labels on the CPU hold ids that are not classes.
+            On a GPU such ids end in the assertion of the loss kernel.
     """
 
     def __init__(self, config: SetrConfig):
@@ -663,8 +696,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
     def _forward_windows(self, pixel_windows: torch.Tensor, patch_offsets: torch.Tensor) -> torch.Tensor:
         """
         Logits `(batch_size, num_windows, num_labels, h, w)` of the windows that `patch_offsets` calls valid, zeros for
-        the others. Windows that an image did not fill are encoded at the size it did fill, as the reference protocol
-        does. If there are any, all logits come at the windows' full resolution.
+        the others. A window that its image does not fill is encoded at the size that it does fill, as in the reference
+        protocol; if there are any, all logits come at the windows' full resolution.
         """
         sizes = patch_offsets[..., 2:4]
         full_height, full_width = pixel_windows.shape[-2:]
@@ -704,25 +737,29 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): Class ids from 0 to
                 `num_labels - 1`, or `semantic_loss_ignore_index`.
             pixel_windows (`torch.FloatTensor` of shape `(batch_size, num_windows, num_channels, height, width)`):
-                Sliding windows of each image, in place of `pixel_values`; images with fewer windows are filled up.
+                Sliding windows of each image, instead of `pixel_values`; images with fewer windows are padded.
             patch_offsets (`torch.LongTensor` of shape `(batch_size, num_windows, 6)`): Place of each window, as the
                 image processor returns it: top, left, height and width of the window and height and width of the
-                image, in pixels. Zeros for windows that fill up.
-            output_auxiliary_logits (`bool`, *optional*): Whether to run the auxiliary heads. By default they run when
+                image, in pixels. Zeros for the windows of the padding.
+            output_auxiliary_logits (`bool`, *optional*): Whether to run the auxiliary heads. By default they run if
                 there are labels.
 
         Example:
 
         ```python
         >>> from PIL import Image
-        >>> from transformers import AutoImageProcessor
-        >>> from setr_hf import SetrForSemanticSegmentation
+        >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 
-        >>> processor = AutoImageProcessor.from_pretrained("org/setr-mla-ade20k")
-        >>> model = SetrForSemanticSegmentation.from_pretrained("org/setr-mla-ade20k")
-        >>> photo = Image.open("photo.jpg")
+        >>> config = SetrConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, image_size=64)
+        >>> model = SetrForSemanticSegmentation(config).eval()
+        >>> processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 64}, crop_size=64, stride=43)
+        >>> photo = Image.new("RGB", (120, 80))
         >>> outputs = model(**processor(photo, return_tensors="pt"))
+        >>> outputs.logits.shape  # two windows, two classes
+        torch.Size([1, 2, 2, 16, 16])
         >>> label_map = processor.post_process_semantic_segmentation(outputs, [(photo.height, photo.width)])[0]
+        >>> label_map.shape
+        torch.Size([80, 120])
         ```
         """
         if pixel_windows is not None:
