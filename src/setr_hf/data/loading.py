@@ -1,7 +1,6 @@
 """The one way in for segmentation data: a data set on the Hub, or a folder in any of the usual layouts."""
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -24,15 +23,6 @@ ANNOTATION_COLUMNS = (
 NAME_COLUMNS = ("name", "filename", "file_name", "image_name", "image_id")
 # Streams of folders come in parts, which dataloader workers share among them.
 NUM_STREAM_PARTS = 64
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a data set that hold images, annotations and names, `None` for those that it lacks."""
-
-    image: str
-    annotation: str | None
-    name: str | None
 
 
 def load_segmentation_data(
@@ -124,9 +114,10 @@ def holds_parquet(folder: Path) -> bool:
 
 def choose_columns(
     features: Features, image_column: str | None, annotation_column: str | None, split: str, source: str | Path
-) -> Columns:
+) -> dict[str, str]:
     """
-    The columns that were asked for, or those with a usual name and the type `Image`.
+    The source's columns for `image`, `annotation` and `name`, without those it lacks: the ones that were asked for, or
+    ones with a usual name and type.
 
     Raises:
         [`SetrError`]: there are no such columns; lists all with their types.
@@ -152,31 +143,35 @@ def choose_columns(
         raise SetrError(f"pass annotation_column: {unknown}")
     if image == annotation:
         raise SetrError(f"column {image!r} of {source} cannot be both image and annotation")
-    return Columns(
-        image, annotation, next((name for name in NAME_COLUMNS if isinstance(features.get(name), Value)), None)
-    )
+    name = next((name for name in NAME_COLUMNS if isinstance(features.get(name), Value)), None)
+    columns = {"image": image, "annotation": annotation, "name": name}
+    return {column: found for column, found in columns.items() if found is not None}
 
 
-def standard_rows(rows: Dataset | IterableDataset, columns: Columns, split: str) -> Dataset | IterableDataset:
+def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], split: str) -> Dataset | IterableDataset:
     """The rows with the columns `image`, `annotation` and `name`; of a stream's test split the first row is read."""
-    images = {columns.image: "image"} | ({columns.annotation: "annotation"} if columns.annotation else {})
+    images = [column for column in ("image", "annotation") if column in columns]
     # A stream that decodes would encode its images anew when their columns are renamed.
     for column in images:
-        rows = rows.cast_column(column, Image(decode=False))
-    if columns.annotation and is_test_split(split) and lacks_annotations(rows.select_columns(columns.annotation)):
-        del images[columns.annotation]
-    names = images | ({columns.name: "name"} if columns.name else {})
+        rows = rows.cast_column(columns[column], Image(decode=False))
+    if (
+        "annotation" in images
+        and is_test_split(split)
+        and lacks_annotations(rows.select_columns(columns["annotation"]))
+    ):
+        images.remove("annotation")
+    names = {found: column for column, found in columns.items() if column in (*images, "name")}
     rows = rows.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
     if isinstance(rows, IterableDataset):
-        features = Features({**dict.fromkeys(images.values(), Image()), "name": Value("string")})
+        features = Features({**dict.fromkeys(images, Image()), "name": Value("string")})
         # Given to `map`, the features would not decode.
         return rows.map(with_name, with_indices=True).cast(features)
     # All at once, without the bytes of the images.
     table = rows.with_format("arrow")[:]
     paths = pc.struct_field(table["image"], "path").to_pylist()
-    given = table["name"].to_pylist() if columns.name else map(row_name, paths, itertools.count())
-    rows = rows.select_columns(list(images.values())).add_column("name", [str(name) for name in given])
-    for column in images.values():
+    given = table["name"].to_pylist() if "name" in columns else map(row_name, paths, itertools.count())
+    rows = rows.select_columns(images).add_column("name", [str(name) for name in given])
+    for column in images:
         rows = rows.cast_column(column, Image())
     return rows
 

@@ -72,9 +72,9 @@ def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     return np.repeat(is_set, lengths).reshape(width, height).T
 
 
-def paint_masks(image: ContextImage) -> np.ndarray:
+def paint_masks(image: ContextImage) -> PIL.Image.Image:
     """
-    The class values of an image, uint8 of shape `(height, width)`: 0 is the background, 1…59 are the classes.
+    The annotation of an image, of mode "L" and its size: 0 is the background, 1…59 are the classes.
 
     Later masks, crowds included, cover earlier ones, as in `Detail.getMask`. Masks of other categories than the 59
     classes paint background.
@@ -88,7 +88,7 @@ def paint_masks(image: ContextImage) -> np.ndarray:
             values[decode_run_lengths(counts, image.height, image.width)] = value
         except SetrError as error:
             raise SetrError(f"a mask of {image.file_name} has {error}: download the annotation file again") from None
-    return values
+    return PIL.Image.fromarray(values)
 
 
 def needed_fields(entry: dict) -> dict:
@@ -156,10 +156,6 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
         raise SetrError(f"{not_expected}: {error}") from None
 
 
-def open_painted(image: ContextImage) -> PIL.Image.Image:
-    return PIL.Image.fromarray(paint_masks(image))
-
-
 def usable_images(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[SourceImage], dict[str, list[str]]]:
     """
     The images that have masks and a JPEG file in the folder `jpegs`, and the names of the others by the reason. The
@@ -179,7 +175,7 @@ def usable_images(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[Sou
         elif not path.is_file():
             left_out["no JPEG file"].append(path.stem)
         else:
-            usable.append(SourceImage(path, partial(open_painted, image), f"{image.file_name} in the annotation file"))
+            usable.append(SourceImage(path, partial(paint_masks, image), f"{image.file_name} in the annotation file"))
     return usable, left_out
 
 
