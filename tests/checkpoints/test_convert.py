@@ -265,7 +265,7 @@ def test_files_that_are_no_checkpoints_say_what_they_are(save, tmp_path, naive_c
         empty: "empty",
         legacy: "truncated",
         noise: "not a file of weights",
-        tmp_path / "missing.pth": "is no file",
+        tmp_path / "missing.pth": "is not a file",
     }
     for path, reason in reasons.items():
         with pytest.raises(ValueError, match=reason) as error:

@@ -262,7 +262,7 @@ def test_sources_that_are_no_plain_vit(tiny_model, tmp_path):
         (tmp_path / "other.pth", "not a plain ViT"),
         (tmp_path / "broken.npz", "cannot be read as .npz"),
         (tmp_path / "folder", "it has no config.json"),
-        ("vit_of_nobody", "no file, folder or model of timm"),
+        ("vit_of_nobody", "neither a file nor a folder nor a model of timm"),
     ):
         with pytest.raises(ValueError, match=reason):
             load_encoder(model, source)
