@@ -40,7 +40,7 @@ style: $(VENV)/installed  ## format the code and mend what lint can mend
 test: $(VENV)/installed  ## run the tests on all cores; SETR_HF_DATA=folder adds those on real photos
 	$(BIN)/python -m pytest -n auto
 
-test-oldest: $(OLDEST)/installed  ## run the quick tests with the oldest versions that pyproject.toml admits
-	$(OLDEST)/bin/python -m pytest -n auto -m 'not slow'
+test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest versions that pyproject.toml admits
+	$(OLDEST)/bin/python -m pytest -n auto -m 'not slow' tests/model tests/checkpoints tests/data tests/training
 
 .PHONY: help setup demo check style test test-oldest

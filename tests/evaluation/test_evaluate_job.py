@@ -112,6 +112,7 @@ def complete_records(output):
     return sum(file.read_bytes().count(b"\n") for file in (output / "records").glob("process-*.jsonl"))
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_resumed_by_another_number_of_processes(alone, model_folder, data_set, tmp_path):
     launcher = psutil.Popen(command(2, model_folder, data_set, tmp_path))
     while launcher.poll() is None and complete_records(tmp_path) < 10:

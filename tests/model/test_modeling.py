@@ -262,7 +262,7 @@ def test_each_image_of_a_batch_is_segmented_on_its_own(tiny_model):
         )
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
 def test_attention_implementations_agree(tiny_model, implementation):
     model = tiny_model(hidden_size=64)
     pixel_values = torch.randn(1, 3, 64, 64)

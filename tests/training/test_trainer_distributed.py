@@ -9,7 +9,9 @@ import sys
 
 import pytest
 import torch
+import transformers
 from distributed_training import make_trainer, run, run_as_one_of_two, start
+from packaging.version import Version
 from paths import HELPERS
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
@@ -95,6 +97,10 @@ def test_what_is_evaluated_is_what_is_saved(two_processes, tmp_path):
     assert trainer.evaluate()["eval_mean_iou"] == history(folder)[-1]["eval_mean_iou"]
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="Transformers 5.17 cannot load a checkpoint in several processes on the CPU (it maps tensors to cpu:0)",
+)
 def test_a_checkpoint_is_complete_only_with_the_files_of_all_processes(two_processes, tmp_path):
     """Killed when the first process is about to complete it, and resumed from the one before."""
     arguments = FROZEN | BATCHES["two each"] | {"save_strategy": "steps", "save_steps": 2}
