@@ -9,7 +9,7 @@ from paths import SCRIPTS
 from PIL import ExifTags, Image
 from transformers import pipeline
 
-from setr_hf.cli import load_script
+from setr_hf_cli import load_script
 
 
 def predict(*arguments):
