@@ -77,6 +77,8 @@ def cached_builder(source: str, config: str | None, revision: str | None, reason
         try:
             return Cache(**name, config_name=config, version="auto", hash="auto")
         except ValueError as error:
+            if "find cache" in str(error):  # Else there are copies of several configs, and the message lists them.
+                raise SetrError(f"{source} is neither a folder here nor in the cache, and {reason}") from error
             raise SetrError(f"{' '.join(str(error).split())}, and {reason}") from error
     cache = Path(folder_cache(config or "*"))
     copies = cache.parent.glob(f"{cache.name}/{source.replace('/', '___')}/*/*/*/dataset_info.json")
