@@ -76,10 +76,7 @@ def write_results(
         Image.fromarray(label_map).save(unfinished)
     with whole_file(folder / f"{stem}_overlay.jpg") as unfinished:
         overlay_with_legend(photo, label_map, colors, id2label).save(unfinished, quality=90)
-    with (
-        whole_file(folder / f"{stem}.csv") as unfinished,
-        open(unfinished, "w", newline="", encoding="utf-8") as file,
-    ):
+    with whole_file(folder / f"{stem}.csv") as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "class", "share"])
         table.writerows([i, id2label[i], f"{share:.6f}"] for i, share in class_shares(label_map).items())

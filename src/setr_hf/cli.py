@@ -44,11 +44,7 @@ class HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=38, width=shutil.get_terminal_size((100, 24)).columns, **options)
 
     def add_usage(
-        self,
-        usage: str | None,
-        actions: Iterable[argparse.Action],
-        groups: Iterable[Any],
-        prefix: str | None = None,
+        self, usage: str | None, actions: Iterable[argparse.Action], groups: Iterable[Any], prefix: str | None = None
     ) -> None:
         shown = [action for action in actions if action.required]
         if prefix is None:  # An empty prefix asks for the beginning of a subcommand's usage.
@@ -125,12 +121,7 @@ class JobParser(HfArgumentParser):
     ```
     """
 
-    def __init__(
-        self,
-        dataclass_types: type | Sequence[type] = (),
-        hidden: Collection[str] = (),
-        **options: Any,
-    ):
+    def __init__(self, dataclass_types: type | Sequence[type] = (), hidden: Collection[str] = (), **options: Any):
         options = {"formatter_class": HelpFormatter, "allow_abbrev": False, **options}
         super().__init__(dataclass_types, **options)
         for action in self._actions:
@@ -219,6 +210,3 @@ def run_job(job: Callable[[], int]) -> int:
             raise
         print(f"error: {message_of(error)}", file=sys.stderr)
         return 2
-
-
-__all__ = ["JobParser", "positive", "run_job"]

@@ -16,10 +16,8 @@ def unfinished(path: Path) -> Path:
 
 def make_folder(folder: Path) -> None:
     """
-    Creates a folder and those above it, if they are missing.
-
-    Raises:
-        [`SetrError`]: a file has the name of one of them.
+    Creates a folder and those above it, if they are missing. Raises [`SetrError`] if a file has the name of one of
+    them.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,21 +30,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     Yields the path to write to; at the end of the block that file takes the place of `path`, which until then is as it
     was. After an exception nothing is left behind. The suffix is that of `path`: many writers choose the format by it.
-
-    Args:
-        path (`str` or `Path`): The file to write. Its folder is created if it is missing.
-
-    Raises:
-        [`SetrError`]: the folder cannot be created, because a file has its name.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.files import whole_file
-
-    >>> with whole_file("outputs/results.json") as unfinished:
-    ...     _ = unfinished.write_text("{}")
-    ```
+    Its folder is created if it is missing; raises [`SetrError`] if that cannot be.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -59,10 +43,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def check_is_new(folder: str | Path) -> None:
-    """
-    Raises:
-        [`SetrError`]: `folder` exists and is not an empty folder.
-    """
+    """Raises a [`SetrError`] if `folder` exists and is not an empty folder."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SetrError(f"{folder} exists already: name another folder, or remove it first")
@@ -71,10 +52,8 @@ def check_is_new(folder: str | Path) -> None:
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """
-    As [`whole_file`], for a new folder: yields an empty folder beside `folder`, which gets its name at the end.
-
-    Raises:
-        [`SetrError`]: `folder` exists and is not an empty folder.
+    As [`whole_file`], for a new folder: yields an empty folder beside `folder`, which gets its name at the end. Raises
+    [`SetrError`] if `folder` exists and is not an empty folder.
     """
     folder = Path(folder)
     check_is_new(folder)
@@ -87,6 +66,3 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-__all__ = ["check_is_new", "make_folder", "whole_file", "whole_folder"]

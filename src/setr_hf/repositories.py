@@ -5,12 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi, constants, is_offline_mode
-from huggingface_hub.errors import (
-    HFValidationError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
@@ -29,16 +24,8 @@ class HubOutOfReach(SetrError):
 
 def files_on_hub(source: str, kind: Literal["model", "dataset"], revision: str | None = None) -> list[str]:
     """
-    The paths of a repository's files.
-
-    Args:
-        source (`str`): The id of a repository on the Hub; not a folder.
-        kind (`str`): `"model"` or `"dataset"`.
-        revision (`str`, *optional*): Branch, tag or commit.
-
-    Raises:
-        [`HubOutOfReach`]: the Hub cannot be reached.
-        [`SetrError`]: there is no such repository or revision.
+    The paths of the files of a repository on the Hub. Raises [`HubOutOfReach`], or [`SetrError`] if there is no such
+    repository or revision.
     """
     missing = f"{source} is neither a folder here nor {NAMES[kind]} on the Hub"
     try:
@@ -58,25 +45,8 @@ def files_on_hub(source: str, kind: Literal["model", "dataset"], revision: str |
 
 def check_model(source: str) -> None:
     """
-    Checks that there is such a model. If the Hub cannot be reached, a copy in the cache will do.
-
-    Args:
-        source (`str`): A folder, or the id of a repository on the Hub.
-
-    Raises:
-        [`SetrError`]: `source` is neither a folder here nor on the Hub, or the Hub cannot be reached and the cache
-            lacks it.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.repositories import check_model
-
-    >>> check_model("outputs/train/no-such-run")
-    Traceback (most recent call last):
-        ...
-    setr_hf.errors.SetrError: outputs/train/no-such-run is neither a folder here nor a model on the Hub
-    ```
+    Raises a [`SetrError`] if `source` is neither a folder nor the id of a model on the Hub. If the Hub cannot be
+    reached, a copy in the cache will do.
     """
     if Path(source).is_dir():
         return
@@ -88,6 +58,3 @@ def check_model(source: str) -> None:
             raise SetrError(f"{source} is neither a folder here nor in the cache, and {error}") from error
         if not is_offline_mode():
             logger.warning("%s comes from the cache, as %s (HF_HUB_OFFLINE=1 saves the retries)", source, error)
-
-
-__all__ = ["check_model", "files_on_hub"]

@@ -31,25 +31,7 @@ def is_figure(cell: object) -> bool:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """
-    Prints a table. Columns that hold only figures are aligned to the right.
-
-    Args:
-        columns (`Sequence[str]`): The headings.
-        rows (`Iterable[Sequence[object]]`): The cells of each row, as many as there are headings; `None` is shown
-            as "–".
-
-    Example:
-
-    ```python
-    >>> from setr_hf.tables import percent, print_table
-
-    >>> print_table(["class", "IoU", "pixels"], [("road", percent(0.5), "1,200"), ("sky", None, 0)])
-    class    IoU  pixels
-    road   50.00   1,200
-    sky        –       0
-    ```
-    """
+    """Prints a table. Columns that hold only figures are aligned to the right; `None` is shown as "–"."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     rows = list(rows)
     for index, name in enumerate(columns):
@@ -61,22 +43,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def print_options(options: Iterable[tuple[str, object]]) -> None:
-    """
-    Prints names and values, a line each.
-
-    Args:
-        options (`Iterable[tuple[str, object]]`): Each name with its value.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.tables import print_options
-
-    >>> print_options([("learning rate", 0.01), ("optimizer", "sgd")])
-    learning rate  0.01
-    optimizer      sgd
-    ```
-    """
+    """Prints names and values, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -87,13 +54,7 @@ def print_options(options: Iterable[tuple[str, object]]) -> None:
 
 def percent(share: float | None, sign: str = "") -> str | None:
     """
-    A share in percent, for a cell.
-
-    Args:
-        share (`float`, *optional*): Between 0 and 1, or a difference of such shares; `None` stays `None`.
-        sign (`str`, *optional*, defaults to `""`): `"+"` to show that of positive shares as well.
+    A share between 0 and 1, or a difference of such shares, in percent, for a cell; `sign` is "+" to show that of
+    positive ones too.
     """
     return None if share is None else f"{100 * share:{sign}.2f}"
-
-
-__all__ = ["percent", "print_options", "print_table"]

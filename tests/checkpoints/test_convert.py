@@ -472,7 +472,7 @@ def test_naive_crosses_over(save, implementation):
 @pytest.mark.parametrize(
     "target, fields, reason",
     [
-        ("mmseg", {"decoder_type": "mla"}, "mla_align_corners is True"),
+        ("mmseg", {"decoder_type": "mla"}, "mla_align_corners is True, not False"),
         (
             "original",
             {"decoder_type": "mla", "decoder_hidden_size": 256, "mla_auxiliary_bias": True},

@@ -14,7 +14,7 @@ from setr_hf.errors import SetrError
 from setr_hf.tables import print_options
 from setr_hf.training.description import describe
 from setr_hf.training.options import new_config, parse_command
-from setr_hf.training.recipes import all_recipes, find_recipe, read_recipe
+from setr_hf.training.recipes import all_recipes, find_recipe
 from setr_hf_cli import find_scripts, load_script
 
 
@@ -343,7 +343,7 @@ def test_the_summary_of_every_recipe_is_printed(name, capsys):
 def test_a_recipe_that_is_printed_to_a_file_is_the_same_recipe(name, tmp_path):
     path = tmp_path / f"{name}.yaml"
     path.write_text(RECIPES[name].to_yaml())
-    assert read_recipe(path) == RECIPES[name]
+    assert find_recipe(str(path)) == RECIPES[name]
 
 
 def test_an_edited_recipe_is_followed(tmp_path):

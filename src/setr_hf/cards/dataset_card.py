@@ -12,16 +12,9 @@ from ..data.label_sets import LabelSet
 @dataclass(frozen=True)
 class Source:
     """
-    A public data set that `setr-hf prepare` can prepare.
-
-    Args:
-        title (`str`): Its name and number of classes.
-        homepage (`str`): Where its owners publish it.
-        license_name (`str`): What the Hub calls the owners' terms.
-        license_link (`str`): Where the owners' terms are.
-        terms (`str`): What the terms say about the images, in a sentence or two.
-        labels (`str`): What the class ids were made from.
-        num_images (`dict[str, int]`): Number of usable images in each split, as published.
+    A public data set that `setr-hf prepare` can prepare: its name and number of classes, its owners' page, what the
+    Hub calls their terms, where these are and what they say of the images, what class ids were made from, and the
+    published number of usable images in each split.
     """
 
     title: str
@@ -77,10 +70,7 @@ def card_data(source: Source, splits: SplitDict, features: Features) -> DatasetC
         task_ids=["semantic-segmentation"],
         size_categories=next(name for limit, name in SIZE_CATEGORIES.items() if splits.total_num_examples < limit),
         configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in splits],
-            }
+            {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*"} for split in splits]}
         ],
     )
     DatasetInfosDict({"default": DatasetInfo(features=features, splits=splits)}).to_dataset_card_data(data)
@@ -91,14 +81,8 @@ def dataset_card(
     source: Source, label_set: LabelSet, splits: SplitDict, features: Features, notes: list[str]
 ) -> DatasetCard:
     """
-    The card of a prepared data set.
-
-    Args:
-        source (`Source`): The data set it was prepared from.
-        label_set (`LabelSet`): Its classes.
-        splits (`SplitDict`): Rows and bytes of each split.
-        features (`Features`): Its columns.
-        notes (`list[str]`): Sentences about this copy, for example what was left out of it.
+    The card of a data set prepared from `source`; `notes` are sentences about this copy, such as what was left out of
+    it.
     """
     counts = "\n".join(f"| {info.name} | {info.num_examples:,} |" for info in splits.values())
     remarks = "".join(f"\n- {note}" for note in notes)

@@ -9,35 +9,13 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from ..files import whole_file
 
 
-METRICS = {
-    "mean_iou": "mean IoU",
-    "overall_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-}
+METRICS = {"mean_iou": "mean IoU", "overall_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
 
 
 def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, ...] | None = None) -> list[EvalResult]:
     """
-    Scores in the form of a model card, in percent; undefined ones (`None`) are left out.
-
-    Args:
-        summary (`dict`): `mean_iou`, `overall_accuracy` and `mean_accuracy`, 0 to 1, as
-            [`~setr_hf.evaluation.results.summarize`] returns them.
-        dataset (`str`): Name of the data set.
-        split (`str`): The split that was evaluated.
-        scales (`tuple[float, ...]`, *optional*): Ratios of the multi-scale protocol with mirror images.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.cards.model_card import eval_results
-
-    >>> scores = {"mean_iou": 0.4864, "overall_accuracy": 0.8204, "mean_accuracy": None}
-    >>> for result in eval_results(scores, "ade20k", "validation", scales=(0.5, 0.75, 1.0)):
-    ...     print(result.metric_name, result.metric_value)
-    mean IoU (%), scales 0.5, 0.75, 1 with mirror images 48.64
-    pixel accuracy (%), scales 0.5, 0.75, 1 with mirror images 82.04
-    ```
+    Scores in the form of a model card, in percent, from `mean_iou`, `overall_accuracy` and `mean_accuracy`, 0 to 1;
+    undefined ones (`None`) are left out. `scales` are the ratios of the multi-scale protocol with mirror images.
     """
     protocol = "single scale" if scales is None else f"scales {', '.join(f'{s:g}' for s in scales)} with mirror images"
     return [
@@ -58,12 +36,8 @@ def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, .
 
 def update_card(model: str, results: list[EvalResult]) -> None:
     """
-    Adds results to the card of a model, or replaces the values of those it has already; its text stays as it is.
-
-    Args:
-        model (`str`): A folder, whose `README.md` is changed or created; or the id of a model on the Hub, which gets a
-            commit.
-        results (`list[EvalResult]`): See [`eval_results`].
+    Adds results to the card of a model, or replaces the values of those it has already; its text stays as it is. Of a
+    folder, `README.md` is changed or created; a model on the Hub gets a commit.
     """
     folder = Path(model)
     if not folder.is_dir():

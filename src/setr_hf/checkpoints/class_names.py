@@ -1,41 +1,15 @@
 """The classes of a public checkpoint: by what the file says, what the user says, or how many there are."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.label_sets import read_names_file
+from ..data.label_sets import class_fields, read_names_file
 from ..data.public_datasets import CLASS_NAMES, PALETTES
 from ..errors import SetrError
 
 
 # Public lists of the same classes differ in a few names, such as "television receiver".
 SHARE_OF_EQUAL_NAMES = 0.9
-
-
-@dataclass(frozen=True)
-class Classes:
-    """
-    The classes of a checkpoint.
-
-    Args:
-        names (`list[str]`): In the order of their ids.
-        palette (`list[list[int]]`, *optional*): The RGB colour of each.
-        dataset (`str`, *optional*): The public data set whose test protocol applies, a key of `CLASS_NAMES`.
-        origin (`str`): Where the names come from, to end a sentence that begins with "Class names".
-    """
-
-    names: list[str]
-    palette: list[list[int]] | None
-    dataset: str | None
-    origin: str
-
-    @property
-    def config_fields(self) -> dict[str, Any]:
-        """The fields of `SetrConfig` that describe classes."""
-        label2id = {name: index for index, name in enumerate(self.names)}
-        id2label = dict(enumerate(self.names))
-        return {"id2label": id2label, "label2id": label2id, "palette": self.palette, "dataset": self.dataset}
 
 
 def names_in_metadata(meta: dict[str, Any]) -> tuple[list[str], list[list[int]] | None] | None:
@@ -59,18 +33,12 @@ def guessed_dataset(num_labels: int, names: list[str] | None) -> str | None:
     return None
 
 
-def find_classes(meta: dict[str, Any], dataset: str | None, num_labels: int) -> Classes:
+def find_classes(meta: dict[str, Any], dataset: str | None, num_labels: int) -> tuple[dict[str, Any], str]:
     """
-    The classes of a checkpoint. Names in its metadata win; then come those of `dataset`, and then those of the public
-    data set with as many classes.
-
-    Args:
-        meta (`dict`): The file's metadata.
-        dataset (`str`, *optional*): A key of `CLASS_NAMES`, or a names file, see [`read_names_file`].
-        num_labels (`int`): The number of classes of the checkpoint.
-
-    Raises:
-        [`SetrError`]: `dataset` is neither, or has another number of classes than the checkpoint.
+    The fields of `SetrConfig` that describe the classes of a checkpoint, and where they come from, to end a sentence
+    that begins with "Class names". Names in the file's metadata win; then come those of `dataset`, a key of
+    `CLASS_NAMES` or a names file, and then those of the public data set with as many classes. Raises [`SetrError`] if
+    `dataset` is neither, or has another number of classes.
     """
     told = names_in_metadata(meta)
     if told and len(told[0]) != num_labels:
@@ -92,4 +60,4 @@ def find_classes(meta: dict[str, Any], dataset: str | None, num_labels: int) -> 
         raise SetrError(f"{dataset} has {len(names)} classes, the checkpoint {num_labels}")
     if told:
         names, palette, origin = told[0], told[1] or palette, "from the file's metadata"
-    return Classes(names, palette, known, origin)
+    return class_fields(names, palette, known), origin

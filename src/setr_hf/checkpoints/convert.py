@@ -55,10 +55,8 @@ def convert_tensors(
     state_dict: dict[str, torch.Tensor], implementation: str, config: SetrConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
-    A checkpoint's tensors under our names, and the keys that were left out, each with the reason.
-
-    Raises:
-        [`SetrError`]: keys are missing, or there are unknown ones; lists them.
+    A checkpoint's tensors under our names, and the keys that were left out, each with the reason. Raises a
+    [`SetrError`] that lists missing and unknown keys.
     """
     converted: dict[str, torch.Tensor] = {}
     used: set[str] = set()
@@ -84,10 +82,8 @@ def convert_tensors(
 
 def build_model(config: SetrConfig, tensors: dict[str, torch.Tensor]) -> SetrForSemanticSegmentation:
     """
-    A model made of `tensors` themselves: no weight is initialized or copied.
-
-    Raises:
-        [`SetrError`]: a tensor is missing, unknown or of another shape; lists them.
+    A model made of `tensors` themselves: no weight is initialized or copied. Raises a [`SetrError`] that lists tensors
+    which are missing, unknown or of another shape.
     """
     with torch.device("meta"):
         model = SetrForSemanticSegmentation(config)
@@ -147,8 +143,8 @@ def load_original(
         detection = detect(Shapes({key: tuple(tensor.shape) for key, tensor in state_dict.items()}), told)
         config = detection.config
         tensors, unused = convert_tensors(state_dict, detection.implementation, config)
-        classes = find_classes(meta, dataset, config.num_labels)
-        config.update({name: value for name, value in classes.config_fields.items() if name not in told})
+        class_fields, origin = find_classes(meta, dataset, config.num_labels)
+        config.update({name: value for name, value in class_fields.items() if name not in told})
         model = build_model(config, tensors)
     except (ValueError, StrictDataclassError) as error:
         raise SetrError(f"{checkpoint} is not converted: {error}") from error
@@ -160,7 +156,7 @@ def load_original(
         num_set=len(tensors),
         assumptions=detection.assumptions,
         unused=unused,
-        labels=classes.origin,
+        labels=origin,
         processor=protocol,
     )
     return model, build_image_processor(config), report

@@ -31,13 +31,9 @@ OTHER_CHECKPOINTS = {
 @dataclass(frozen=True)
 class Detection:
     """
-    What a checkpoint was found to be.
-
-    Args:
-        implementation (`str`): "original" or "mmseg".
-        config (`SetrConfig`): The configuration of its network.
-        assumptions (`list[str]`): A sentence for each field that neither keys nor shapes nor metadata show, and that
-            was taken from the published models.
+    What a checkpoint was found to be: its implementation, "original" or "mmseg", the configuration of its network, and
+    a sentence for each field that neither keys nor shapes nor metadata show, and that was taken from the published
+    models.
     """
 
     implementation: str
@@ -63,10 +59,8 @@ def count_modules(keys: Iterable[str], template: str) -> int:
 
 def detect_implementation(keys: Iterable[str]) -> str:
     """
-    "original" or "mmseg", judged by how the encoder's layers are named.
-
-    Raises:
-        [`SetrError`]: it is neither; says what it looks like instead.
+    "original" or "mmseg", judged by how the encoder's layers are named. Raises a [`SetrError`] that says what else it
+    looks like.
     """
     if any(key.startswith("decode_head.") for key in keys):
         if count_modules(keys, "backbone.blocks.{}.attn."):
@@ -150,9 +144,7 @@ def mla_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
 def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
     """
     The number of attention heads of the published encoder of this size, else heads of 64 channels; and which it is.
-
-    Raises:
-        [`SetrError`]: the width is not a multiple of 64.
+    Raises [`SetrError`] if the width is not a multiple of 64.
     """
     if (hidden_size, depth) in PUBLISHED_NUM_HEADS:
         return PUBLISHED_NUM_HEADS[hidden_size, depth], "as in the published encoder of this size"
@@ -166,10 +158,8 @@ def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
 
 def assumed_image_size(num_positions: int, patch_size: int) -> int:
     """
-    The side in pixels of the square image that `num_positions` position embeddings cover.
-
-    Raises:
-        [`SetrError`]: they do not form a square.
+    The side in pixels of the square image that `num_positions` position embeddings cover. Raises [`SetrError`] if they
+    do not form a square.
     """
     side = math.isqrt(num_positions)
     if side * side != num_positions:
@@ -182,12 +172,7 @@ def assumed_image_size(num_positions: int, patch_size: int) -> int:
 
 
 def assumed_out_indices(decoder_type: str, depth: int, num_streams: int) -> list[int]:
-    """
-    The layers that the published decoders read.
-
-    Raises:
-        [`SetrError`]: no published model has as many mla streams.
-    """
+    """The layers that the published decoders read. Raises [`SetrError`] if none has as many mla streams."""
     indices = quarter_depths(depth) if decoder_type == "mla" else [depth]
     if len(indices) != num_streams:
         raise SetrError(
@@ -198,12 +183,7 @@ def assumed_out_indices(decoder_type: str, depth: int, num_streams: int) -> list
 
 
 def assumed_auxiliary_indices(decoder_type: str, depth: int, out_indices: list[int], num_heads: int) -> list[int]:
-    """
-    The layers that the published auxiliary heads read.
-
-    Raises:
-        [`SetrError`]: no published model has as many auxiliary heads.
-    """
+    """The layers that the published auxiliary heads read. Raises [`SetrError`] if no model has as many of them."""
     if decoder_type == "mla":
         published = out_indices
     else:
@@ -220,14 +200,9 @@ def assumed_auxiliary_indices(decoder_type: str, depth: int, out_indices: list[i
 
 def detect(shapes: Shapes, told: dict[str, Any]) -> Detection:
     """
-    Implementation and configuration of a checkpoint.
-
-    Args:
-        shapes (`Shapes`): The shape of each tensor.
-        told (`dict`): Fields of `SetrConfig` that the file's metadata or the user give; they win over everything else.
-
-    Raises:
-        [`SetrError`]: it is not a SETR of the public implementations, a key is missing, or a field must be told.
+    Implementation and configuration of a checkpoint. The fields of `SetrConfig` in `told`, which the file's metadata
+    or the user give, win over everything else. Raises [`SetrError`] if it is not a SETR of the public implementations,
+    a key is missing, or a field must be told.
     """
     implementation, assumptions = detect_implementation(shapes), []
     is_mla = any(key.startswith(("backbone.mla.", "neck.mla.")) for key in shapes)

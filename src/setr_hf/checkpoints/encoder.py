@@ -38,13 +38,8 @@ DISTILLATION_TOKENS = ("dist_token", "embeddings.distillation_token")
 @dataclass
 class Source:
     """
-    An encoder to start from.
-
-    Args:
-        description (`str`): What was read.
-        tensors (`dict[str, torch.Tensor]`): Under the names of [`SetrModel`], if they have one there.
-        num_heads (`int`, *optional*): Attention heads, if known.
-        grid (`tuple[int, int]`, *optional*): Rows and columns of the position embeddings, if known.
+    An encoder to start from: what was read, its tensors, under the names of [`SetrModel`] if they have one there, and
+    its number of attention heads and grid of position embeddings `(rows, columns)`, if known.
     """
 
     description: str
@@ -85,15 +80,7 @@ class EncoderReport:
 
 
 def check_encoder(source: str) -> None:
-    """
-    Checks that there is a source of this name for [`load_encoder`], before other work begins.
-
-    Args:
-        source (`str`): A file, a folder, a model of timm, or the id of a model on the Hub.
-
-    Raises:
-        [`SetrError`]: there is none; see also [`check_model`].
-    """
+    """Raises a [`SetrError`] if [`load_encoder`] cannot have a source of this name, before other work begins."""
     if not Path(source).is_file() and not TIMM_NAME.match(source):
         check_model(source)
 
@@ -225,13 +212,9 @@ def fit_positions(
     positions: torch.Tensor, num_tokens: int, grid: tuple[int, int], target: tuple[int, int], with_class: bool
 ) -> torch.Tensor:
     """
-    Position embeddings for the grid `target`, resized bilinearly with corners not aligned from those of `grid`.
-
-    Args:
-        positions (`torch.Tensor` of shape `(1, num_tokens + rows * columns, hidden_size)`): Of the source.
-        num_tokens (`int`): Positions before those of the patches: class and distillation token.
-        grid, target (`tuple[int, int]`): Rows and columns of the source and of the result.
-        with_class (`bool`): Whether the result begins with the position of the class token.
+    Position embeddings `(1, num_tokens + rows * columns, hidden_size)` of `grid` for the grid `target`, resized
+    bilinearly with corners not aligned. The `num_tokens` before those of the patches belong to class and distillation
+    token; `with_class` says whether the result begins with the position of the class token.
     """
     positions = positions.float()
     extra, patches = positions[:, :num_tokens], positions[:, num_tokens:]
@@ -248,9 +231,7 @@ def fit_positions(
 def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """
     The number of positions before those of the patches, and the patch grid: a known one, the model's own or a square.
-
-    Raises:
-        [`SetrError`]: no such grid has that many patches.
+    Raises [`SetrError`] if no such grid has that many patches.
     """
     num_positions = source.tensors[POSITIONS].shape[1]
     for before in dict.fromkeys((num_tokens, 0)):

@@ -1,6 +1,7 @@
 """A SETR model of ours as a checkpoint of the original repository or of mmsegmentation."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -14,17 +15,8 @@ from .keys import conversion_rules, to_theirs
 
 
 # What the keys and shapes of a checkpoint do not show. With it in the file's metadata, converting back is exact.
-UNREADABLE_FIELDS = (
-    "decoder_type",
-    "num_attention_heads",
-    "image_size",
-    "use_class_token",
-    "out_indices",
-    "auxiliary_out_indices",
-    "decoder_scale_factor",
-    "auxiliary_scale_factor",
-    "dataset",
-)
+UNREADABLE_FIELDS = ["decoder_type", "num_attention_heads", "image_size", "use_class_token", "out_indices"]
+UNREADABLE_FIELDS += ["auxiliary_out_indices", "decoder_scale_factor", "auxiliary_scale_factor", "dataset"]
 # Input channels, in the original's configurations, of the classifier that its heads inherit and never use.
 ORIGINAL_UNUSED_CHANNELS = 512
 
@@ -38,12 +30,14 @@ def upsample_forms(config: SetrConfig) -> dict[str, tuple[int, int, int]]:
     return forms
 
 
+def differences(config: SetrConfig, **expressible: Any) -> list[str]:
+    """A sentence for each field whose value is not the one that can be expressed."""
+    fields = {name: (getattr(config, name), value) for name, value in expressible.items()}
+    return [f"{name} is {value!r}, not {wanted!r}" for name, (value, wanted) in fields.items() if value != wanted]
+
+
 def common_obstacles(config: SetrConfig) -> list[str]:
-    obstacles = []
-    if config.hidden_act != "gelu":
-        obstacles.append(f"hidden_act is {config.hidden_act!r}, not 'gelu'")
-    if config.layer_norm_eps != 1e-6:
-        obstacles.append(f"layer_norm_eps is {config.layer_norm_eps}, not 1e-6")
+    obstacles = differences(config, hidden_act="gelu", layer_norm_eps=1e-6)
     sides = [config.image_size] if isinstance(config.image_size, int) else config.image_size
     if any(side % config.patch_size for side in sides):
         obstacles.append(f"image_size {config.image_size} is not a multiple of the patch size {config.patch_size}")
@@ -56,20 +50,14 @@ def original_obstacles(config: SetrConfig) -> list[str]:
     is_mla, has_auxiliary = config.decoder_type == "mla", bool(config.auxiliary_out_indices)
     if not isinstance(config.image_size, int) and len(set(config.image_size)) > 1:
         obstacles.append(f"image_size {config.image_size} is not a square")
-    if config.use_class_token == is_mla:
-        obstacles.append(f"use_class_token is {config.use_class_token}")
-    if config.decoder_hidden_size != 256 and (has_auxiliary or not is_mla):
-        obstacles.append(f"decoder_hidden_size is {config.decoder_hidden_size}, not 256")
+    obstacles += differences(config, use_class_token=not is_mla)
+    if has_auxiliary or not is_mla:
+        obstacles += differences(config, decoder_hidden_size=256)
     if is_mla:
         if len(config.decoder_indices) != 4:
             obstacles.append(f"it has {len(config.decoder_indices)} mla streams, not 4")
-        if not config.mla_align_corners:
-            obstacles.append("mla_align_corners is False")
-        if config.mla_classifier_kernel_size != 3:
-            obstacles.append(f"mla_classifier_kernel_size is {config.mla_classifier_kernel_size}, not 3")
-        if has_auxiliary and config.mla_auxiliary_bias:
-            obstacles.append("mla_auxiliary_bias is True")
-        return obstacles
+        auxiliary = {"mla_auxiliary_bias": False} if has_auxiliary else {}
+        return obstacles + differences(config, mla_align_corners=True, mla_classifier_kernel_size=3, **auxiliary)
     possible = [(4, 3, 2)] + [(1, kernel_size, scale) for kernel_size in (1, 3) for scale in (1, 4)]
     for part, form in upsample_forms(config).items():
         if form not in possible:
@@ -87,12 +75,8 @@ def mmseg_obstacles(config: SetrConfig) -> list[str]:
     if config.intermediate_size % config.hidden_size:
         obstacles.append(f"intermediate_size {config.intermediate_size} is not a multiple of {config.hidden_size}")
     if config.decoder_type == "mla":
-        if config.mla_align_corners:
-            obstacles.append("mla_align_corners is True")
-        if config.mla_classifier_kernel_size != 1:
-            obstacles.append(f"mla_classifier_kernel_size is {config.mla_classifier_kernel_size}, not 1")
-        if config.auxiliary_out_indices and not config.mla_auxiliary_bias:
-            obstacles.append("mla_auxiliary_bias is False")
+        auxiliary = {"mla_auxiliary_bias": True} if config.auxiliary_out_indices else {}
+        obstacles += differences(config, mla_align_corners=False, mla_classifier_kernel_size=1, **auxiliary)
     elif config.decoder_kernel_size not in (1, 3):
         obstacles.append(f"decoder_kernel_size is {config.decoder_kernel_size}, neither 1 nor 3")
     return obstacles
@@ -114,12 +98,10 @@ def unread_tensors(implementation: str, config: SetrConfig) -> dict[str, torch.T
 def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str) -> dict[str, torch.Tensor]:
     """
     The state dict with which the original repository ("original") or mmsegmentation ("mmseg") gives the same logits.
+    Raises [`SetrError`] if that implementation cannot express the model.
 
     mmsegmentation 1.x builds SETR without a bias in the patch embedding; if the state dict has that key, its network
     needs `backbone.patch_bias=True`.
-
-    Raises:
-        [`SetrError`]: that implementation cannot express the model; says why.
     """
     config = model.config
     if config.backbone_config is not None:
@@ -152,14 +134,9 @@ def public_metadata(config: SetrConfig) -> dict:
 
 def write_public_checkpoint(model_dir: str | Path, checkpoint: str | Path, implementation: str) -> dict:
     """
-    Writes a folder of ours as a `.pth` of the original repository ("original") or of mmsegmentation ("mmseg").
-
-    Returns:
-        The state dict that was written.
-
-    Raises:
-        [`SetrError`]: the file exists, the folder does not hold a SETR model, or that implementation cannot express
-            it.
+    Writes a folder of ours as a `.pth` of the original repository ("original") or of mmsegmentation ("mmseg"), and
+    returns its state dict. Raises [`SetrError`] if the file exists, the folder does not hold a SETR model, or that
+    implementation cannot express it.
     """
     checkpoint = Path(checkpoint)
     if checkpoint.exists():

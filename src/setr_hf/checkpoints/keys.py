@@ -47,12 +47,7 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 
 def encoder_rules(naming: str, config: SetrConfig, prefix: str) -> list[Rule]:
     """
-    Rules of the encoder.
-
-    Args:
-        naming (`str`): "timm" or "mmseg".
-        config (`SetrConfig`): Says how deep the encoder is, and which optional parameters it has.
-        prefix (`str`): What precedes their names, such as "backbone.".
+    Rules of the encoder, whose naming is "timm" or "mmseg"; `prefix` precedes the names there, such as "backbone.".
     """
     is_mmseg = naming == "mmseg"
     embeddings, patch = "setr.embeddings", prefix + PATCH_PROJECTION[naming]
@@ -94,20 +89,16 @@ def conv_rules(ours: str, conv: str, norm: str, with_bias: bool = False) -> list
     return rules
 
 
-def original_upsample_rules(ours: str, theirs: str, num_convs: int) -> list[Rule]:
+def upsample_rules(implementation: str, ours: str, theirs: str, num_convs: int) -> list[Rule]:
+    is_original = implementation == "original"
     rules = same_rules(f"{ours}.layernorm", f"{theirs}.norm", ("weight", "bias"))
     for index in range(num_convs):
-        conv, norm = f"{theirs}.conv_{index}", f"{theirs}.syncbn_fc_{index}"
-        rules += conv_rules(f"{ours}.layers.{index}", conv, norm, with_bias=True)
-    return rules + same_rules(f"{ours}.classifier", f"{theirs}.conv_{num_convs}", ("weight", "bias"))
-
-
-def mmseg_upsample_rules(ours: str, theirs: str, num_convs: int) -> list[Rule]:
-    rules = same_rules(f"{ours}.layernorm", f"{theirs}.norm", ("weight", "bias"))
-    for index in range(num_convs):
-        module = f"{theirs}.up_convs.{index}.0"
-        rules += conv_rules(f"{ours}.layers.{index}", f"{module}.conv", f"{module}.bn")
-    return rules + same_rules(f"{ours}.classifier", f"{theirs}.conv_seg", ("weight", "bias"))
+        conv, norm = f"{theirs}.up_convs.{index}.0.conv", f"{theirs}.up_convs.{index}.0.bn"
+        if is_original:
+            conv, norm = f"{theirs}.conv_{index}", f"{theirs}.syncbn_fc_{index}"
+        rules += conv_rules(f"{ours}.layers.{index}", conv, norm, with_bias=is_original)
+    classifier = f"{theirs}.conv_{num_convs}" if is_original else f"{theirs}.conv_seg"
+    return rules + same_rules(f"{ours}.classifier", classifier, ("weight", "bias"))
 
 
 def original_mla_rules(config: SetrConfig) -> list[Rule]:
@@ -153,11 +144,10 @@ def conversion_rules(implementation: str, config: SetrConfig) -> list[Rule]:
     rules = encoder_rules(NAMING[implementation], config, "backbone.")
     if config.decoder_type == "mla":
         return rules + (original_mla_rules(config) if implementation == "original" else mmseg_mla_rules(config))
-    upsample_rules = original_upsample_rules if implementation == "original" else mmseg_upsample_rules
-    rules += upsample_rules("decode_head", "decode_head", config.decoder_num_convs)
+    rules += upsample_rules(implementation, "decode_head", "decode_head", config.decoder_num_convs)
     for index in range(len(config.auxiliary_out_indices)):
         ours, theirs = f"auxiliary_heads.heads.{index}", f"auxiliary_head.{index}"
-        rules += upsample_rules(ours, theirs, config.auxiliary_num_convs)
+        rules += upsample_rules(implementation, ours, theirs, config.auxiliary_num_convs)
     return rules
 
 

@@ -42,10 +42,7 @@ NESTED_STATE_DICTS = ("state_dict", "model", "model_state_dict")
 
 
 def check_looks_loadable(path: Path) -> None:
-    """
-    Raises:
-        [`SetrError`]: judged by its first bytes, `path` is not a file of weights; says what it is.
-    """
+    """Raises a [`SetrError`] if `path`, judged by its first bytes, is not a file of weights; says what it is."""
     if not path.is_file():
         raise SetrError(f"{path} is not a file")
     with path.open("rb") as file:
@@ -93,17 +90,12 @@ def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     """
-    The weights of a checkpoint, and its metadata.
+    The weights of a checkpoint, without a `module.` prefix, and its `meta` dictionary, empty if there is none.
 
     Reads files of `torch.save` (in the zip and the older format; a bare state dict, or one under "state_dict" or
     "model") and safetensors. Zip files are mapped into memory, so tensors that are not used, such as an optimizer's,
-    cost none. Unpickling is torch's weights-only one; objects of mmengine's training loop are not constructed.
-
-    Returns:
-        The state dict, without a `module.` prefix, and the file's `meta` dictionary, empty if there is none.
-
-    Raises:
-        [`SetrError`]: the file is missing, damaged or not a checkpoint, or its pickle would import anything else.
+    cost none. Unpickling is torch's weights-only one; objects of mmengine's training loop are not constructed. Raises
+    [`SetrError`] if the file is missing, damaged or not a checkpoint, or its pickle would import anything else.
     """
     path = Path(path)
     check_looks_loadable(path)

@@ -31,8 +31,7 @@ class DataArguments:
     image_column: str | None = field(default=None, metadata={"help": "column of the photos, if not a usual name"})
     annotation_column: str | None = field(default=None, metadata={"help": "column of the annotations, likewise"})
     labels: str | None = field(
-        default=None,
-        metadata={"help": f"class names, if the data lacks them: a JSON file, {', '.join(CLASS_NAMES)}"},
+        default=None, metadata={"help": f"class names, if the data lacks them: a JSON file, {', '.join(CLASS_NAMES)}"}
     )
 
 
@@ -46,15 +45,8 @@ class SplitArguments(DataArguments):
 
 def load_data(arguments: DataArguments | Namespace, split: str, streaming: bool = False) -> SegmentationData:
     """
-    A split of the data set that the options name.
-
-    Args:
-        arguments (`DataArguments` or `Namespace`): The options; `dataset` must be given.
-        split (`str`): See [`load_segmentation_data`].
-        streaming (`bool`, *optional*, defaults to `False`): Likewise.
-
-    Raises:
-        [`SetrError`]: no data set is named; see also [`load_segmentation_data`].
+    The split of the data set that the options name, see [`load_segmentation_data`]. Raises [`SetrError`] if they name
+    none.
     """
     if arguments.dataset is None:
         raise SetrError("--dataset is missing: a folder, or the id of a data set on the Hub")

@@ -45,8 +45,7 @@ def training_transform(
 
     Args:
         crop_size (`tuple[int, int]`): Height and width of the result in pixels.
-        scale_range (`tuple[float, float]`): Least and largest ratio of scaling, drawn uniformly; aspect ratios are
-            kept.
+        scale_range (`tuple[float, float]`): Least and largest ratio of scaling, drawn uniformly; aspect is kept.
         size (`dict[str, int]`, *optional*): The size at ratio 1, in the image processor's terms:
             `{"shortest_edge": 512, "longest_edge": 2048}` fits images into 512 by 2048 pixels. By default each image's
             own.
@@ -63,19 +62,6 @@ def training_transform(
 
     Raises:
         [`SetrError`]: `size` has no `shortest_edge`, a scale is not positive, or image and label map are not as above.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.data.augmentation import to_tv_tensors, training_transform
-    >>> from setr_hf.data.scenes import make_scenes
-
-    >>> scene = make_scenes(count=1)[0]
-    >>> transform = training_transform((96, 96), (0.5, 2.0), None, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    >>> image, label_map = transform(*to_tv_tensors(scene.photo, scene.label_map))
-    >>> image.shape, label_map.shape
-    (torch.Size([3, 96, 96]), torch.Size([96, 96]))
-    ```
     """
     return v2.Compose(
         [

@@ -23,8 +23,8 @@ NUM_NAMED = 5
 
 def check_sample(index: int, data: SegmentationData) -> tuple[str, str | None, np.ndarray]:
     """
-    The name of a sample, what is wrong with it (`None` if nothing is), and which ids occur in its label map, bool of
-    shape `(256,)`.
+    The name of a sample, what is wrong with it (`None` if nothing is), and which of the ids 0 to 255 occur in its
+    label map.
     """
     row = data.undecoded[index]
     try:
@@ -39,13 +39,7 @@ def has_class(occurring: np.ndarray) -> bool:
 
 
 def check_occurring(occurring: np.ndarray, label_set: LabelSet) -> None:
-    """
-    Args:
-        occurring (`np.ndarray` of shape `(256,)`): Which ids occur in any label map.
-
-    Raises:
-        [`SetrError`]: nothing can be learnt from label maps with these ids alone.
-    """
+    """Raises a [`SetrError`] if nothing can be learnt from label maps in which these ids alone occur."""
     if occurring.any() and not has_class(occurring):
         raise SetrError("every pixel of every annotation is ignored")
     is_mask = len(label_set.names) == 2 and label_set.lookup[0] == 0 and label_set.lookup[255] == IGNORED_LABEL
@@ -66,29 +60,11 @@ def checked_samples(
     data: SegmentationData, skip_bad_samples: bool = False, num_workers: int | None = None
 ) -> SegmentationData:
     """
-    The data, after every sample has been decoded and found usable: photo and annotation can be read and have the same
-    size, and the annotation holds ids of the classes. Processes that were launched together share the work and arrive
-    at the same result.
-
-    Args:
-        data (`SegmentationData`): What to check; not a stream.
-        skip_bad_samples (`bool`, *optional*, defaults to `False`): Whether to leave out samples that cannot be used,
-            with a warning, instead of raising an error.
-        num_workers (`int`, *optional*): Threads of each process. By default the processes divide the CPUs among them.
-
-    Raises:
-        [`SetrError`]: samples cannot be used: names the first ones, with what is wrong, and counts all. Or the split
-            has no annotations, or none that anything can be learnt from.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.data.checks import checked_samples
-    >>> from setr_hf.data.scenes import make_scenes
-
-    >>> len(checked_samples(make_scenes(count=4)))
-    4
-    ```
+    The data, which is not a stream, after every sample has been decoded and found usable: photo and annotation can be
+    read and have the same size, and the annotation holds ids of the classes. With `skip_bad_samples` those that are
+    not are left out, with a warning. Processes that were launched together share the work and arrive at the same
+    result; by default each runs as many threads as it has CPUs to itself. Raises a [`SetrError`] that names the first
+    bad samples and counts all, or if the split has no annotations, or none that anything can be learnt from.
     """
     data.check_annotations()
     state = PartialState()
@@ -126,6 +102,3 @@ def checked_samples(
         names = [name for _, name in blank]
         logger.warning("In %d of %d annotations every pixel is ignored:\n%s", len(names), len(data), listing(names))
     return data
-
-
-__all__ = ["checked_samples"]

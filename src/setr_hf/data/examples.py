@@ -43,10 +43,7 @@ class Augmented:
     def example(self, row: dict, *state: int) -> dict[str, torch.Tensor]:
         """
         The example of an [`undecoded`] row. Augmentation draws from torch's global generator, which is left as it was;
-        what it draws depends on the seed and the numbers of `state` alone.
-
-        Raises:
-            [`SetrError`]: the row cannot be used; names the sample.
+        what it draws depends on the seed and the numbers of `state` alone. Raises [`SetrError`] for a bad sample.
         """
         sample = self.data.read_labelled(row)
         (torch_seed,) = np.random.SeedSequence((self.seed, *state)).generate_state(1, np.uint64)
@@ -76,16 +73,13 @@ class StreamingExamples(Augmented, torch.utils.data.IterableDataset):
     """
     The examples of a stream: each once in an epoch, in an order that a buffer of `SHUFFLE_BUFFER_SIZE` rows shuffles,
     augmented depending on seed, epoch and image file alone. `Trainer` needs `max_steps`, and begins a new epoch when
-    the stream ends.
+    the stream ends. A bad sample raises a [`SetrError`] when it is reached, unless `skip_bad_samples` is set and
+    others are good.
 
     Dataloader workers share the stream's parts (files on the Hub), so workers beyond the number of parts are idle.
     Several processes need `accelerator_config={"dispatch_batches": False}`: each then reads the whole stream and keeps
     its share, the last batch filled up from the first. By default accelerate lets the first process read and hand out
     the batches, and loses samples if workers end with incomplete batches.
-
-    Raises:
-        [`SetrError`]: while iterating: a sample cannot be used, or with `skip_bad_samples` none can; names it. A row
-            without a name of its own is named by its place in the stream of its worker.
     """
 
     def __init__(
@@ -144,35 +138,16 @@ def training_examples(
 ) -> TrainingExamples | StreamingExamples:
     """
     What `Trainer` trains on: `pixel_values`, float32 of shape `(3, height, width)`, and `labels`, int64 of shape
-    `(height, width)`.
+    `(height, width)`. Returns [`StreamingExamples`] for a stream, else [`TrainingExamples`].
 
     Args:
-        data (`SegmentationData`): What to train on.
+        data (`SegmentationData`): What to train on. Raises [`SetrError`] if it has no annotations.
         transform (`v2.Transform`): Takes a `tv_tensors.Image` and a `tv_tensors.Mask`, see [`training_transform`].
         seed (`int`, *optional*, defaults to 0): Seed of the augmentation, and of the order of a stream.
         ignore_index (`int`, *optional*, defaults to 255): What `labels` hold for ignored pixels; the model's
             `semantic_loss_ignore_index`.
         skip_bad_samples (`bool`, *optional*, defaults to `False`): Whether a stream skips and counts samples that
             cannot be used; other data sets are checked as a whole, see [`checked_samples`].
-
-    Returns:
-        [`TrainingExamples`] or [`StreamingExamples`]: The former unless `data` is a stream.
-
-    Raises:
-        [`SetrError`]: the split has no annotations.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.data.augmentation import training_transform
-    >>> from setr_hf.data.examples import training_examples
-    >>> from setr_hf.data.scenes import make_scenes
-
-    >>> transform = training_transform((64, 80), (0.5, 2.0), None, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    >>> examples = training_examples(make_scenes(count=4), transform)
-    >>> {key: tuple(value.shape) for key, value in examples[0].items()}
-    {'pixel_values': (3, 64, 80), 'labels': (64, 80)}
-    ```
     """
     if data.is_stream:
         return StreamingExamples(data, transform, seed, ignore_index, skip_bad_samples)
@@ -189,10 +164,7 @@ def evaluation_examples(data: SegmentationData, ignore_index: int = IGNORED_LABE
     """
     The data as `photo`, a PIL image, and `label_map`, its class ids as an array, both at the original size. A stream
     is read to its end first and held in memory, its images still encoded, because evaluation divides the data among
-    processes by index.
-
-    Raises:
-        [`SetrError`]: the split has no annotations.
+    processes by index. Raises [`SetrError`] if the split has no annotations.
     """
     data.check_annotations()
     rows = data.undecoded

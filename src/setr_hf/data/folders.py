@@ -45,12 +45,7 @@ def is_test_split(split: str) -> bool:
 
 
 def find_split(split: str, available: list[str], source: str | Path) -> str:
-    """
-    The source's own name of a split.
-
-    Raises:
-        [`SetrError`]: there is no such split; lists those there are.
-    """
+    """The source's own name of a split. Raises [`SetrError`] if there is no such split; lists those there are."""
     for name in names_of_split(split):
         if name in available:
             return name
@@ -109,11 +104,8 @@ LAYOUTS = {"leftImg8bit": cityscapes_files, "JPEGImages": pascal_context_files, 
 
 def split_files(root: Path, split: str) -> SplitFiles:
     """
-    The files of a split in a folder of any known layout.
-
-    Raises:
-        [`SetrError`]: the layout is unknown, the split or all of its files are missing, or the folder is the full
-            ADE20K, which is not the benchmark.
+    The files of a split in a folder of any known layout. Raises [`SetrError`] if the layout is unknown, the split or
+    all of its files are missing, or the folder is the full ADE20K, which is not the benchmark.
     """
     if (root / "images/ADE").is_dir() or any(root.glob("index_ade20k.*")):
         raise SetrError(

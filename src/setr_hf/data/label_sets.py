@@ -23,6 +23,11 @@ NUM_IDS_SHOWN = 10
 Palette = list[list[int]]
 
 
+def class_fields(names: list[str], palette: Palette | None, dataset: str | None) -> dict:
+    label2id = {name: index for index, name in enumerate(names)}
+    return {"id2label": dict(enumerate(names)), "label2id": label2id, "palette": palette, "dataset": dataset}
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """
@@ -64,8 +69,7 @@ class LabelSet:
     @property
     def config_fields(self) -> dict:
         """The fields of `SetrConfig` that name a model's classes."""
-        label2id = {name: index for index, name in self.id2label.items()}
-        return {"id2label": self.id2label, "label2id": label2id, "palette": self.palette, "dataset": self.dataset}
+        return class_fields(self.names, self.palette, self.dataset)
 
     @property
     def is_reduced(self) -> bool:
@@ -96,16 +100,9 @@ class LabelSet:
     def encode(self, annotation: Image.Image, name: str, photo_size: tuple[int, int]) -> np.ndarray:
         """
         The label map of an annotation, uint8 of shape `(height, width)`, 255 for ignored pixels. The pixel values of a
-        PNG with a palette are its indices, not its colours; those of a bitmap (mode "1") are 0 and 1.
-
-        Args:
-            annotation (`PIL.Image.Image`): A picture of the data set's own pixel values.
-            name (`str`): What errors call the sample.
-            photo_size (`tuple[int, int]`): Width and height of its photo in pixels.
-
-        Raises:
-            [`SetrError`]: the annotation does not hold one 8-bit id per pixel, holds values without a meaning, or
-                differs from the photo in size; names the sample.
+        PNG with a palette are its indices, not its colours; those of a bitmap (mode "1") are 0 and 1. Raises a
+        [`SetrError`] that calls the sample `name` if the annotation does not hold one 8-bit id per pixel, holds values
+        without a meaning, or does not have `photo_size`, the width and height of its photo in pixels.
         """
         values = np.asarray(annotation)
         if values.ndim != 2:
@@ -138,10 +135,7 @@ def published_label_set(name: str) -> LabelSet:
     """
     The label set of a public data set in the form in which it is published for training: ADE20K's benchmark (0 is
     "other", then 1…150), Cityscapes' train ids, Pascal Context's 60 classes (0 is the background), or its 59, which
-    ignore the background.
-
-    Raises:
-        [`SetrError`]: the name is not in `CLASS_NAMES`.
+    ignore the background. Raises [`SetrError`] for a name that is not in `CLASS_NAMES`.
     """
     if name not in CLASS_NAMES:
         raise SetrError(f"labels {name!r} are neither a names file nor one of {', '.join(CLASS_NAMES)}")
@@ -159,7 +153,8 @@ def cityscapes_raw_label_set() -> LabelSet:
 def read_names_file(path: str | Path) -> LabelSet:
     """
     The label set in a `labels.json`, in an `id2label.json` (ids and names alone) of older repositories on the Hub, or
-    in a list of the class names. The keys of a `labels.json`:
+    in a list of the class names. Raises [`SetrError`] if the file is missing or malformed. The keys of a
+    `labels.json`:
 
     - `id2label`: the class names, `{"0": "sky", …}`;
     - `ignore_index` (default 255): a pixel value that is ignored, besides 255;
@@ -167,20 +162,6 @@ def read_names_file(path: str | Path) -> LabelSet:
     - `values`: pixel values and the class ids they stand for if the two differ, such as `{"0": 0, "255": 1}` for
       black-and-white masks;
     - `palette`: an RGB triple for each class.
-
-    Raises:
-        [`SetrError`]: the file is missing or malformed; names it.
-
-    Example:
-
-    ```python
-    >>> from pathlib import Path
-    >>> from setr_hf.data.label_sets import read_names_file
-
-    >>> _ = Path("labels.json").write_text('{"id2label": {"0": "background", "1": "tumor"}, "ignore_index": 9}')
-    >>> read_names_file("labels.json").names
-    ['background', 'tumor']
-    ```
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -227,15 +208,9 @@ def own_label_set(folder: Path) -> LabelSet | None:
 
 def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: str | Path) -> LabelSet:
     """
-    The label set that `labels` asks for; by default the source's own.
-
-    Args:
-        labels (`str` or `Path`, *optional*): A key of `CLASS_NAMES`, or a names file, which overrides the source.
-        own (`LabelSet`, *optional*): What the source itself says.
-        source (`str` or `Path`): The source's name, for errors.
-
-    Raises:
-        [`SetrError`]: no label set is known, or the source has another one than was asked for.
+    The label set that `labels`, a names file or a key of `CLASS_NAMES`, asks for; by default the source's own. A names
+    file overrides what the source says. Raises [`SetrError`] if no label set is known, or the source has other
+    classes.
     """
     if labels is None:
         if own is None:
@@ -261,11 +236,8 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
 
 def check_classes(config: SetrConfig, label_set: LabelSet) -> None:
     """
-    Checks that a model has the classes of a data set, before the first image is read. A model without class names can
-    only be held to their number.
-
-    Raises:
-        [`SetrError`]: it has others.
+    Raises a [`SetrError`] if a model does not have the classes of a data set, before the first image is read. A model
+    without class names can only be held to their number.
     """
     names = label_set.names
     if config.num_labels != len(names):

@@ -117,10 +117,7 @@ def choose_columns(
 ) -> dict[str, str]:
     """
     The source's columns for `image`, `annotation` and `name`, without those it lacks: the ones that were asked for, or
-    ones with a usual name and type.
-
-    Raises:
-        [`SetrError`]: there are no such columns; lists all with their types.
+    ones with a usual name and type. Raises [`SetrError`], with all columns, if there are none.
     """
     listing = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
 

@@ -16,13 +16,8 @@ from .label_sets import LabelSet
 @dataclass(frozen=True)
 class Sample:
     """
-    A photo with its label map.
-
-    Args:
-        name (`str`): Its name in the data set.
-        photo (`PIL.Image.Image`): The photo, turned upright as its EXIF orientation says.
-        label_map (`np.ndarray` of shape `(height, width)`, *optional*): Class ids of the photo's pixels, uint8, 255
-            for ignored pixels; `None` if there is no annotation.
+    A photo, turned upright as its EXIF orientation says, with its label map: class ids of its pixels, uint8 of shape
+    `(height, width)`, 255 for ignored pixels; `None` if there is no annotation.
     """
 
     name: str
@@ -92,11 +87,8 @@ class SegmentationData:
 
     def read(self, row: dict) -> Sample:
         """
-        The sample in an [`undecoded`] row.
-
-        Raises:
-            [`SetrError`]: the image or the annotation cannot be read, they differ in size, or the annotation holds
-                values without a meaning; names the sample, and the file if there is one.
+        The sample in an [`undecoded`] row. Raises a [`SetrError`] that names the sample if image or annotation cannot
+        be read, they differ in size, or the annotation holds values without a meaning.
         """
         name = row["name"]
         if row["image"] is None:
@@ -132,16 +124,7 @@ class SegmentationData:
 
 
 def decode(file: dict, what: str) -> PILImage.Image:
-    """
-    The picture in an image file, upright.
-
-    Args:
-        file (`dict`): The file's `path`, `bytes`, or both.
-        what (`str`): What an error calls it.
-
-    Raises:
-        [`SetrError`]: it cannot be read.
-    """
+    """The picture in an image file, upright. Raises a [`SetrError`] that calls it `what` if it cannot be read."""
     try:
         return Image().decode_example(file)
     # Pillow's readers of damaged files raise many types.

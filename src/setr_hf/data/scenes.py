@@ -134,20 +134,8 @@ def draw_scene(seed: int) -> tuple[PILImage.Image, PILImage.Image]:
 
 def make_scenes(count: int, first_seed: int = 0) -> SegmentationData:
     """
-    Generated street scenes of 160 × 128 pixels with 8 classes, the same on every machine.
-
-    Args:
-        count (`int`): How many.
-        first_seed (`int`, *optional*, defaults to 0): They are drawn from this seed and those that follow it.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.data.scenes import make_scenes
-
-    >>> make_scenes(count=2, first_seed=7)[1].photo.size
-    (160, 128)
-    ```
+    Generated street scenes of 160 × 128 pixels with 8 classes, the same on every machine; scene i is drawn from seed
+    `first_seed` + i.
     """
     seeds = range(first_seed, first_seed + count)
     images, annotations = zip(*map(draw_scene, seeds))

@@ -10,18 +10,12 @@ from ..errors import SetrError
 
 @dataclass
 class EvaluationArguments:
-    """
-    How models are evaluated.
-
-    Raises:
-        [`SetrError`]: `limit`, `window_batch_size` or `threads` is less than 1.
-    """
+    """How models are evaluated. Raises [`SetrError`] if `limit`, `window_batch_size` or `threads` is less than 1."""
 
     _argument_group_name = "evaluation"
 
     protocol: str = field(
-        default="single",
-        metadata={"choices": ("single", "multi"), "help": "one scale, or several with mirror images"},
+        default="single", metadata={"choices": ("single", "multi"), "help": "one scale, or several with mirror images"}
     )
     limit: int | None = field(default=None, metadata={"help": "only the first images"})
     output: Path | None = field(default=None, metadata={"help": "folder for results, resumed if it exists"})

@@ -17,11 +17,8 @@ MAX_CLASSES_WITH_NUMBERS = 25
 
 def class_bars(classes: list[dict], title: str) -> Figure:
     """
-    Horizontal bars of the IoU of each class, the best at the top, and absent classes without a bar at the bottom.
-
-    Args:
-        classes (`list[dict]`): `name` and `iou` (0 to 1, or `None` for an absent class) of each class.
-        title (`str`): Text above the bars.
+    Horizontal bars of each class's `iou` (0 to 1), the best at the top, and absent classes (`None`) without a bar at
+    the bottom.
     """
     rows = sorted(classes, key=lambda row: -1 if row["iou"] is None else row["iou"], reverse=True)
     figure = Figure(figsize=(8, 1 + 0.22 * len(rows)), layout="constrained")
@@ -40,12 +37,8 @@ def class_bars(classes: list[dict], title: str) -> Figure:
 
 def confusion_heat_map(matrix: np.ndarray, names: list[str]) -> Figure:
     """
-    The confusion matrix as a heat map: in the row of each true class, the share of its pixels that is predicted as
-    each class. Rows of classes without labelled pixels stay white.
-
-    Args:
-        matrix (`np.ndarray` of shape `(num_labels, num_labels)`): Pixel counts with true classes in the rows.
-        names (`list[str]`): Name of each class.
+    A confusion matrix `(num_labels, num_labels)` with true classes in the rows as a heat map: in each row, the share
+    of its pixels that is predicted as each class. Rows of classes without labelled pixels stay white.
     """
     labelled = matrix.sum(axis=1, keepdims=True)
     shares = np.where(labelled > 0, matrix / np.maximum(labelled, 1), np.nan)

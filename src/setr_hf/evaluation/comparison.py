@@ -38,14 +38,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """
     The 95 % percentile interval of mIoU(second) − mIoU(first), as fractions, over sets of images drawn with
-    replacement (Efron's bootstrap). Both models are scored on the same draws.
-
-    Args:
-        first (`list[dict]`): Records of images that have an annotation.
-        second (`list[dict]`): Records of the same images in the same order.
-        num_labels (`int`): Number of classes.
-        draws (`int`, *optional*, defaults to 2000): How many sets of images are drawn.
-        seed (`int`, *optional*, defaults to 0): Of the draws.
+    replacement (Efron's bootstrap). Both models are scored on the same draws. `first` and `second` are records of the
+    same images, which have annotations, in the same order.
     """
     rng, count = np.random.default_rng(seed), len(first)
     image_counts = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
@@ -59,12 +53,9 @@ def bootstrap_interval(
 
 def compare_records(records: list[dict], label_set: LabelSet) -> dict:
     """
-    What the [`comparison_record`]s of a data set say.
-
-    Returns:
-        `dict`: The scores of both models (`first`, `second`), `difference` = second − first of the mIoU and, in
-        `classes`, of each class's IoU (`None` where the class is absent for one of them), the bootstrap `interval`,
-        and `agreement`, the share of pixels for which both choose the same class.
+    What the [`comparison_record`]s of a data set say: the scores of both models (`first`, `second`), `difference` =
+    second − first of the mIoU and, in `classes`, of each class's IoU (`None` where the class is absent for one of
+    them), the bootstrap `interval`, and `agreement`, the share of pixels for which both choose the same class.
     """
     second_records = [{**record, **record["second"]} for record in records]
     first, second = (summarize(part, label_set)[0] for part in (records, second_records))

@@ -45,10 +45,7 @@ def sample_record(sample: Sample, prediction: torch.Tensor, num_labels: int) -> 
 
 
 def check_settings(folder: Path, settings: dict) -> None:
-    """
-    Raises:
-        [`SetrError`]: `folder` holds results that were computed with other settings.
-    """
+    """Raises a [`SetrError`] if `folder` holds results that were computed with other settings."""
     path = folder / SETTINGS_FILE
     if not path.exists():
         if folder.is_dir() and any(folder.glob(RECORD_FILES.format("*"))):
@@ -73,10 +70,8 @@ def write_json(path: Path, content: dict) -> None:
 def start_processes(num_threads: int) -> PartialState:
     """
     Joins the processes that `accelerate launch` or `torchrun` has started, on GPUs, or on the CPU if there are none,
-    with `num_threads` threads each.
-
-    Raises:
-        [`SetrError`]: Several were launched but did not find each other, and would all do the same work.
+    with `num_threads` threads each. Raises [`SetrError`] if several did not find each other, and would all do the same
+    work.
     """
     # Without `cpu=True`, accelerate takes each process on a machine without a GPU for the only one. A process that
     # finishes early waits for the others, however long they take.
@@ -96,10 +91,8 @@ def complete_lines(path: Path) -> list[bytes]:
 
 def read_records(folder: Path) -> dict[int, dict]:
     """
-    The records of all processes, by the index of their image.
-
-    Raises:
-        [`SetrError`]: A file is damaged, or an image has two records; names the file and the line.
+    The records of all processes, by the index of their image. Raises [`SetrError`] if a line is damaged, or an image
+    has two records.
     """
     records = {}
     for path in sorted(folder.glob(RECORD_FILES.format("*"))):
@@ -151,8 +144,8 @@ def compute_records(
     is_missing: Callable[[str], bool] = lambda name: False,
 ) -> list[dict]:
     """
-    The record of each image: those in `folder`, and new ones, which the launched processes compute together and add
-    to `folder` one by one.
+    The record of each image: those in `folder`, and new ones, which the launched processes compute together and add to
+    `folder` one by one.
 
     Images are taken in groups of `batch_size` neighbours in the data set; each group is computed as a whole and by one
     process. The results therefore depend neither on the number of processes nor on interruptions.
@@ -161,9 +154,8 @@ def compute_records(
         folder (`Path`): For `settings.json` and a file of records for each process; the same for all processes.
         settings (`dict`): Everything the results depend on. A folder with results of other settings is refused.
         data (`SegmentationData`): The samples.
-        work (`Callable`): Takes a list of [`Sample`]s and returns for each a record that JSON can hold, with the
-            `cells` and `counts` of its confusion matrix, see [`counts_of`], or `None` if the sample has no annotation;
-            `index` and `name` are added here.
+        work (`Callable`): Takes a list of [`Sample`]s and returns for each a record that JSON can hold, see
+            [`sample_record`]; `index` and `name` are added here.
         limit (`int`, *optional*): How many images to take; by default all.
         batch_size (`int`, *optional*, defaults to 1): How many samples `work` takes at a time.
         is_missing (`Callable`, *optional*): Whether the image of a name must be computed although it has a record.

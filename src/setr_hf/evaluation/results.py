@@ -26,32 +26,10 @@ NUM_WORST_IMAGES = 16
 
 def summarize(records: list[dict], label_set: LabelSet) -> tuple[dict, np.ndarray]:
     """
-    The scores of a data set from the records of its images.
-
-    Args:
-        records (`list[dict]`): As [`compute_records`] returns them.
-        label_set (`LabelSet`): The classes.
-
-    Returns:
-        `tuple[dict, np.ndarray]`: Scores, 0 to 1, `None` where undefined: means over all classes that occur, `classes`
-        with the scores of each, `absent_classes` with the names of those that do not occur, and `images` with the mIoU
-        of each. And the confusion matrix, int64 of shape `(num_labels, num_labels)`, with true classes in the rows.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from setr_hf.data.label_sets import LabelSet
-    >>> from setr_hf.evaluation.records import counts_of
-    >>> from setr_hf.evaluation.results import summarize
-
-    >>> record = {"index": 0, "name": "photo", **counts_of(np.array([[3, 1], [0, 4]]))}
-    >>> summary, matrix = summarize([record], LabelSet.direct(["sky", "tree"]))
-    >>> summary["mean_iou"], summary["classes"][0]["iou"], summary["num_images"]
-    (0.775, 0.75, 1)
-    >>> matrix.tolist()
-    [[3, 1], [0, 4]]
-    ```
+    The scores of a data set from the records of its images, as [`compute_records`] returns them, and the confusion
+    matrix, int64 of shape `(num_labels, num_labels)`, with true classes in the rows. Scores are 0 to 1, `None` where
+    undefined: means over all classes that occur, `classes` with the scores of each, `absent_classes` with the names of
+    those that do not occur, and `images` with the mIoU of each.
     """
     names = label_set.names
     matrix = sum_records(records, len(names))

@@ -17,13 +17,8 @@ from .arguments import EvaluationArguments
 @dataclass(frozen=True)
 class Segmenter:
     """
-    Called with photos, it returns their label maps, see [`segment`].
-
-    Args:
-        model ([`SetrForSemanticSegmentation`]): In evaluation mode.
-        processor ([`SetrImageProcessor`]): Of the model.
-        scales (`tuple[float, ...]`, *optional*): Ratios of the multi-scale protocol; by default a single scale.
-        window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time.
+    A model in evaluation mode with its image processor and test protocol: the `scales` of the multi-scale one, or
+    `None`. Called with photos, it returns their label maps, see [`segment`].
     """
 
     model: PreTrainedModel
@@ -43,18 +38,9 @@ def load_segmenter(
     scales: list[float] | None = None,
 ) -> Segmenter:
     """
-    A model and its test protocol.
-
-    Args:
-        path (`str`): Folder or Hub id of the model.
-        label_set (`LabelSet`): The classes of the data set, which must be those of the model.
-        arguments (`EvaluationArguments`): The protocol.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the model runs.
-        scales (`list[float]`, *optional*): Ratios of the multi-scale protocol; by default the published ones.
-
-    Raises:
-        [`SetrError`]: The model cannot be loaded or has other classes, or its image processor does not cut the windows
-            that several scales need.
+    The model of a folder or Hub id and its test protocol; `scales` are those of the multi-scale one, by default the
+    published ones. Raises [`SetrError`] if the model cannot be loaded or has other classes than the data set, or its
+    image processor does not cut the windows that several scales need.
     """
     model, processor = load_model(path, arguments.dtype, device)
     try:

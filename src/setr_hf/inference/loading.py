@@ -10,15 +10,8 @@ def load_model(
     path: str, dtype: str = "auto", device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """
-    A model in evaluation mode, and its image processor.
-
-    Args:
-        path (`str`): A folder, or an id on the Hub.
-        dtype (`str`, *optional*, defaults to `"auto"`): `"float32"`, `"bfloat16"` or `"float16"`; by default as saved.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the model runs.
-
-    Raises:
-        [`SetrError`]: There is no model of that name, or it is not a SETR.
+    The model of a folder or Hub id, in evaluation mode, and its image processor. `dtype` is "float32", "bfloat16",
+    "float16", or "auto": as saved. Raises [`SetrError`] if there is none of that name, or it is not a SETR.
     """
     try:
         model = AutoModelForSemanticSegmentation.from_pretrained(path, dtype=dtype)

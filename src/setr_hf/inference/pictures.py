@@ -49,13 +49,8 @@ def class_colors(config: PreTrainedConfig) -> list[list[int]]:
 
 def color_label_map(label_map: np.ndarray, colors: list[list[int]], ignore_index: int | None = None) -> Image.Image:
     """
-    A label map as a picture.
-
-    Args:
-        label_map (`np.ndarray` of shape `(height, width)`): Class ids, and `ignore_index`.
-        colors (`list[list[int]]`): RGB, 0 to 255, of each class.
-        ignore_index (`int`, *optional*): The value of ignored pixels, which become black. A prediction has none: in
-            that of a model with more than 255 classes, 255 is a class like the others.
+    A label map `(height, width)` as a picture, in the RGB `colors` of its classes, 0 to 255. Pixels of `ignore_index`
+    become black. A prediction has none: in that of a model with more than 255 classes, 255 is a class like the others.
     """
     ignored = label_map == ignore_index
     pixels = np.array(colors, dtype=np.uint8)[np.where(ignored, 0, label_map)]
@@ -128,15 +123,9 @@ def comparison_sheet(
     ignore_index: int = IGNORED_LABEL,
 ) -> Image.Image:
     """
-    Rows of photo, ground truth and prediction, with a legend of all classes that occur.
-
-    Args:
-        samples (`list[tuple]`): Photo, true and predicted label map of the photo's size of each row.
-        colors (`list[list[int]]`): RGB, 0 to 255, of each class.
-        id2label (`dict[int, str]`): Name of each class.
-        captions (`list[str]`, *optional*): A line of text above each row.
-        size (`int`, *optional*, defaults to 360): The longer side of each picture in pixels.
-        ignore_index (`int`, *optional*, defaults to 255): The value of ignored pixels in the true label maps.
+    Rows of photo, ground truth and prediction, whose longer side is `size` pixels, with a legend of all classes that
+    occur. A caption is a line of text above its row; `ignore_index` is the value of ignored pixels in the true label
+    maps.
     """
     lefts = [MARGIN + column * (size + MARGIN) for column in range(3)]
     width = lefts[-1] + size + MARGIN

@@ -14,10 +14,7 @@ from .photos import upright, upright_rgb
 
 
 def check_multi_scale(processor: BaseImageProcessor, scales: tuple[float, ...]) -> None:
-    """
-    Raises:
-        [`SetrError`]: The processor does not cut windows, or a ratio is not positive.
-    """
+    """Raises a [`SetrError`] if the processor does not cut windows, or a ratio is not positive."""
     if not processor.do_split_image:
         raise SetrError(
             "several scales need sliding windows, but this model's image processor resizes each photo to one size: "

@@ -34,16 +34,6 @@ def confusion_matrix(
 
     Raises:
         `ValueError`: the shapes differ or are not `(height, width)`, or counted pixels hold ids that are not classes.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.metrics import confusion_matrix
-
-    >>> confusion_matrix([[0, 1, 1]], [[0, 0, 255]], num_labels=2)
-    array([[1, 1],
-           [0, 0]])
-    ```
     """
     prediction, reference = label_map_array(prediction, "a prediction"), label_map_array(reference, "a reference")
     if prediction.shape != reference.shape:
@@ -88,17 +78,6 @@ def segmentation_scores(matrix: np.ndarray) -> dict:
     With intersection I, labelled pixels L and predicted pixels P of a class: IoU = I / (L + P − I), accuracy = I / L,
     Dice = 2I / (L + P), NaN where the denominator is 0 and then left out of the mean. Pixel accuracy is ΣI / ΣL and
     frequency-weighted IoU is Σ(L · IoU) / ΣL (Long et al., "Fully Convolutional Networks", section 5).
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from setr_hf.metrics import segmentation_scores
-
-    >>> scores = segmentation_scores(np.array([[3, 1], [0, 4]]))
-    >>> scores["per_category_iou"].tolist(), scores["mean_iou"], scores["overall_accuracy"]
-    ([0.75, 0.8], 0.775, 0.875)
-    ```
     """
     intersection, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     iou, accuracy = class_ious(intersection, labelled, predicted), divide(intersection, labelled)

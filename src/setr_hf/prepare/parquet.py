@@ -32,12 +32,8 @@ ROW_GROUPS_PER_SHARD = 8
 @dataclass(frozen=True)
 class SourceImage:
     """
-    A published photo and its annotation.
-
-    Args:
-        path (`Path`): The photo's file. Its bytes are kept; without the suffix its name is that of the row.
-        open_annotation (`Callable[[], PIL.Image.Image]`): Opens the annotation, with the pixel values of the source.
-        annotation_name (`str`): What errors call the annotation.
+    A published photo, whose file's bytes are kept, and its annotation with the pixel values of the source. The row is
+    named after the file, without its suffix; errors call the annotation by `annotation_name`.
     """
 
     path: Path
@@ -47,10 +43,8 @@ class SourceImage:
 
 def file_images(files: SplitFiles) -> list[SourceImage]:
     """
-    The images of a folder whose annotations are image files.
-
-    Raises:
-        [`SetrError`]: images have no annotation; names the first.
+    The images of a folder whose annotations are image files. Raises a [`SetrError`] that names the first image without
+    one.
     """
     annotations = files.annotations or []
     missing = [image for image, annotation in zip(files.images, annotations) if not annotation.is_file()]
@@ -76,9 +70,7 @@ def count_notes(splits: dict[str, list[SourceImage]], source: Source) -> list[st
 def make_row(image: SourceImage, label_set: LabelSet) -> dict:
     """
     A row of the data set: the bytes of the photo's file, and the label map as the bytes of an 8-bit grayscale PNG.
-
-    Raises:
-        [`SetrError`]: a file cannot be read, sizes differ, or the annotation holds values without a meaning; names it.
+    Raises a [`SetrError`] if a file cannot be read, sizes differ, or the annotation holds values without a meaning.
     """
     file = {"path": image.path.name, "bytes": image.path.read_bytes()}
     photo = decode(file, str(image.path))
@@ -129,13 +121,9 @@ def split_infos(folder: Path, splits: Iterable[str]) -> SplitDict:
 
 def verify_split(folder: Path, split: str, num_images: int) -> np.ndarray:
     """
-    Reads a split that was written as training will, every row of it.
-
-    Returns:
-        `np.ndarray` of shape `(256,)`: How many pixels have each class id, int64; the last are ignored.
-
-    Raises:
-        [`SetrError`]: a row cannot be used, its annotation is not an 8-bit grayscale PNG, or rows are missing.
+    Reads a split that was written as training will, every row of it, and counts the pixels of each id, int64 of shape
+    `(256,)`. Raises a [`SetrError`] if a row cannot be used, its annotation is not an 8-bit grayscale PNG, or rows are
+    missing.
     """
     # Streaming reads the files themselves, without the copy that is otherwise made in the cache.
     data = load_segmentation_data(folder, split, streaming=True)
@@ -152,28 +140,13 @@ def verify_split(folder: Path, split: str, num_images: int) -> np.ndarray:
 
 
 def write_dataset(
-    output: str | Path,
-    splits: dict[str, list[SourceImage]],
-    label_set: LabelSet,
-    source: Source,
-    notes: list[str],
+    output: str | Path, splits: dict[str, list[SourceImage]], label_set: LabelSet, source: Source, notes: list[str]
 ) -> dict[str, np.ndarray]:
     """
-    Writes a data set to a new folder: parquet files with the photos' bytes, `labels.json`, and a card. Everything is
-    verified before the folder gets its name: after an error there is no `output`.
-
-    Args:
-        output (`str` or `Path`): The folder.
-        splits (`dict[str, list[SourceImage]]`): The images of each split, in the order of its rows.
-        label_set (`LabelSet`): What the pixel values of the annotations mean; class ids are written.
-        source (`Source`): What the card says of their origin.
-        notes (`list[str]`): Sentences for the card, such as what was left out.
-
-    Returns:
-        `dict[str, np.ndarray]`: How many pixels of each split have each class id, see [`verify_split`].
-
-    Raises:
-        [`SetrError`]: `output` exists, a split is empty, or an image cannot be used; names it.
+    Writes a data set to a new folder: parquet files with the photos' bytes, in the order of `splits`, `labels.json`,
+    and a card with `notes`. Everything is verified before the folder gets its name: after an error there is no
+    `output`. Returns each split's [`verify_split`]. Raises [`SetrError`] if `output` exists, a split is empty, or an
+    image cannot be used.
     """
     for split, images in splits.items():
         if not images:

@@ -29,13 +29,8 @@ NEEDED_KEYS = {
 @dataclass(frozen=True)
 class ContextImage:
     """
-    An image in the file, and its masks.
-
-    Args:
-        file_name (`str`): Name of the JPEG file.
-        height, width (`int`): Size in pixels.
-        masks (`list[tuple[int, str]]`): Class value 0…59 and compressed run lengths of each mask, in the order in
-            which they are painted.
+    A JPEG file in the annotation file, its size in pixels, and the class value 0…59 and compressed run lengths of each
+    of its masks, in the order in which they are painted.
     """
 
     file_name: str
@@ -46,14 +41,12 @@ class ContextImage:
 
 def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     """
-    The mask in COCO's compressed run lengths, bool of shape `(height, width)`.
+    The mask in COCO's compressed run lengths, bool of shape `(height, width)`. Raises [`SetrError`] if the string is
+    not such a code, or its runs do not add up to the image.
 
     The mask is read column by column; runs of zeros and ones alternate, zeros first. Each length is a signed number in
     groups of 5 bits, lowest first, written as the character 48 + group, + 32 if more groups follow; from the fourth on
     it is the difference from the last length but one.
-
-    Raises:
-        [`SetrError`]: the string is not such a code, or its runs do not add up to the image.
     """
     code = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
     if len(code) == 0 or code.min() < 0 or code.max() > 63 or code[-1] >= 32:
@@ -74,13 +67,9 @@ def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
 
 def paint_masks(image: ContextImage) -> PIL.Image.Image:
     """
-    The annotation of an image, of mode "L" and its size: 0 is the background, 1…59 are the classes.
-
-    Later masks, crowds included, cover earlier ones, as in `Detail.getMask`. Masks of other categories than the 59
-    classes paint background.
-
-    Raises:
-        [`SetrError`]: a mask does not decode; names the image.
+    The annotation of an image, of mode "L" and its size: 0 is the background, 1…59 are the classes. Later masks,
+    crowds included, cover earlier ones, as in `Detail.getMask`. Masks of other categories than the 59 classes paint
+    background. Raises [`SetrError`] if a mask does not decode.
     """
     values = np.zeros((image.height, image.width), dtype=np.uint8)
     for value, counts in image.masks:
@@ -97,10 +86,8 @@ def needed_fields(entry: dict) -> dict:
 
 def class_values(categories: list[dict]) -> dict[int, int]:
     """
-    The class value of each category id: 1…59 for the classes, found by name, 0 for every other category.
-
-    Raises:
-        [`SetrError`]: a class is missing.
+    The class value of each category id: 1…59 for the classes, found by name, 0 for every other category. Raises
+    [`SetrError`] if a class is missing.
     """
     ids = {CLASS_OF_CATEGORY.get(entry["name"], entry["name"]): entry["category_id"] for entry in categories}
     classes = CLASS_NAMES["pascal_context"]
@@ -132,10 +119,8 @@ def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
 def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
     """
     The images in trainval_merged.json by split, `"train"` and `"validation"`, in the order of file names. Whatever is
-    not needed is dropped as it is parsed: memory holds the text of the file and the masks.
-
-    Raises:
-        [`SetrError`]: the file is missing, is not JSON, or is not trainval_merged.json; says what is wrong.
+    not needed is dropped as it is parsed: memory holds the text of the file and the masks. Raises [`SetrError`] if the
+    file is missing, is not JSON, or is another one.
     """
     path = Path(path)
     if not path.is_file():
@@ -159,10 +144,7 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
 def usable_images(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[SourceImage], dict[str, list[str]]]:
     """
     The images that have masks and a JPEG file in the folder `jpegs`, and the names of the others by the reason. The
-    annotations hold the class values 0…59.
-
-    Raises:
-        [`SetrError`]: the folder is missing.
+    annotations hold the class values 0…59. Raises [`SetrError`] if the folder is missing.
     """
     if not jpegs.is_dir():
         raise SetrError(f"{jpegs} is missing: VOC2010 is the folder that holds JPEGImages")

@@ -10,15 +10,9 @@ from ..errors import SetrError
 
 def check_can_publish(repo_id: str, private: bool) -> None:
     """
-    Checks before hours of work that [`publish`] will be able to.
-
-    Args:
-        repo_id (`str`): The data set's id on the Hub.
-        private (`bool`): Whether it must not be public.
-
-    Raises:
-        [`SetrError`]: `repo_id` cannot be the name of a repository, the Hub cannot be reached, nobody is logged in, or
-            a private repository is wanted and a public one exists.
+    Raises a [`SetrError`], before hours of work, if [`publish`] would fail: `repo_id` cannot be the name of a
+    repository, the Hub cannot be reached, nobody is logged in, or a private repository is wanted and a public one
+    exists.
     """
     api = HfApi()
     try:
@@ -34,18 +28,9 @@ def check_can_publish(repo_id: str, private: bool) -> None:
 
 def publish(folder: Path, repo_id: str, private: bool) -> str:
     """
-    Uploads a prepared folder as a data set, replacing the parquet files that it has on the Hub.
-
-    Args:
-        folder (`Path`): What `setr-hf prepare` has written.
-        repo_id (`str`): The data set's id on the Hub; created if missing.
-        private (`bool`): Whether to create it as a private one.
-
-    Returns:
-        `str`: The data set's address.
-
-    Raises:
-        [`SetrError`]: the upload failed; gives the command that repeats it.
+    Uploads what `setr-hf prepare` has written as a data set, which is created if it is missing, or replaces the
+    parquet files that it has on the Hub. Returns its address. Raises a [`SetrError`] with the command that repeats a
+    failed upload.
     """
     api = HfApi()
     try:

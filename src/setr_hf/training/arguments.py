@@ -49,8 +49,7 @@ class SetrTrainingArguments(TrainingArguments):
 
     head_learning_rate_ratio: float = field(default=1.0, metadata={"help": "learning rate of the heads as a multiple"})
     sync_batch_norm: bool = field(
-        default=True,
-        metadata={"help": "BatchNorm over the batches of all GPU processes; changes nothing on the CPU"},
+        default=True, metadata={"help": "BatchNorm over the batches of all GPU processes; changes nothing on the CPU"}
     )
     freeze_batch_norm: bool = field(
         default=False, metadata={"help": "BatchNorm uses and keeps its running statistics while training"}
@@ -70,6 +69,3 @@ class SetrTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.num_prediction_pictures < 0:
             raise SetrError(f"num_prediction_pictures must be 0 or more, got {self.num_prediction_pictures}")
-
-
-__all__ = ["SetrTrainingArguments"]

@@ -26,15 +26,9 @@ USABLE_SHARE = 0.8
 
 def count_processes(options: Namespace) -> int:
     """
-    Number of processes of this run, from the launcher's environment. A dry run without a launcher counts one for each
-    GPU.
-
-    Args:
-        options (`Namespace`): Options of the train job; reads `use_cpu` and `dry_run`.
-
-    Raises:
-        [`SetrError`]: one process would train on several GPUs, for which `Trainer` has `torch.nn.DataParallel`: both
-            the batch and BatchNorm would differ from one process per GPU.
+    Processes of this run, from the launcher's environment; in a dry run without a launcher, one for each GPU. Raises
+    [`SetrError`] if one process would train on several GPUs, for which `Trainer` has `torch.nn.DataParallel`: both the
+    batch and BatchNorm would differ from one process per GPU.
     """
     count = get_int_from_env(WORLD_SIZE_VARIABLES, 0)
     if count or options.use_cpu:
@@ -57,29 +51,9 @@ def batch_arithmetic(
     batch_size: int, num_processes: int, per_device: int | None = None, accumulation: int | None = None
 ) -> tuple[int, int]:
     """
-    Splits a global batch: batch_size = num_processes × per_device × accumulation. What is `None` follows from the
-    others; if both are, the whole share of a process goes to the device at once.
-
-    Args:
-        batch_size (`int`): Samples in a step of the optimizer.
-        num_processes (`int`): Processes with a device each.
-        per_device (`int`, *optional*): Samples in a forward pass on a device.
-        accumulation (`int`, *optional*): Batches whose gradients are accumulated for a step of the optimizer.
-
-    Returns:
-        `tuple[int, int]`: `per_device` and `accumulation`.
-
-    Raises:
-        [`SetrError`]: a number is not positive, or the batch cannot be split this way; names the possible splits.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.training.batch_size import batch_arithmetic
-
-    >>> batch_arithmetic(batch_size=16, num_processes=2, per_device=4)
-    (4, 2)
-    ```
+    Splits a global batch, in samples: batch_size = num_processes × per_device × accumulation. What is `None` follows
+    from the others; if both are, the whole share of a process goes to the device at once. Returns `per_device` and
+    `accumulation`. Raises [`SetrError`], with the possible splits, for numbers that are not positive or do not agree.
     """
     for name, value in (("batch", batch_size), ("batch per device", per_device), ("accumulation", accumulation)):
         if value is not None and value < 1:
@@ -108,14 +82,8 @@ def batch_arithmetic(
 def split_batch(options: Namespace, chosen: dict) -> None:
     """
     Sets `per_device_train_batch_size` and `gradient_accumulation_steps` to the split of `global_batch_size`, if there
-    is one. On a GPU, and where the user asks for it, the former stays "auto" until [`fit_batch_size`].
-
-    Args:
-        options (`Namespace`): Options of the train job.
-        chosen (`dict`): Those that the command line or the recipe sets.
-
-    Raises:
-        [`SetrError`]: the batch cannot be split this way; see also [`count_processes`].
+    is one. On a GPU, and where the user asks for it, the former stays "auto" until [`fit_batch_size`]. `chosen` holds
+    what the command line or the recipe sets. Raises [`SetrError`] if the batch cannot be split this way.
     """
     per_device, accumulation = chosen.get("per_device_train_batch_size"), chosen.get("gradient_accumulation_steps")
     if options.global_batch_size is None:
@@ -138,13 +106,8 @@ def split_batch(options: Namespace, chosen: dict) -> None:
 
 class TrialStep:
     """
-    Steps of training on random images, with a copy of a model on the run's device. The model, its gradients and
-    BatchNorm statistics, and the random generators stay as they are.
-
-    Args:
-        model ([`SetrForSemanticSegmentation`]): The model to train, not wrapped for several processes.
-        arguments ([`SetrTrainingArguments`]): The run's device, precision, optimizer and gradient checkpointing.
-        crop_size (`tuple[int, int]`): Height and width of training crops in pixels.
+    Steps of training on random crops of `(height, width)` pixels, with a copy of a model on the run's device, in the
+    run's precision. The model, its gradients and BatchNorm statistics, and the random generators stay as they are.
     """
 
     def __init__(self, model: PreTrainedModel, arguments: SetrTrainingArguments, crop_size: tuple[int, int]) -> None:
@@ -246,8 +209,7 @@ def fit_batch_size(
         share (`int`): Samples of a process in a step of the optimizer.
 
     Raises:
-        [`SetrError`]: not even a single sample fits on the device; or there is no GPU, and the system does not say
-            how much memory a process takes.
+        [`SetrError`]: not even one sample fits; or, without a GPU, the system does not say how much memory is taken.
     """
     trial = TrialStep(model, arguments, crop_size)
     if arguments.device.type == "cpu":
@@ -270,6 +232,3 @@ def fit_batch_size(
             "pass --gradient-checkpointing, --bf16 or a smaller --crop-size"
         )
     return size
-
-
-__all__ = ["AUTO", "batch_arithmetic", "count_processes", "fit_batch_size", "split_batch"]

@@ -28,14 +28,13 @@ SHOWN_ELSEWHERE = {"recipe", "dry_run", "config", "per_device_train_batch_size",
 SHOWN_ELSEWHERE |= {"bf16", "fp16", "global_batch_size"}
 
 
-def rate_schedule(options: Namespace, num_steps: int) -> list[list[float]] | None:
+def rate_rows(options: Namespace) -> list[tuple[str, object]]:
     """
-    Learning rates of encoder and heads at the top of the schedule, half-way and after the last step, `(2, 3)`; `None`
-    for schedules that depend on what is measured in training.
-
-    Raises:
-        [`SetrError`]: the schedule does not take these `lr_scheduler_kwargs`.
+    Learning rates of encoder and heads at the top of the schedule, half-way and after the last step; nothing for
+    schedules that depend on what is measured in training. Raises [`SetrError`] if the schedule does not take these
+    `lr_scheduler_kwargs`.
     """
+    num_steps = options.max_steps if options.max_steps > 0 else 1000
     rates = (options.learning_rate, options.learning_rate * options.head_learning_rate_ratio)
     optimizer = SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates], lr=rates[0])
     name, settings, warmup = options.lr_scheduler_type, options.lr_scheduler_kwargs or {}, options.warmup_steps
@@ -49,16 +48,15 @@ def rate_schedule(options: Namespace, num_steps: int) -> list[list[float]] | Non
     except (TypeError, ValueError) as error:
         raise SetrError(f"the schedule {name} cannot be used with lr_scheduler_kwargs {settings}: {error}") from error
     if not isinstance(schedule, LambdaLR):
-        return None
+        return []
     steps = (min(warmup, num_steps), num_steps // 2, num_steps)
-    return [[rate * factor(step) for step in steps] for rate, factor in zip(rates, schedule.lr_lambdas)]
-
-
-def rate_rows(options: Namespace) -> list[tuple[str, object]]:
-    rates = rate_schedule(options, options.max_steps if options.max_steps > 0 else 1000)
-    names = ("rate at start, half, end", "the same of the heads")
-    shown = [] if rates is None else rates[: 1 if options.head_learning_rate_ratio == 1 else 2]
-    return [(name, " → ".join(f"{rate:.3g}" for rate in group)) for name, group in zip(names, shown)]
+    rows: list[tuple[str, object]] = [
+        (name, " → ".join(f"{rate * factor(step):.3g}" for step in steps))
+        for name, rate, factor in zip(
+            ("rate at start, half, end", "the same of the heads"), rates, schedule.lr_lambdas
+        )
+    ]
+    return rows[:1] if rates[0] == rates[1] else rows
 
 
 def batch_row(options: Namespace) -> tuple[str, object]:
@@ -128,10 +126,8 @@ def option_rows(command: Command) -> list[tuple[str, object]]:
 
 def describe(command: Command) -> list[tuple[str, object]]:
     """
-    Names and values of what the job will do, for [`print_options`]; neither data nor weights are read.
-
-    Raises:
-        [`SetrError`]: `config` or the schedule's options contradict each other.
+    Names and values of what the job will do, for [`print_options`]. Raises [`SetrError`] if `config` or the schedule's
+    options contradict each other.
     """
     options = command.options
     mixed = "fp16" if options.fp16 else "bf16" if options.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

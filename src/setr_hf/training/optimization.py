@@ -20,23 +20,9 @@ def head_parameter_names(model: nn.Module) -> set[str]:
     """
     Names, as in `model.named_parameters()`, of the parameters that belong to a head in the original code, where their
     names contain "head". For "naive" and "pup" that is the decoder with its LayerNorm, and the auxiliary heads. For
-    "mla" it is the branches and all classifiers; the LayerNorms, projections and top-down convolutions before them
-    are part of the backbone there (in mmsegmentation, of the neck).
-
-    Args:
-        model ([`SetrForSemanticSegmentation`]): May be compiled, have PEFT adapters, or be wrapped for DDP or FSDP.
-
-    Example:
-
-    ```python
-    >>> from setr_hf import SetrConfig, SetrForSemanticSegmentation
-    >>> from setr_hf.training.optimization import head_parameter_names
-
-    >>> config = SetrConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, decoder_type="naive")
-    >>> heads = head_parameter_names(SetrForSemanticSegmentation(config))
-    >>> "decode_head.classifier.weight" in heads, "setr.layernorm.weight" in heads
-    (True, False)
-    ```
+    "mla" it is the branches and all classifiers; the LayerNorms, projections and top-down convolutions before them are
+    part of the backbone there (in mmsegmentation, of the neck). The model may be compiled, have PEFT adapters, or be
+    wrapped for DDP or FSDP.
     """
 
     def is_head(name: str) -> bool:
@@ -54,23 +40,11 @@ def parameter_groups(
     decay_parameter_names: Collection[str],
 ) -> list[dict[str, Any]]:
     """
-    Parameter groups for an optimizer: all trainable parameters, with a rate of their own for the heads. In all
-    recipes of the original code the ratio is 10, with a weight decay of 0.
-
-    Args:
-        model ([`SetrForSemanticSegmentation`]): See [`head_parameter_names`].
-        learning_rate (`float`): Rate of everything but the heads.
-        head_learning_rate_ratio (`float`): Rate of the heads as a multiple of `learning_rate`.
-        weight_decay (`float`): Weight decay of the parameters in `decay_parameter_names`; 0 for the others.
-        decay_parameter_names (`Collection[str]`): Names as in `model.named_parameters()`, such as those of
-            `Trainer.get_decay_parameter_names(model)`.
-
-    Returns:
-        `list[dict]`: Up to four groups, none of them empty, with the keys `params`, `lr`, `weight_decay` and `name`:
-            `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`.
-
-    Raises:
-        [`SetrError`]: `head_learning_rate_ratio` is not positive.
+    Parameter groups for an optimizer: all trainable parameters, with a rate of their own for the heads, a multiple of
+    `learning_rate`. In all recipes of the original code the ratio is 10, with a weight decay of 0. Only the parameters
+    in `decay_parameter_names` decay. Returns up to four groups, none of them empty, with the keys `params`, `lr`,
+    `weight_decay` and `name`: `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`. Raises
+    [`SetrError`] if `head_learning_rate_ratio` is not positive.
     """
     if head_learning_rate_ratio <= 0:
         raise SetrError(f"head_learning_rate_ratio must be greater than 0, got {head_learning_rate_ratio}")
@@ -96,36 +70,15 @@ def poly_factor(step: int, initial_lr: float, num_training_steps: int, power: fl
 def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 0.9, min_lr: float = 1e-4) -> LambdaLR:
     """
     The poly schedule of the original code. Each parameter group falls from its own initial rate lr0 to a floor that is
-    the same for all: lr(t) = (lr0 - min_lr) · (1 - t / T)^power + min_lr, with t counting optimizer steps from 0 and
-    T = `num_training_steps`. From T on it stays at `min_lr`.
+    the same for all: lr(t) = (lr0 - min_lr) · (1 - t / T)^power + min_lr, with t counting optimizer steps from 0 and T
+    = `num_training_steps`. From T on it stays at `min_lr`. A group whose rate is below `min_lr` rises to it.
 
     The floor of the stock "polynomial" schedule is relative to the optimizer's default rate: a group at 10 times that
     rate would end at 10 times the floor. mmsegmentation 1.x divides by T - 1, so that its last step is at the floor
     too; 0.x and the original code divide by T.
 
-    A group whose rate is below `min_lr` rises to it, as it does in the original code.
-
-    Args:
-        optimizer (`Optimizer`): The initial rate of a group is its `initial_lr` if an earlier schedule has set one,
-            else its `lr`.
-        num_training_steps (`int`): T, at least 1.
-        power (`float`, *optional*, defaults to 0.9): Exponent, greater than 0.
-        min_lr (`float`, *optional*, defaults to 1e-4): The floor, at least 0.
-
     Raises:
         [`SetrError`]: an argument is out of range, or the rate of a group is not positive.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from setr_hf.training.optimization import poly_schedule
-
-    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
-    >>> schedule = poly_schedule(optimizer, num_training_steps=100)
-    >>> [round(0.01 * schedule.lr_lambdas[0](step), 5) for step in (0, 50, 100)]
-    [0.01, 0.00541, 0.0001]
-    ```
     """
     if num_training_steps < 1:
         raise SetrError(f"num_training_steps must be at least 1, got {num_training_steps}")
@@ -145,6 +98,3 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
             )
         )
     return LambdaLR(optimizer, factors)
-
-
-__all__ = ["head_parameter_names", "parameter_groups", "poly_schedule"]

@@ -29,8 +29,7 @@ class RunArguments:
     _argument_group_name = "recipe, model and batch"
 
     recipe: str | None = field(
-        default=None,
-        metadata={"help": "a name of `setr-hf recipes`, or a .yaml file: sets defaults"},
+        default=None, metadata={"help": "a name of `setr-hf recipes`, or a .yaml file: sets defaults"}
     )
     dry_run: bool = field(default=False, metadata={"help": "show what would be done, without data or weights"})
     model: str | None = field(default=None, metadata={"help": "folder or Hub id of a SETR to start from"})
@@ -41,8 +40,7 @@ class RunArguments:
         default=None, metadata={"help": 'SetrConfig fields of a new model: {"decoder_type": "pup"}'}
     )
     encoder: str | None = field(
-        default=None,
-        metadata={"help": "ViT or DeiT (id, name, file) a new model starts from, or none"},
+        default=None, metadata={"help": "ViT or DeiT (id, name, file) a new model starts from, or none"}
     )
     loss_average: str | None = field(
         default=None, metadata={"help": 'over the "valid" pixels, or over "all" as in the paper'}
@@ -98,15 +96,9 @@ HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {"sync
 @dataclass(frozen=True)
 class Command:
     """
-    A parsed command line of the train job.
-
-    Args:
-        parser (`HfArgumentParser`): Its parser.
-        options (`Namespace`): All options by name: what was given, else the recipe's, else the stock default. `config`
-            holds the given fields over the recipe's.
-        stock (`dict[str, Any]`): The stock defaults.
-        recipe (`Recipe`, *optional*): The recipe, if one was named.
-        overridden (`dict[str, Any]`): The recipe's values of the options that differ from it.
+    A parsed command line of the train job. `options` holds all options by name: what was given, else the recipe's,
+    else the stock default; its `config` holds the given fields over the recipe's. `overridden` are the recipe's values
+    of the options that differ from it.
     """
 
     parser: HfArgumentParser
@@ -171,12 +163,7 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
 
 
 def read_config(text: str | None) -> dict[str, Any]:
-    """
-    The fields of `--config`.
-
-    Raises:
-        [`SetrError`]: it is not a JSON object of `SetrConfig` fields.
-    """
+    """The fields of `--config`. Raises [`SetrError`] for what is not a JSON object."""
     try:
         config = json.loads(text or "{}")
     except json.JSONDecodeError as error:
@@ -188,25 +175,9 @@ def read_config(text: str | None) -> dict[str, Any]:
 
 def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = None) -> Command:
     """
-    Parses a command line; a recipe named there sets the defaults of all other options.
-
-    Args:
-        argv (`Sequence[str]`, *optional*): The arguments; those of this process if `None`.
-        parser (`HfArgumentParser`, *optional*): A parser of `ARGUMENTS`, if not a plain one.
-
-    Raises:
-        [`SetrError`]: there is no such recipe, options exclude each other, or the batch cannot be split.
-
-    Example:
-
-    ```python
-    >>> from setr_hf.training.options import parse_command
-
-    >>> arguments = ["--recipe", "setr-mla-small-camvid", "--dataset", "camvid", "--max-steps", "100", "--use-cpu"]
-    >>> command = parse_command(arguments)
-    >>> command.options.crop_size, command.options.max_steps, command.overridden
-    ([240, 320], 100, {'max_steps': 3400})
-    ```
+    Parses a command line (this process's if `argv` is `None`) with a parser of `ARGUMENTS`; a recipe named there sets
+    the defaults of all other options. Raises [`SetrError`] if there is no such recipe, options exclude each other, or
+    the batch cannot be split.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = parser or HfArgumentParser(ARGUMENTS)
@@ -275,10 +246,8 @@ def crop_of(sides: Sequence[int]) -> tuple[int, int]:
 
 def new_config(options: Namespace, **classes: Any) -> SetrConfig:
     """
-    The configuration of a new model: the fields of `options.config`, and those of `classes`.
-
-    Raises:
-        [`SetrError`]: fields are unknown or contradict each other.
+    The configuration of a new model: the fields of `options.config`, and those of `classes`. Raises [`SetrError`] for
+    fields that are unknown or contradict each other.
     """
     config: dict[str, Any] = options.config
     own: dict[str, Any] = {"image_size": crop_of(options.crop_size)}

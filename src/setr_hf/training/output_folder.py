@@ -58,10 +58,7 @@ def remove_incomplete_checkpoints(output_dir: str | Path) -> None:
 
 
 def check_unused(output_dir: str | Path) -> None:
-    """
-    Raises:
-        [`SetrError`]: the folder holds checkpoints or a model; names the first such file.
-    """
+    """Raises a [`SetrError`] if the folder holds checkpoints or a model."""
     models = [path for pattern in MODEL_PATTERNS for path in sorted(Path(output_dir).glob(pattern))]
     found = [*checkpoint_folders(output_dir), *models]
     if found:
@@ -75,14 +72,8 @@ def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator
     """
     Holds a run's folder, which is created if it is missing, so that no other run writes to it at the same time. The
     lock ends with the process, however that ends. In a distributed run only the main process holds it. A run on
-    another machine is noticed only if the folder is on a file system that shares locks between machines.
-
-    Args:
-        output_dir (`str` or `Path`): The folder.
-        resume (`bool`, *optional*, defaults to `False`): Whether the run resumes what is in the folder.
-
-    Raises:
-        [`SetrError`]: another running job holds the folder; or it holds checkpoints or a model, and `resume` is off.
+    another machine is noticed only if the folder is on a file system that shares locks between machines. Raises
+    [`SetrError`] if another job holds the folder, or it holds checkpoints or a model, and `resume` is off.
     """
     if not PartialState().is_main_process:
         yield
@@ -105,6 +96,3 @@ def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator
         with suppress(PermissionError):
             (Path(output_dir) / LOCK_NAME).unlink(missing_ok=True)
         lock.release()
-
-
-__all__ = ["last_complete_checkpoint", "output_folder_lock", "remove_incomplete_checkpoints"]

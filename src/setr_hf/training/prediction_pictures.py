@@ -14,12 +14,8 @@ from ..inference.pictures import class_colors, comparison_sheet
 
 class PredictionSamples:
     """
-    Keeps a few of the photos that a process segments one after the other, evenly spread over all of them.
-
-    Args:
-        num_samples (`int`): How many to keep.
-        num_images (`int`, *optional*): How many the process will see; `None` if that is not known, and the first ones
-            are kept.
+    Keeps `num_samples` of the photos that a process segments one after the other, evenly spread over the `num_images`
+    it will see; the first ones if that number is `None`, as it is not known.
     """
 
     def __init__(self, num_samples: int, num_images: int | None) -> None:

@@ -46,8 +46,6 @@ class Recipe:
     >>> recipe = find_recipe("setr-mla-large-ade20k-b16")
     >>> recipe.origin, recipe.classes, recipe.published
     ('original', 'ade20k', {'single_scale': 48.64, 'multi_scale': 50.28})
-    >>> recipe.options["crop_size"], recipe.options["global_batch_size"], recipe.options["config"]
-    ([512, 512], 16, {'decoder_type': 'mla'})
     ```
     """
 
@@ -63,15 +61,12 @@ class Recipe:
         return len(CLASS_NAMES[self.classes]) if self.classes else None
 
     def to_yaml(self) -> str:
-        """The recipe as a file that [`read_recipe`] reads."""
+        """The recipe as a file that [`find_recipe`] reads."""
         facts = {"origin": self.origin, "classes": self.classes, "published": self.published}
         return yaml.safe_dump({**facts, **self.options}, sort_keys=False, default_flow_style=None, width=100)
 
     def check_options(self, known: Collection[str]) -> None:
-        """
-        Raises:
-            [`SetrError`]: an option is not one of `known`; names the closest one.
-        """
+        """Raises a [`SetrError`] for an option that is not one of `known`, with the closest one."""
         for name in self.options:
             if name not in known:
                 facts = ("origin", "classes", "published")
@@ -83,10 +78,7 @@ class Recipe:
 
 def make_recipe(name: str, values: dict[str, Any]) -> Recipe:
     """
-    The recipe of what a file says.
-
-    Raises:
-        [`SetrError`]: `classes`, `published` or `config` cannot be followed.
+    The recipe of what a file says. Raises [`SetrError`] if `classes`, `published` or `config` cannot be followed.
     """
     options = dict(values)
     origin, classes, published = (options.pop(fact, None) for fact in ("origin", "classes", "published"))
@@ -99,10 +91,7 @@ def make_recipe(name: str, values: dict[str, Any]) -> Recipe:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-        [`SetrError`]: the file cannot be read, or does not hold a mapping.
-    """
+    """The mapping in a file. Raises [`SetrError`] if it cannot be read or holds something else."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -114,17 +103,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SetrError(f"{path} must hold a mapping of the train job's options to values")
     return content
-
-
-def read_recipe(path: str | Path) -> Recipe:
-    """
-    The recipe in a user's file, as [`Recipe.to_yaml`] writes it.
-
-    Raises:
-        [`SetrError`]: the file cannot be read, is not valid YAML, or holds what cannot be followed.
-    """
-    path = Path(path)
-    return make_recipe(path.stem, read_yaml(path))
 
 
 @cache
@@ -139,19 +117,15 @@ def all_recipes() -> dict[str, Recipe]:
 
 def find_recipe(name: str) -> Recipe:
     """
-    A recipe of this package by its name, or a user's by the path of its file, which ends in `.yaml` or `.yml`.
-
-    Raises:
-        [`SetrError`]: there is no such recipe (offers names that are close, or all), or its file cannot be followed.
+    A recipe of this package by its name, or a user's by the path of its file, which ends in `.yaml` or `.yml`. Raises
+    [`SetrError`], with close names or all, if there is no such recipe or its file cannot be followed.
     """
     if name.endswith(SUFFIXES):
-        return read_recipe(name)
+        path = Path(name)
+        return make_recipe(path.stem, read_yaml(path))
     recipes = all_recipes()
     if name in recipes:
         return recipes[name]
     close = difflib.get_close_matches(name.lower(), recipes, n=4)
     offer = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(recipes)}"
     raise SetrError(f"there is no recipe {name!r}: {offer}")
-
-
-__all__ = ["Recipe", "all_recipes", "find_recipe", "read_recipe"]

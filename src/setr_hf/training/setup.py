@@ -30,11 +30,7 @@ from .trainer import SetrTrainer
 
 
 def check_precision(options: Namespace) -> None:
-    """
-    Raises:
-        [`SetrError`]: half precision is asked for, and no GPU has it. On the CPU bf16 works, and must be asked for
-            with `use_cpu`.
-    """
+    """Raises a [`SetrError`] for half precision that no GPU has. bf16 on the CPU works, and needs `use_cpu`."""
     if options.bf16 and not options.use_cpu and not is_torch_bf16_gpu_available():
         raise SetrError(
             "bf16 needs a CUDA device that supports it, and there is none: pass --bf16 false for fp32, or --use-cpu "
@@ -45,10 +41,7 @@ def check_precision(options: Namespace) -> None:
 
 
 def check_recipe_classes(recipe: Recipe, label_set: LabelSet) -> None:
-    """
-    Raises:
-        [`SetrError`]: the data's classes are not those of the recipe's data set.
-    """
+    """Raises a [`SetrError`] if the data's classes are not those of the recipe's data set."""
     if recipe.classes is None:
         return
     expected = CLASS_NAMES[recipe.classes]
@@ -88,11 +81,7 @@ def is_classifier(name: str) -> bool:
 def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """
     The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and a line that
-    says what was loaded.
-
-    Raises:
-        [`SetrError`]: it cannot be loaded, is not a SETR, lacks parameters, or has other classes; says what to
-            do.
+    says what was loaded. Raises [`SetrError`] for what is not a whole SETR of these classes.
     """
     try:
         config = AutoConfig.from_pretrained(job.model)
@@ -179,10 +168,8 @@ def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Comp
 def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
     """
     What a run resumes: nothing for `None` or "false"; for "true" the last complete checkpoint of the output folder, if
-    it exists by then, so that a job which is started again and again needs one command line; else that folder.
-
-    Raises:
-        [`SetrError`]: the folder is not a complete checkpoint.
+    it exists by then, so that a job which is started again and again needs one command line; else that folder. Raises
+    [`SetrError`] if the folder is not a complete checkpoint.
     """
     wanted = str(resume_from_checkpoint or False)
     if wanted.lower() in ("true", "false"):
@@ -194,10 +181,7 @@ def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
 
 
 def check_length(num_samples: int, arguments: SetrTrainingArguments) -> None:
-    """
-    Raises:
-        [`SetrError`]: the data does not fill a single batch, and batches that are not full are dropped.
-    """
+    """Raises a [`SetrError`] if the data does not fill a single batch, and batches that are not full are dropped."""
     batch_size = arguments.train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and num_samples < batch_size:
         raise SetrError(
@@ -214,17 +198,9 @@ def make_trainer(
     validation_data: SegmentationData,
 ) -> tuple[SetrTrainer, list[tuple[str, Any]]]:
     """
-    The trainer of a train job, and what it starts from: names and values for [`print_options`].
-
-    Args:
-        command (`Command`): The parsed command line.
-        job (`JobArguments`): Its options, from [`Command.to_dataclasses`].
-        arguments (`SetrTrainingArguments`): The same. Gets the split of a batch that is still to be fitted.
-        train_data (`SegmentationData`): What to train on, maybe a stream.
-        validation_data (`SegmentationData`): What to evaluate on.
-
-    Raises:
-        [`SetrError`]: model and data do not fit together, samples are bad, or not even one fits on the device.
+    The trainer of a train job, and what it starts from: names and values for [`print_options`]. `job` and `arguments`
+    are the command's [`Command.to_dataclasses`]; `arguments` gets the split of a batch that is still to be fitted.
+    Raises [`SetrError`] if model and data do not fit together, samples are bad, or not even one fits on the device.
     """
     label_set = train_data.label_set
     if command.recipe and not job.other_classes:

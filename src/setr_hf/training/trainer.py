@@ -14,15 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from transformers import (
-    EvalPrediction,
-    SchedulerType,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, SchedulerType, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
@@ -34,11 +26,7 @@ from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
 from .arguments import SetrTrainingArguments
 from .optimization import parameter_groups, poly_schedule
-from .output_folder import (
-    is_complete,
-    last_complete_checkpoint,
-    remove_incomplete_checkpoints,
-)
+from .output_folder import is_complete, last_complete_checkpoint, remove_incomplete_checkpoints
 from .prediction_pictures import PredictionSamples, publish_picture
 
 
@@ -74,15 +62,11 @@ class EpochOfExamples(TrainerCallback):
         self.examples = examples
         self.epoch = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         # Of a resumed run, the epoch in which it stopped.
         self.epoch = int(state.epoch or 0)
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         # Counted, as `state.epoch` is not whole after an epoch of a stream, whose length is not known.
         if hasattr(self.examples, "set_epoch"):
             self.examples.set_epoch(self.epoch)
@@ -358,11 +342,7 @@ class SetrTrainer(Trainer):
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
         """No loss, a confusion matrix for each image, and zeros instead of labels, which the matrix has counted."""
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
@@ -394,6 +374,3 @@ class SetrTrainer(Trainer):
             publish_picture(sheet, f"{metric_key_prefix}/predictions", path, step, self.callback_handler.callbacks)
             self.prediction_samples.samples.clear()
         return metrics
-
-
-__all__ = ["SetrTrainer"]
