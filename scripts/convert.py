@@ -39,9 +39,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="JSON",
         help="fields of SetrConfig that override all else, such as '{\"num_attention_heads\": 8}'",
     )
-    parser.add_argument(
-        "--to", choices=list(IMPLEMENTATIONS), help="the way back: from a folder to a .pth of this implementation"
-    )
+    parser.add_argument("--to", choices=list(IMPLEMENTATIONS), help="the way back: write this implementation's .pth")
     return parser.parse_args(argv)
 
 

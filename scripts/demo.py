@@ -26,9 +26,7 @@ from setr_hf.training.setup import make_trainer
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = JobParser(DataArguments, description=__doc__, epilog="Without --dataset, it trains on generated scenes.")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/demo"), help="folder for the model and the pictures"
-    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for model and pictures")
     parser.add_argument("--max-steps", type=positive, help="training steps, if not the recipe's")
     return parser.parse_args(argv)
 
@@ -86,10 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     id2label = train_data.label_set.id2label
     for index, name in id2label.items():
         print(f"{name:>14}  IoU {scores['per_category_iou'][index]:.3f}")
-    accuracy = scores["overall_accuracy"]
-    print(
-        f"mean IoU {scores['mean_iou']:.3f}, pixel accuracy {accuracy:.3f} on {len(validation_data)} held-out images"
-    )
+    mean_iou, accuracy = scores["mean_iou"], scores["overall_accuracy"]
+    print(f"mean IoU {mean_iou:.3f}, pixel accuracy {accuracy:.3f} on {len(validation_data)} held-out images")
     sheet = arguments.output / "sheet.png"
     with whole_file(sheet) as unfinished:
         comparison_sheet(samples, class_colors(segmenter.model.config), id2label).save(unfinished)

@@ -3,6 +3,8 @@
 import sys
 from argparse import Namespace
 
+from PIL import Image
+
 from setr_hf.cards.model_card import eval_results, update_card
 from setr_hf.cli import JobParser, positive, run_job
 from setr_hf.data.arguments import SplitArguments, dataset_name, load_data
@@ -13,7 +15,8 @@ from setr_hf.evaluation.records import compute_records, sample_record, start_pro
 from setr_hf.evaluation.results import print_scores, summarize, write_report, write_worst_images
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
-from setr_hf.evaluation.submission import server_ids, submission_file, write_submission
+from setr_hf.evaluation.submission import server_ids
+from setr_hf.files import whole_file
 from setr_hf.repositories import check_model
 
 
@@ -49,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         predictions = segmenter([sample.photo for sample in samples])
         if ids is not None:
             for sample, prediction in zip(samples, predictions):
-                write_submission(submission_file(submission, sample.name), ids[prediction.numpy()])
+                with whole_file(submission / f"{sample.name}.png") as unfinished:
+                    Image.fromarray(ids[prediction.numpy()]).save(unfinished)
         return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
 
     settings = evaluation_settings(segmenter, data, options.batch_size)
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         work,
         evaluation.limit,
         options.batch_size,
-        is_missing=lambda name: options.submit and not submission_file(submission, name).exists(),
+        is_missing=lambda name: options.submit and not (submission / f"{name}.png").exists(),
     )
     state.destroy_process_group()
     if not state.is_main_process:

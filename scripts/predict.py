@@ -54,8 +54,7 @@ def find_photos(inputs: list[Path]) -> list[Path]:
 
 
 def output_stems(photos: list[Path]) -> list[str]:
-    """
-    A name for the results of each photo: its own, with its suffix only where it would not be unique without.
+    """A name for the results of each photo: its own, with its suffix only where it would not be unique without.
 
     Raises:
         [`SetrError`]: Two photos have the same name.

@@ -11,7 +11,7 @@ from setr_hf.cli import JobParser, run_job
 from setr_hf.data.folders import cityscapes_files
 from setr_hf.data.label_sets import IGNORED_LABEL, LabelSet, cityscapes_raw_label_set, published_label_set
 from setr_hf.files import check_is_new
-from setr_hf.prepare.parquet import SourceImage, count_notes, file_images, write_dataset
+from setr_hf.prepare.parquet import SourceImage, file_images, write_dataset
 from setr_hf.prepare.pascal_context import left_out_notes, read_context_images, usable_images
 from setr_hf.prepare.publish import check_can_publish, publish
 from setr_hf.tables import print_table
@@ -27,9 +27,7 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
     context = data_sets.add_parser("pascal-context", help="VOC2010 with the masks of trainval_merged.json")
     context.add_argument("root", type=Path, help="VOCdevkit/VOC2010, the folder that holds JPEGImages")
     context.add_argument("annotations", type=Path, metavar="trainval_merged.json", help="of the Detail API")
-    context.add_argument(
-        "--num-classes", type=int, choices=sorted(PASCAL_CONTEXT), default=59, help="60 has the background"
-    )
+    context.add_argument("--num-classes", type=int, choices=sorted(PASCAL_CONTEXT), default=59, help="60: background")
     for data_set in (cityscapes, context):
         data_set.add_argument("output", type=Path, help="folder to write; must not exist")
         data_set.add_argument("--push-to-hub", metavar="ID", help="publish it as this data set, created if missing")
@@ -76,7 +74,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.push_to_hub:
         check_can_publish(arguments.push_to_hub, arguments.private)
     splits, label_set, source, notes = find_images(arguments)
-    notes += count_notes(splits, source)
+    for split, images in splits.items():
+        if len(images) != source.num_images[split]:
+            published = f"while the published data set has {source.num_images[split]:,}"
+            notes.append(f"{split}: {len(images):,} images, {published}.")
     for note in notes:
         print(note)
     print_shares(write_dataset(arguments.output, splits, label_set, source, notes), label_set)

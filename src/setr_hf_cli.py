@@ -1,5 +1,4 @@
-"""
-The console command `setr-hf JOB …`: each job is the script of that name. This module lies beside the package, whose
+"""The console command `setr-hf JOB …`: each job is the script of that name. This module lies beside the package, whose
 import takes seconds, so that what needs no job is answered at once.
 """
 
@@ -16,12 +15,7 @@ USAGE = "usage: setr-hf JOB [options]"
 
 
 def find_scripts() -> dict[str, Path]:
-    """
-    The script of each job, by its name.
-
-    Raises:
-        `FileNotFoundError`: the scripts are missing from the installation.
-    """
+    """The script of each job, by its name. Raises `FileNotFoundError` if the installation lacks them."""
     package = importlib.util.find_spec("setr_hf")
     if package is None or package.origin is None:
         raise FileNotFoundError("the package setr_hf is missing: reinstall setr-hf")
@@ -49,14 +43,6 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
-def refuse_job(job: str, jobs: list[str]) -> int:
-    """Says that there is no such job, and which one may have been meant."""
-    closest = difflib.get_close_matches(job, jobs, n=1)
-    hint = f"did you mean {closest[0]}?" if closest else "setr-hf --help lists the jobs"
-    print(f"{USAGE}\nerror: there is no job {job!r}: {hint}", file=sys.stderr)
-    return 2
-
-
 def main() -> int:
     """Runs the job that the command line names; returns its exit status."""
     scripts = find_scripts()
@@ -70,7 +56,10 @@ def main() -> int:
         print(f"setr-hf {version('setr-hf')}")
         return 0
     if job not in scripts:
-        return refuse_job(job, list(scripts))
+        closest = difflib.get_close_matches(job, scripts, n=1)
+        hint = f"did you mean {closest[0]}?" if closest else "setr-hf --help lists the jobs"
+        print(f"{USAGE}\nerror: there is no job {job!r}: {hint}", file=sys.stderr)
+        return 2
 
     from setr_hf.cli import run_job
 

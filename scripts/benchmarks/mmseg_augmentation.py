@@ -1,5 +1,4 @@
-"""
-The speed of mmsegmentation's augmentation, for `setr-hf benchmark augmentation`, in a Python of its own, which need
+"""The speed of mmsegmentation's augmentation, for `setr-hf benchmark augmentation`, in a Python of its own, which need
 not have this package:
 
     python mmseg_augmentation.py SETTINGS

@@ -45,19 +45,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *LATER})
 
 
-__all__ = [
-    "SetrBackbone",
-    "SetrConfig",
-    "SetrForSemanticSegmentation",
-    "SetrImageProcessor",
-    "SetrImageProcessorPil",
-    "SetrModel",
-    "SetrPreTrainedModel",
-    "SetrTrainer",
-    "SetrTrainingArguments",
-    "__version__",
-    "convert_checkpoint",
-    "load_encoder",
-    "load_segmentation_data",
-    "segment",
-]
+__all__ = ["SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor", "SetrImageProcessorPil"]
+__all__ += ["SetrModel", "SetrPreTrainedModel", "SetrTrainer", "SetrTrainingArguments", "__version__"]
+__all__ += ["convert_checkpoint", "load_encoder", "load_segmentation_data", "segment"]

@@ -10,14 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub
 from transformers import HfArgumentParser
 
 from .errors import SetrError
@@ -44,7 +37,7 @@ class HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=38, width=shutil.get_terminal_size((100, 24)).columns, **options)
 
     def add_usage(
-        self, usage: str | None, actions: Iterable[argparse.Action], groups: Iterable[Any], prefix: str | None = None
+        self, usage: Any, actions: Iterable[argparse.Action], groups: Any, prefix: str | None = None
     ) -> None:
         shown = [action for action in actions if action.required]
         if prefix is None:  # An empty prefix asks for the beginning of a subcommand's usage.
@@ -89,8 +82,7 @@ class HelpAll(argparse.Action):
 
 
 class JobParser(HfArgumentParser):
-    """
-    The parser of a job's command line. Options come from dataclasses, as with `HfArgumentParser`, and from
+    """The parser of a job's command line. Options come from dataclasses, as with `HfArgumentParser`, and from
     `add_argument`. Each is listed once, with dashes (`--max-steps`), and accepted with underscores as well
     (`--max_steps`), as users of `TrainingArguments` type it; abbreviations are not.
 
@@ -141,12 +133,12 @@ class JobParser(HfArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         arguments = list(sys.argv[1:] if args is None else args)
         end = arguments.index("--") if "--" in arguments else len(arguments)
-        spelled = [re.sub(r"^--[^=]+", with_dashes, argument) for argument in arguments[:end]]
-        return super().parse_known_args([*spelled, *arguments[end:]], namespace)
+        for index in range(end):
+            arguments[index] = re.sub(r"^--[^=]+", lambda name: name[0].replace("_", "-"), arguments[index])
+        return super().parse_known_args(arguments, namespace)
 
     def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
-        """
-        The dataclasses of these values.
+        """The dataclasses of these values.
 
         Raises:
             [`SetrError`]: a dataclass refuses its values.
@@ -162,25 +154,16 @@ class JobParser(HfArgumentParser):
         raise SystemExit(2)
 
 
-def with_dashes(option: re.Match[str]) -> str:
-    return option[0].replace("_", "-")
-
-
 # What the Hub says of a repository that is missing or closed to this user. Transformers raises its own error from it.
-HUB_ERRORS = (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+MISSING = (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.LocalEntryNotFoundError)
+HUB_ERRORS = (*MISSING, hub.HFValidationError, hub.OfflineModeIsEnabled)
 # A full or write-protected disk, and files that belong to somebody else.
 SYSTEM_ERRORS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
 
 def is_users(error: BaseException | None) -> bool:
     """Whether the user can mend an error, by other options or by access to a file, a disk or a repository."""
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+    if isinstance(error, hub.HfHubHTTPError) and error.response.status_code in (401, 403):
         return True
     if isinstance(error, (SetrError, *HUB_ERRORS)):
         return True
@@ -196,9 +179,8 @@ def message_of(error: Exception) -> str:
 
 
 def run_job(job: Callable[[], int]) -> int:
-    """
-    Runs a job's `main`, and returns its exit status: 2 after a mistake of the user, which is reported in one line, and
-    130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
+    """Runs a job's `main`, and returns its exit status: 2 after a mistake of the user, which is reported in one line,
+    and 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
     """
     try:
         return job()

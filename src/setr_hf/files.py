@@ -15,10 +15,7 @@ def unfinished(path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """
-    Creates a folder and those above it, if they are missing. Raises [`SetrError`] if a file has the name of one of
-    them.
-    """
+    """Creates a folder and those above it, if missing. Raises [`SetrError`] if a file has the name of one of them."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -27,10 +24,9 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """
-    Yields the path to write to; at the end of the block that file takes the place of `path`, which until then is as it
-    was. After an exception nothing is left behind. The suffix is that of `path`: many writers choose the format by it.
-    Its folder is created if it is missing; raises [`SetrError`] if that cannot be.
+    """Yields the path to write to; at the end of the block that file takes the place of `path`, which until then is as
+    it was. After an exception nothing is left behind. The suffix is that of `path`: many writers choose the format by
+    it. Its folder is created if it is missing; raises [`SetrError`] if that cannot be.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -51,9 +47,8 @@ def check_is_new(folder: str | Path) -> None:
 
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """
-    As [`whole_file`], for a new folder: yields an empty folder beside `folder`, which gets its name at the end. Raises
-    [`SetrError`] if `folder` exists and is not an empty folder.
+    """As [`whole_file`], for a new folder: yields an empty folder beside `folder`, which gets its name at the end.
+    Raises [`SetrError`] if `folder` exists and is not an empty folder.
     """
     folder = Path(folder)
     check_is_new(folder)

@@ -23,9 +23,8 @@ class HubOutOfReach(SetrError):
 
 
 def files_on_hub(source: str, kind: Literal["model", "dataset"], revision: str | None = None) -> list[str]:
-    """
-    The paths of the files of a repository on the Hub. Raises [`HubOutOfReach`], or [`SetrError`] if there is no such
-    repository or revision.
+    """A repository's files on the Hub. Raises [`HubOutOfReach`], or [`SetrError`] if it or its revision does not
+    exist.
     """
     missing = f"{source} is neither a folder here nor {NAMES[kind]} on the Hub"
     try:
@@ -44,8 +43,7 @@ def files_on_hub(source: str, kind: Literal["model", "dataset"], revision: str |
 
 
 def check_model(source: str) -> None:
-    """
-    Raises a [`SetrError`] if `source` is neither a folder nor the id of a model on the Hub. If the Hub cannot be
+    """Raises a [`SetrError`] if `source` is neither a folder nor the id of a model on the Hub. If the Hub cannot be
     reached, a copy in the cache will do.
     """
     if Path(source).is_dir():

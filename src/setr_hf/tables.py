@@ -13,6 +13,7 @@ from rich.table import Table
 
 # Nothing is folded in a pipe or a log.
 LOG_WIDTH = 10_000
+FIGURE = r"[+−-]?[\d.,]+( %)?|–|None"
 
 
 def show(table: Table) -> None:
@@ -26,16 +27,12 @@ def show(table: Table) -> None:
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
-def is_figure(cell: object) -> bool:
-    return cell is None or re.fullmatch(r"[+−-]?[\d.,]+( %)?|–", str(cell)) is not None
-
-
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table. Columns that hold only figures are aligned to the right; `None` is shown as "–"."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     rows = list(rows)
     for index, name in enumerate(columns):
-        figures = bool(rows) and all(is_figure(row[index]) for row in rows)
+        figures = bool(rows) and all(re.fullmatch(FIGURE, str(row[index])) for row in rows)
         table.add_column(escape(name), justify="right" if figures else "left")
     for row in rows:
         table.add_row(*("–" if cell is None else escape(str(cell)) for cell in row))
@@ -53,8 +50,5 @@ def print_options(options: Iterable[tuple[str, object]]) -> None:
 
 
 def percent(share: float | None, sign: str = "") -> str | None:
-    """
-    A share between 0 and 1, or a difference of such shares, in percent, for a cell; `sign` is "+" to show that of
-    positive ones too.
-    """
+    """A share from 0 to 1, or a difference of shares, in percent, for a cell; "+" as `sign` marks positive ones."""
     return None if share is None else f"{100 * share:{sign}.2f}"

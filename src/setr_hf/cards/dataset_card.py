@@ -11,8 +11,7 @@ from ..data.label_sets import LabelSet
 
 @dataclass(frozen=True)
 class Source:
-    """
-    A public data set that `setr-hf prepare` can prepare: its name and number of classes, its owners' page, what the
+    """A public data set that `setr-hf prepare` can prepare: its name and number of classes, its owners' page, what the
     Hub calls their terms, where these are and what they say of the images, what class ids were made from, and the
     published number of usable images in each split.
     """
@@ -47,14 +46,9 @@ PASCAL_CONTEXT_60 = Source(
     "classes are in alphabetical order, and the background is class 0.",
     num_images={"train": 4996, "validation": 5104},
 )
-PASCAL_CONTEXT = {
-    59: replace(
-        PASCAL_CONTEXT_60,
-        title="Pascal Context, 59 classes",
-        labels=PASCAL_CONTEXT_60.labels.replace("class 0", "255"),
-    ),
-    60: PASCAL_CONTEXT_60,
-}
+LABELS_59 = PASCAL_CONTEXT_60.labels.replace("class 0", "255")
+PASCAL_CONTEXT_59 = replace(PASCAL_CONTEXT_60, title="Pascal Context, 59 classes", labels=LABELS_59)
+PASCAL_CONTEXT = {59: PASCAL_CONTEXT_59, 60: PASCAL_CONTEXT_60}
 # The Hub's `size_categories`, as far as the data sets above need them.
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
@@ -78,12 +72,9 @@ def card_data(source: Source, splits: SplitDict, features: Features) -> DatasetC
 
 
 def dataset_card(
-    source: Source, label_set: LabelSet, splits: SplitDict, features: Features, notes: list[str]
+    source: Source, label_set: LabelSet, splits: SplitDict, features: Features, notes: list
 ) -> DatasetCard:
-    """
-    The card of a data set prepared from `source`; `notes` are sentences about this copy, such as what was left out of
-    it.
-    """
+    """The card of a data set prepared from `source`; `notes` are sentences on this copy, such as what was left out."""
     counts = "\n".join(f"| {info.name} | {info.num_examples:,} |" for info in splits.values())
     remarks = "".join(f"\n- {note}" for note in notes)
     text = f"""# {source.title}

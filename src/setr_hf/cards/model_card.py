@@ -13,8 +13,7 @@ METRICS = {"mean_iou": "mean IoU", "overall_accuracy": "pixel accuracy", "mean_a
 
 
 def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, ...] | None = None) -> list[EvalResult]:
-    """
-    Scores in the form of a model card, in percent, from `mean_iou`, `overall_accuracy` and `mean_accuracy`, 0 to 1;
+    """Scores in the form of a model card, in percent, from `mean_iou`, `overall_accuracy` and `mean_accuracy`, 0 to 1;
     undefined ones (`None`) are left out. `scales` are the ratios of the multi-scale protocol with mirror images.
     """
     protocol = "single scale" if scales is None else f"scales {', '.join(f'{s:g}' for s in scales)} with mirror images"
@@ -35,9 +34,8 @@ def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, .
 
 
 def update_card(model: str, results: list[EvalResult]) -> None:
-    """
-    Adds results to the card of a model, or replaces the values of those it has already; its text stays as it is. Of a
-    folder, `README.md` is changed or created; a model on the Hub gets a commit.
+    """Adds results to the card of a model, or replaces the values of those it has already; its text stays as it is. Of
+    a folder, `README.md` is changed or created; a model on the Hub gets a commit.
     """
     folder = Path(model)
     if not folder.is_dir():

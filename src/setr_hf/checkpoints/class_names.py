@@ -34,9 +34,8 @@ def guessed_dataset(num_labels: int, names: list[str] | None) -> str | None:
 
 
 def find_classes(meta: dict[str, Any], dataset: str | None, num_labels: int) -> tuple[dict[str, Any], str]:
-    """
-    The fields of `SetrConfig` that describe the classes of a checkpoint, and where they come from, to end a sentence
-    that begins with "Class names". Names in the file's metadata win; then come those of `dataset`, a key of
+    """The fields of `SetrConfig` that describe the classes of a checkpoint, and where they come from, to end a
+    sentence that begins with "Class names". Names in the file's metadata win; then come those of `dataset`, a key of
     `CLASS_NAMES` or a names file, and then those of the public data set with as many classes. Raises [`SetrError`] if
     `dataset` is neither, or has another number of classes.
     """

@@ -26,8 +26,7 @@ META_KEY = "setr_hf"
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """
-    What a conversion did.
+    """What a conversion did.
 
     Args:
         implementation (`str`): "original" or "mmseg".
@@ -54,8 +53,7 @@ class ConversionReport:
 def convert_tensors(
     state_dict: dict[str, torch.Tensor], implementation: str, config: SetrConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """
-    A checkpoint's tensors under our names, and the keys that were left out, each with the reason. Raises a
+    """A checkpoint's tensors under our names, and the keys that were left out, each with the reason. Raises a
     [`SetrError`] that lists missing and unknown keys.
     """
     converted: dict[str, torch.Tensor] = {}
@@ -81,9 +79,8 @@ def convert_tensors(
 
 
 def build_model(config: SetrConfig, tensors: dict[str, torch.Tensor]) -> SetrForSemanticSegmentation:
-    """
-    A model made of `tensors` themselves: no weight is initialized or copied. Raises a [`SetrError`] that lists tensors
-    which are missing, unknown or of another shape.
+    """A model made of `tensors` themselves: no weight is initialized or copied. Raises a [`SetrError`] that lists
+    tensors which are missing, unknown or of another shape.
     """
     with torch.device("meta"):
         model = SetrForSemanticSegmentation(config)
@@ -119,8 +116,7 @@ def build_image_processor(config: SetrConfig) -> SetrImageProcessor:
 def load_original(
     checkpoint: str | Path, dataset: str | None = None, overrides: dict | None = None
 ) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor, ConversionReport]:
-    """
-    A checkpoint of the original repository or of mmsegmentation as a model and image processor of ours. The weights
+    """A checkpoint of the original repository or of mmsegmentation as a model and image processor of ours. The weights
     stay mapped from the file, which must not be overwritten while the model is in use.
 
     Args:
@@ -165,8 +161,7 @@ def load_original(
 def convert_checkpoint(
     checkpoint: str | Path, output_dir: str | Path, dataset: str | None = None, overrides: dict | None = None
 ) -> ConversionReport:
-    """
-    Writes the model and image processor of [`load_original`] to a folder that `from_pretrained` loads, or nothing.
+    """Writes the model and image processor of [`load_original`] to a folder that `from_pretrained` loads, or nothing.
 
     Args:
         checkpoint, dataset, overrides: See [`load_original`].

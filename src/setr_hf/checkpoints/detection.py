@@ -30,10 +30,8 @@ OTHER_CHECKPOINTS = {
 
 @dataclass(frozen=True)
 class Detection:
-    """
-    What a checkpoint was found to be: its implementation, "original" or "mmseg", the configuration of its network, and
-    a sentence for each field that neither keys nor shapes nor metadata show, and that was taken from the published
-    models.
+    """What a checkpoint was found to be: its implementation, "original" or "mmseg", the configuration of its network,
+    and a sentence for each field that was taken from the published models, as nothing in the file shows it.
     """
 
     implementation: str
@@ -58,10 +56,7 @@ def count_modules(keys: Iterable[str], template: str) -> int:
 
 
 def detect_implementation(keys: Iterable[str]) -> str:
-    """
-    "original" or "mmseg", judged by how the encoder's layers are named. Raises a [`SetrError`] that says what else it
-    looks like.
-    """
+    """By how the encoder's layers are named: "original" or "mmseg". Raises a [`SetrError`] for anything else."""
     if any(key.startswith("decode_head.") for key in keys):
         if count_modules(keys, "backbone.blocks.{}.attn."):
             return "original"
@@ -142,8 +137,7 @@ def mla_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
 
 
 def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
-    """
-    The number of attention heads of the published encoder of this size, else heads of 64 channels; and which it is.
+    """The number of attention heads of the published encoder of this size, else heads of 64 channels; and which it is.
     Raises [`SetrError`] if the width is not a multiple of 64.
     """
     if (hidden_size, depth) in PUBLISHED_NUM_HEADS:
@@ -157,9 +151,8 @@ def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
 
 
 def assumed_image_size(num_positions: int, patch_size: int) -> int:
-    """
-    The side in pixels of the square image that `num_positions` position embeddings cover. Raises [`SetrError`] if they
-    do not form a square.
+    """The side in pixels of the square image of `num_positions` patches. Raises [`SetrError`] if they are not a
+    square.
     """
     side = math.isqrt(num_positions)
     if side * side != num_positions:
@@ -199,10 +192,9 @@ def assumed_auxiliary_indices(decoder_type: str, depth: int, out_indices: list[i
 
 
 def detect(shapes: Shapes, told: dict[str, Any]) -> Detection:
-    """
-    Implementation and configuration of a checkpoint. The fields of `SetrConfig` in `told`, which the file's metadata
-    or the user give, win over everything else. Raises [`SetrError`] if it is not a SETR of the public implementations,
-    a key is missing, or a field must be told.
+    """Implementation and configuration of a checkpoint. The fields of `SetrConfig` in `told`, which the file's
+    metadata or the user give, win over everything else. Raises [`SetrError`] if it is not a SETR of the public
+    implementations, a key is missing, or a field must be told.
     """
     implementation, assumptions = detect_implementation(shapes), []
     is_mla = any(key.startswith(("backbone.mla.", "neck.mla.")) for key in shapes)

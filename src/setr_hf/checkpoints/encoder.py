@@ -37,9 +37,8 @@ DISTILLATION_TOKENS = ("dist_token", "embeddings.distillation_token")
 
 @dataclass
 class Source:
-    """
-    An encoder to start from: what was read, its tensors, under the names of [`SetrModel`] if they have one there, and
-    its number of attention heads and grid of position embeddings `(rows, columns)`, if known.
+    """An encoder to start from: what was read, its tensors, under the names of [`SetrModel`] if they have one there,
+    and its number of attention heads and grid of position embeddings `(rows, columns)`, if known.
     """
 
     description: str
@@ -50,8 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """
-    What [`load_encoder`] loaded.
+    """What [`load_encoder`] loaded.
 
     Args:
         source (`str`): What was read.
@@ -109,26 +107,24 @@ def read_timm(name: str) -> nn.Module:
 
 
 def read_npz(path: Path) -> Source:
-    """
-    A file of Google's ViT in JAX under our names. Kernels there are (in, out), those of attention
-    (in, heads, channels) or (heads, channels, out), that of the patches (height, width, in, out).
+    """A file of Google's ViT in JAX under our names. Kernels there are (in, out), those of attention (in, heads,
+    channels) or (heads, channels, out), that of the patches (height, width, in, out).
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files}
     except (OSError, ValueError, EOFError) as error:
         raise SetrError(f"{path} cannot be read as .npz: {error}") from None
+    layer = r"Transformer/encoderblock_(\d+)"
     names = {
         r"cls": CLASS_TOKEN,
         r"Transformer/posembed_input/pos_embedding": POSITIONS,
         r"embedding/(\w+)": r"embeddings.patch_embeddings.\1",
-        r"Transformer/encoderblock_(\d+)/LayerNorm_0/(\w+)": r"layers.\1.layernorm_before.\2",
-        r"Transformer/encoderblock_(\d+)/LayerNorm_2/(\w+)": r"layers.\1.layernorm_after.\2",
-        r"Transformer/encoderblock_(\d+)/MlpBlock_3/Dense_0/(\w+)": r"layers.\1.mlp.fc1.\2",
-        r"Transformer/encoderblock_(\d+)/MlpBlock_3/Dense_1/(\w+)": r"layers.\1.mlp.fc2.\2",
-        r"Transformer/encoderblock_(\d+)/MultiHeadDotProductAttention_1/([qkvo])\w+/(\w+)": (
-            r"layers.\1.attention.\2_proj.\3"
-        ),
+        rf"{layer}/LayerNorm_0/(\w+)": r"layers.\1.layernorm_before.\2",
+        rf"{layer}/LayerNorm_2/(\w+)": r"layers.\1.layernorm_after.\2",
+        rf"{layer}/MlpBlock_3/Dense_0/(\w+)": r"layers.\1.mlp.fc1.\2",
+        rf"{layer}/MlpBlock_3/Dense_1/(\w+)": r"layers.\1.mlp.fc2.\2",
+        rf"{layer}/MultiHeadDotProductAttention_1/([qkvo])\w+/(\w+)": r"layers.\1.attention.\2_proj.\3",
     }
     tensors, num_heads = {}, None
     for key, array in arrays.items():
@@ -211,8 +207,7 @@ def read_source(source: str | Path | nn.Module, config: SetrConfig) -> Source:
 def fit_positions(
     positions: torch.Tensor, num_tokens: int, grid: tuple[int, int], target: tuple[int, int], with_class: bool
 ) -> torch.Tensor:
-    """
-    Position embeddings `(1, num_tokens + rows * columns, hidden_size)` of `grid` for the grid `target`, resized
+    """Position embeddings `(1, num_tokens + rows * columns, hidden_size)` of `grid` for the grid `target`, resized
     bilinearly with corners not aligned. The `num_tokens` before those of the patches belong to class and distillation
     token; `with_class` says whether the result begins with the position of the class token.
     """
@@ -229,9 +224,8 @@ def fit_positions(
 
 
 def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """
-    The number of positions before those of the patches, and the patch grid: a known one, the model's own or a square.
-    Raises [`SetrError`] if no such grid has that many patches.
+    """The number of positions before those of the patches, and the patch grid: a known one, the model's own or a
+    square. Raises [`SetrError`] if no such grid has that many patches.
     """
     num_positions = source.tensors[POSITIONS].shape[1]
     for before in dict.fromkeys((num_tokens, 0)):
@@ -247,8 +241,7 @@ def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tup
 
 
 def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | Path | nn.Module) -> EncoderReport:
-    """
-    Loads the encoder of a classification ViT, or of another SETR, into `model`. The decoder stays as it is.
+    """Loads the encoder of a classification ViT, or of another SETR, into `model`. The decoder stays as it is.
 
     Args:
         model (`SetrForSemanticSegmentation` or `SetrModel`): With an encoder of its own, which has the width, depth,

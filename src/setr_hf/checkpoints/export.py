@@ -21,15 +21,6 @@ UNREADABLE_FIELDS += ["auxiliary_out_indices", "decoder_scale_factor", "auxiliar
 ORIGINAL_UNUSED_CHANNELS = 512
 
 
-def upsample_forms(config: SetrConfig) -> dict[str, tuple[int, int, int]]:
-    """(number of convolutions, kernel, upsampling after each) of the naive or PUP decoder and its auxiliary heads."""
-    kernel_size = config.decoder_kernel_size
-    forms = {"decoder": (config.decoder_num_convs, kernel_size, config.decoder_scale_factor)}
-    if config.auxiliary_out_indices:
-        forms["auxiliary head"] = (config.auxiliary_num_convs, kernel_size, config.auxiliary_scale_factor)
-    return forms
-
-
 def differences(config: SetrConfig, **expressible: Any) -> list[str]:
     """A sentence for each field whose value is not the one that can be expressed."""
     fields = {name: (getattr(config, name), value) for name, value in expressible.items()}
@@ -59,7 +50,11 @@ def original_obstacles(config: SetrConfig) -> list[str]:
         auxiliary = {"mla_auxiliary_bias": False} if has_auxiliary else {}
         return obstacles + differences(config, mla_align_corners=True, mla_classifier_kernel_size=3, **auxiliary)
     possible = [(4, 3, 2)] + [(1, kernel_size, scale) for kernel_size in (1, 3) for scale in (1, 4)]
-    for part, form in upsample_forms(config).items():
+    forms = {"decoder": (config.decoder_num_convs, config.decoder_kernel_size, config.decoder_scale_factor)}
+    if has_auxiliary:
+        auxiliary_form = (config.auxiliary_num_convs, config.decoder_kernel_size, config.auxiliary_scale_factor)
+        forms["auxiliary head"] = auxiliary_form
+    for part, form in forms.items():
         if form not in possible:
             num_convs, kernel_size, scale = form
             obstacles.append(
@@ -96,9 +91,8 @@ def unread_tensors(implementation: str, config: SetrConfig) -> dict[str, torch.T
 
 
 def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str) -> dict[str, torch.Tensor]:
-    """
-    The state dict with which the original repository ("original") or mmsegmentation ("mmseg") gives the same logits.
-    Raises [`SetrError`] if that implementation cannot express the model.
+    """The state dict with which the original repository ("original") or mmsegmentation ("mmseg") gives the same
+    logits. Raises [`SetrError`] if that implementation cannot express the model.
 
     mmsegmentation 1.x builds SETR without a bias in the patch embedding; if the state dict has that key, its network
     needs `backbone.patch_bias=True`.
@@ -133,8 +127,7 @@ def public_metadata(config: SetrConfig) -> dict:
 
 
 def write_public_checkpoint(model_dir: str | Path, checkpoint: str | Path, implementation: str) -> dict:
-    """
-    Writes a folder of ours as a `.pth` of the original repository ("original") or of mmsegmentation ("mmseg"), and
+    """Writes a folder of ours as a `.pth` of the original repository ("original") or of mmsegmentation ("mmseg"), and
     returns its state dict. Raises [`SetrError`] if the file exists, the folder does not hold a SETR model, or that
     implementation cannot express it.
     """

@@ -1,5 +1,4 @@
-"""
-Which tensors of the public implementations of SETR correspond to which parameters of ours, in both directions.
+"""Which tensors of the public implementations of SETR correspond to which parameters of ours, in both directions.
 
 The two implementations are the original repository ("original") and mmsegmentation ("mmseg"). Their networks differ
 from ours only in form: theirs stack query, key and value; the original's convolutions before a BatchNorm have biases,
@@ -24,21 +23,12 @@ class Rule(NamedTuple):
 
 # How each implementation names the parts of its encoder; the original took timm's ViT.
 NAMING = {"original": "timm", "mmseg": "mmseg"}
+PARTS = ("layernorm_before", "attention.o_proj", "layernorm_after", "mlp.fc1", "mlp.fc2")
+TIMM_PARTS = ("norm1", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+MMSEG_PARTS = ("ln1", "attn.attn.out_proj", "ln2", "ffn.layers.0.0", "ffn.layers.1")
 LAYER_PARTS = {
-    "timm": {
-        "layernorm_before": "blocks.{}.norm1",
-        "attention.o_proj": "blocks.{}.attn.proj",
-        "layernorm_after": "blocks.{}.norm2",
-        "mlp.fc1": "blocks.{}.mlp.fc1",
-        "mlp.fc2": "blocks.{}.mlp.fc2",
-    },
-    "mmseg": {
-        "layernorm_before": "layers.{}.ln1",
-        "attention.o_proj": "layers.{}.attn.attn.out_proj",
-        "layernorm_after": "layers.{}.ln2",
-        "mlp.fc1": "layers.{}.ffn.layers.0.0",
-        "mlp.fc2": "layers.{}.ffn.layers.1",
-    },
+    "timm": {ours: f"blocks.{{}}.{theirs}" for ours, theirs in zip(PARTS, TIMM_PARTS)},
+    "mmseg": {ours: f"layers.{{}}.{theirs}" for ours, theirs in zip(PARTS, MMSEG_PARTS)},
 }
 STACKED_ATTENTION = {"timm": "blocks.{}.attn.qkv.", "mmseg": "layers.{}.attn.attn.in_proj_"}
 PATCH_PROJECTION = {"timm": "patch_embed.proj", "mmseg": "patch_embed.projection"}
@@ -46,9 +36,7 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 
 
 def encoder_rules(naming: str, config: SetrConfig, prefix: str) -> list[Rule]:
-    """
-    Rules of the encoder, whose naming is "timm" or "mmseg"; `prefix` precedes the names there, such as "backbone.".
-    """
+    """Rules of the encoder in the naming "timm" or "mmseg"; `prefix` precedes its names, such as "backbone."."""
     is_mmseg = naming == "mmseg"
     embeddings, patch = "setr.embeddings", prefix + PATCH_PROJECTION[naming]
     rules = [

@@ -25,17 +25,9 @@ class SteppedOver:
 
 # What training loops pickle beside the weights: mmengine's message hub, with NumPy values in it, whose HistoryBuffer
 # names its methods through `getattr`. Each becomes a `SteppedOver`; none of these names is imported.
-STEPPED_OVER = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "argparse.Namespace",
-)
+STEPPED_OVER = ["mmengine.logging.history_buffer.HistoryBuffer", "argparse.Namespace", "builtins.getattr"]
+STEPPED_OVER += ["numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"]
+STEPPED_OVER += ["numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"]
 # Dictionaries with attribute access; class names may stand in them.
 READ_AS_DICTIONARY = ("mmengine.config.config.ConfigDict", "mmcv.utils.config.ConfigDict", "addict.addict.Dict")
 NESTED_STATE_DICTS = ("state_dict", "model", "model_state_dict")
@@ -59,9 +51,8 @@ def check_looks_loadable(path: Path) -> None:
 
 def load_torch_file(path: Path) -> Any:
     """The content of a file of `torch.save`, with objects of known training loops replaced by `SteppedOver`."""
-    replaced: list[Any] = [(SteppedOver, name) for name in STEPPED_OVER] + [
-        (OrderedDict, name) for name in READ_AS_DICTIONARY
-    ]
+    names = dict.fromkeys(STEPPED_OVER, SteppedOver) | dict.fromkeys(READ_AS_DICTIONARY, OrderedDict)
+    replaced: list[Any] = [(replacement, name) for name, replacement in names.items()]
     try:
         with torch.serialization.safe_globals(replaced):
             return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
@@ -75,9 +66,7 @@ def load_torch_file(path: Path) -> Any:
         reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
         raise SetrError(f"{path} is not a file of weights: {reason.group(1) if reason else error}") from None
     except Exception as error:  # What torch raises on damaged bytes depends on where they are damaged.
-        raise SetrError(
-            f"{path} cannot be read as a checkpoint; it is damaged, truncated or of another kind: {error}"
-        ) from None
+        raise SetrError(f"{path} is not a checkpoint, or it is damaged or truncated: {error}") from None
 
 
 def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -89,8 +78,7 @@ def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """
-    The weights of a checkpoint, without a `module.` prefix, and its `meta` dictionary, empty if there is none.
+    """The weights of a checkpoint, without a `module.` prefix, and its `meta` dictionary, empty if there is none.
 
     Reads files of `torch.save` (in the zip and the older format; a bare state dict, or one under "state_dict" or
     "model") and safetensors. Zip files are mapped into memory, so tensors that are not used, such as an optimizer's,

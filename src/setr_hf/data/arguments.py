@@ -3,6 +3,7 @@
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import SetrError
 from .loading import load_segmentation_data
@@ -10,29 +11,29 @@ from .public_datasets import CLASS_NAMES
 from .rows import SegmentationData
 
 
-DATASET = {
-    "metavar": "DATA",
-    "help": "Hub id; folder of ADE20K, Cityscapes or Pascal Context; or images/ + annotations/",
-}
+WHERE = "Hub id; folder of ADE20K, Cityscapes or Pascal Context; or images/ + annotations/"
+DATASET = {"metavar": "DATA", "help": WHERE}
+
+
+def option(default: Any, help: str, **details: Any) -> Any:
+    """A field of a dataclass of options, as a job's parser lists it."""
+    return field(default=default, metadata={"help": help, **details})
 
 
 @dataclass
 class DataArguments:
-    """
-    Which data set, and what must be said of it if it does not say so itself. A job declares these options with
+    """Which data set, and what must be said of it if it does not say so itself. A job declares these options with
     `JobParser(DataArguments, …)` and reads the data by [`load_data`].
     """
 
     _argument_group_name = "data"
 
     dataset: str | None = field(default=None, metadata=DATASET)
-    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
-    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the Hub"})
-    image_column: str | None = field(default=None, metadata={"help": "column of the photos, if not a usual name"})
-    annotation_column: str | None = field(default=None, metadata={"help": "column of the annotations, likewise"})
-    labels: str | None = field(
-        default=None, metadata={"help": f"class names, if the data lacks them: a JSON file, {', '.join(CLASS_NAMES)}"}
-    )
+    dataset_config: str | None = option(None, "configuration of a data set on the Hub")
+    dataset_revision: str | None = option(None, "branch, tag or commit on the Hub")
+    image_column: str | None = option(None, "column of the photos, if not a usual name")
+    annotation_column: str | None = option(None, "column of the annotations, likewise")
+    labels: str | None = option(None, f"class names, if the data lacks them: a JSON file, {', '.join(CLASS_NAMES)}")
 
 
 @dataclass
@@ -40,14 +41,11 @@ class SplitArguments(DataArguments):
     """As [`DataArguments`], for jobs that always read a data set, and of it one split."""
 
     dataset: str = field(metadata=DATASET)
-    split: str = field(default="validation", metadata={"help": "split of the data set"})
+    split: str = option("validation", "split of the data set")
 
 
 def load_data(arguments: DataArguments | Namespace, split: str, streaming: bool = False) -> SegmentationData:
-    """
-    The split of the data set that the options name, see [`load_segmentation_data`]. Raises [`SetrError`] if they name
-    none.
-    """
+    """The split of the data set that the options name, see [`load_segmentation_data`]."""
     if arguments.dataset is None:
         raise SetrError("--dataset is missing: a folder, or the id of a data set on the Hub")
     return load_segmentation_data(

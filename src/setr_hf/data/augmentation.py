@@ -1,5 +1,4 @@
-"""
-The paper's augmentation of photos and their label maps, as torchvision's v2 transforms.
+"""The paper's augmentation of photos and their label maps, as torchvision's v2 transforms.
 
 Order, distributions and 8-bit arithmetic are those of the original code, and so is every pixel; but only what the crop
 shows is computed, where that code resizes whole images. All randomness comes from torch's global generator.
@@ -39,8 +38,7 @@ def training_transform(
     category_max_ratio: float = 0.75,
     photometric_distortion: bool = True,
 ) -> v2.Compose:
-    """
-    Random scale, random crop, mirror, photometric distortion, normalization and padding, as in the paper's code
+    """Random scale, random crop, mirror, photometric distortion, normalization and padding, as in the paper's code
     (section 4.1: random resize with ratio 0.5 to 2, random crop, random horizontal flip).
 
     Args:
@@ -74,8 +72,7 @@ def training_transform(
 
 
 class RandomScaledCrop(v2.Transform):
-    """
-    A random window of an image and its label map resized by a random ratio: images bilinearly, label maps to the
+    """A random window of an image and its label map resized by a random ratio: images bilinearly, label maps to the
     nearest pixel, both as if OpenCV's `resize` of the whole were cropped. An image smaller than the window is taken
     whole.
 
@@ -132,9 +129,8 @@ class RandomScaledCrop(v2.Transform):
     def draw_window(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """Rows and columns of a random window within a resized image of `size`."""
         starts = [randint(0, max(side - crop, 0) + 1) for side, crop in zip(size, self.crop_size)]
-        rows, columns = (
-            slice(start, min(start + crop, side)) for start, crop, side in zip(starts, self.crop_size, size)
-        )
+        ends = [min(start + crop, side) for start, crop, side in zip(starts, self.crop_size, size)]
+        rows, columns = map(slice, starts, ends)
         return rows, columns
 
     def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
@@ -144,8 +140,7 @@ class RandomScaledCrop(v2.Transform):
 
 
 class PhotometricDistortion(v2.Transform):
-    """
-    Changes brightness, contrast, saturation and hue of 8-bit images, each in half of the cases; label maps pass.
+    """Changes brightness, contrast, saturation and hue of 8-bit images, each in half of the cases; label maps pass.
 
     Brightness moves by up to 32 levels, contrast and saturation are multiplied by 0.5 to 1.5, and hue turns by −36° to
     34° in steps of 2°, OpenCV's unit. Contrast comes before saturation and hue or after them, equally often.
@@ -183,8 +178,7 @@ class PhotometricDistortion(v2.Transform):
 
 
 class NormalizeAndPad(v2.Transform):
-    """
-    Normalizes images, to float32, and pads images and label maps to `crop_size` with 0 and 255 at the right and the
+    """Normalizes images, to float32, and pads images and label maps to `crop_size` with 0 and 255 at the right and the
     bottom. For the arguments see [`training_transform`].
 
     Raises:
@@ -230,8 +224,7 @@ def from_pixels(pixels: np.ndarray, like: tv_tensors.Image) -> tv_tensors.Image:
 
 
 def bilinear_window(pixels: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
-    """
-    A window of `pixels` resized to `size`, equal to the bit to resizing them all with OpenCV's `INTER_LINEAR`.
+    """A window of `pixels` resized to `size`, equal to the bit to resizing them all with OpenCV's `INTER_LINEAR`.
 
     OpenCV computes positions in 32-bit floats from the upper left corner, where the image must therefore start; what
     lies to the right of the window and below it is left out.

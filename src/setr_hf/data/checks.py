@@ -22,10 +22,7 @@ NUM_NAMED = 5
 
 
 def check_sample(index: int, data: SegmentationData) -> tuple[str, str | None, np.ndarray]:
-    """
-    The name of a sample, what is wrong with it (`None` if nothing is), and which of the ids 0 to 255 occur in its
-    label map.
-    """
+    """A sample's name, what is wrong with it, if anything, and which of the ids 0 to 255 occur in its label map."""
     row = data.undecoded[index]
     try:
         label_map = data.read_labelled(row).label_map
@@ -59,9 +56,8 @@ def listing(problems: list[str]) -> str:
 def checked_samples(
     data: SegmentationData, skip_bad_samples: bool = False, num_workers: int | None = None
 ) -> SegmentationData:
-    """
-    The data, which is not a stream, after every sample has been decoded and found usable: photo and annotation can be
-    read and have the same size, and the annotation holds ids of the classes. With `skip_bad_samples` those that are
+    """The data, which is not a stream, after every sample has been decoded and found usable: photo and annotation can
+    be read and have the same size, and the annotation holds ids of the classes. With `skip_bad_samples` those that are
     not are left out, with a warning. Processes that were launched together share the work and arrive at the same
     result; by default each runs as many threads as it has CPUs to itself. Raises a [`SetrError`] that names the first
     bad samples and counts all, or if the split has no annotations, or none that anything can be learnt from.
@@ -74,9 +70,7 @@ def checked_samples(
     with ThreadPoolExecutor(num_workers or max(1, (os.cpu_count() or 1) // state.num_processes)) as pool:
         results = pool.map(partial(check_sample, data=data), mine)
         # A small data set is checked before a bar would be of use.
-        progress = tqdm(
-            results, "Checking samples", len(mine), unit="sample", delay=3, disable=not state.is_main_process
-        )
+        progress = tqdm(results, "Checking samples", len(mine), delay=3, disable=not state.is_main_process)
         for index, (name, problem, ids) in zip(mine, progress):
             occurring |= ids
             if problem is not None:

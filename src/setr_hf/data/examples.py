@@ -41,9 +41,8 @@ class Augmented:
         self.epoch.fill_(epoch)
 
     def example(self, row: dict, *state: int) -> dict[str, torch.Tensor]:
-        """
-        The example of an [`undecoded`] row. Augmentation draws from torch's global generator, which is left as it was;
-        what it draws depends on the seed and the numbers of `state` alone. Raises [`SetrError`] for a bad sample.
+        """The example of an [`undecoded`] row. Augmentation draws from torch's global generator, which is left as it
+        was; what it draws depends on the seed and the numbers of `state` alone. Raises [`SetrError`] for a bad sample.
         """
         sample = self.data.read_labelled(row)
         (torch_seed,) = np.random.SeedSequence((self.seed, *state)).generate_state(1, np.uint64)
@@ -56,9 +55,8 @@ class Augmented:
 
 
 class TrainingExamples(Augmented, torch.utils.data.Dataset):
-    """
-    The examples of a data set that is not a stream. Their augmentation depends on seed, epoch and index alone: it is
-    the same with any number of workers and processes, and after a resumption.
+    """The examples of a data set that is not a stream. Their augmentation depends on seed, epoch and index alone: it
+    is the same with any number of workers and processes, and after a resumption.
     """
 
     def __len__(self) -> int:
@@ -70,11 +68,10 @@ class TrainingExamples(Augmented, torch.utils.data.Dataset):
 
 
 class StreamingExamples(Augmented, torch.utils.data.IterableDataset):
-    """
-    The examples of a stream: each once in an epoch, in an order that a buffer of `SHUFFLE_BUFFER_SIZE` rows shuffles,
-    augmented depending on seed, epoch and image file alone. `Trainer` needs `max_steps`, and begins a new epoch when
-    the stream ends. A bad sample raises a [`SetrError`] when it is reached, unless `skip_bad_samples` is set and
-    others are good.
+    """The examples of a stream: each once in an epoch, in an order that a buffer of `SHUFFLE_BUFFER_SIZE` rows
+    shuffles, augmented depending on seed, epoch and image file alone. `Trainer` needs `max_steps`, and begins a new
+    epoch when the stream ends. A bad sample raises a [`SetrError`] when it is reached, unless `skip_bad_samples` is
+    set and others are good.
 
     Dataloader workers share the stream's parts (files on the Hub), so workers beyond the number of parts are idle.
     Several processes need `accelerator_config={"dispatch_batches": False}`: each then reads the whole stream and keeps
@@ -103,8 +100,9 @@ class StreamingExamples(Augmented, torch.utils.data.IterableDataset):
         epoch, num_read, num_skipped = self.epoch.item(), 0, 0
         for row in self.rows:
             num_read += 1
+            image = row["image"] or {}
             try:
-                example = self.example(row, epoch, file_checksum(row["image"]))
+                example = self.example(row, epoch, zlib.crc32(image.get("bytes") or str(image.get("path")).encode()))
             except SetrError as error:
                 if not self.skip_bad_samples:
                     raise SetrError(f"{error}. --skip-bad-samples leaves such samples out") from error
@@ -123,12 +121,6 @@ def with_ignore_index(label_map: torch.Tensor, ignore_index: int) -> torch.Tenso
     return torch.where(label_map == IGNORED_LABEL, ignore_index, label_map.long())
 
 
-def file_checksum(image: dict | None) -> int:
-    """A number for an undecoded image: from its content, or from its path if only that is known."""
-    image = image or {}
-    return zlib.crc32(image.get("bytes") or str(image.get("path")).encode())
-
-
 def training_examples(
     data: SegmentationData,
     transform: v2.Transform,
@@ -136,8 +128,7 @@ def training_examples(
     ignore_index: int = IGNORED_LABEL,
     skip_bad_samples: bool = False,
 ) -> TrainingExamples | StreamingExamples:
-    """
-    What `Trainer` trains on: `pixel_values`, float32 of shape `(3, height, width)`, and `labels`, int64 of shape
+    """What `Trainer` trains on: `pixel_values`, float32 of shape `(3, height, width)`, and `labels`, int64 of shape
     `(height, width)`. Returns [`StreamingExamples`] for a stream, else [`TrainingExamples`].
 
     Args:
@@ -161,10 +152,9 @@ def evaluation_batch(batch: dict[str, list], data: SegmentationData, ignore_inde
 
 
 def evaluation_examples(data: SegmentationData, ignore_index: int = IGNORED_LABEL) -> Dataset:
-    """
-    The data as `photo`, a PIL image, and `label_map`, its class ids as an array, both at the original size. A stream
-    is read to its end first and held in memory, its images still encoded, because evaluation divides the data among
-    processes by index. Raises [`SetrError`] if the split has no annotations.
+    """The data as `photo`, a PIL image, and `label_map`, its class ids as an array, both at the original size. A
+    stream is read to its end first and held in memory, its images still encoded, because evaluation divides the data
+    among processes by index. Raises [`SetrError`] if the split has no annotations.
     """
     data.check_annotations()
     rows = data.undecoded

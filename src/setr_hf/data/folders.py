@@ -23,9 +23,8 @@ SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("t
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """
-    The photos of a split in order, where the annotation of each should be (`None` if the split is published without),
-    and what the annotations mean, if the folder says so.
+    """The photos of a split in order, where the annotation of each should be (`None` if the split is published
+    without), and what the annotations mean, if the folder says so.
     """
 
     images: list[Path]
@@ -78,9 +77,8 @@ def cityscapes_files(root: Path, split: str) -> SplitFiles:
         # The published annotations of this split are dummies.
         return SplitFiles(images, None, cityscapes_raw_label_set())
     folder = split_folder(root / "gtFine", split)
-    annotations = [
-        folder / path.parent.name / path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png") for path in images
-    ]
+    names = [path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png") for path in images]
+    annotations = [folder / path.parent.name / name for path, name in zip(images, names)]
     return SplitFiles(images, annotations, cityscapes_raw_label_set())
 
 
@@ -103,9 +101,8 @@ LAYOUTS = {"leftImg8bit": cityscapes_files, "JPEGImages": pascal_context_files, 
 
 
 def split_files(root: Path, split: str) -> SplitFiles:
-    """
-    The files of a split in a folder of any known layout. Raises [`SetrError`] if the layout is unknown, the split or
-    all of its files are missing, or the folder is the full ADE20K, which is not the benchmark.
+    """The files of a split in a folder of any known layout. Raises [`SetrError`] if the layout is unknown, the split
+    or all of its files are missing, or the folder is the full ADE20K, which is not the benchmark.
     """
     if (root / "images/ADE").is_dir() or any(root.glob("index_ade20k.*")):
         raise SetrError(
@@ -136,10 +133,8 @@ def read_folder(root: Path, split: str, labels: str | Path | None) -> tuple[Data
     """A split's rows and label set as [`load_segmentation_data`] returns them."""
     files = split_files(root, split)
     label_set = chosen_label_set(labels, files.label_set, root)
-    columns: dict[str, list] = {
-        "image": [str(path) for path in files.images],
-        "name": [path.stem for path in files.images],
-    }
+    images = files.images
+    columns: dict[str, list] = {"image": [str(path) for path in images], "name": [path.stem for path in images]}
     features = {"image": Image(), "name": Value("string")}
     if files.annotations is not None:
         columns["annotation"] = [str(path) if path.is_file() else None for path in files.annotations]

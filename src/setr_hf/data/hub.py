@@ -23,10 +23,9 @@ ADE20K_ON_THE_HUB = {
 
 
 def open_on_hub(source: str, config: str | None, revision: str | None) -> tuple[DatasetBuilder, LabelSet | None]:
-    """
-    A data set on the Hub before its files are downloaded, and its label set if it is the benchmark of ADE20K or has a
-    names file. If the Hub is out of reach, what an earlier run left in the cache. Raises [`SetrError`] if there is no
-    such data set, config or revision, it needs a loading script, or the cache has no copy either.
+    """A data set on the Hub before its files are downloaded, and its label set if it is the benchmark of ADE20K or has
+    a names file. If the Hub is out of reach, what an earlier run left in the cache. Raises [`SetrError`] if there is
+    no such data set, config or revision, it needs a loading script, or the cache has no copy either.
     """
     usual_config, usual_revision = ADE20K_ON_THE_HUB.get(source, (None, None))
     is_ade20k = source in ADE20K_ON_THE_HUB and config in (None, usual_config)

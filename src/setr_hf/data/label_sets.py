@@ -30,8 +30,7 @@ def class_fields(names: list[str], palette: Palette | None, dataset: str | None)
 
 @dataclass(frozen=True)
 class LabelSet:
-    """
-    What the pixel values of a data set's annotations mean.
+    """What the pixel values of a data set's annotations mean.
 
     Args:
         id2label (`dict[int, str]`): The name of each class; ids count from 0.
@@ -98,9 +97,8 @@ class LabelSet:
         return cls.of_values(names, {i + 1: i for i in range(len(names))}, (0,), palette)
 
     def encode(self, annotation: Image.Image, name: str, photo_size: tuple[int, int]) -> np.ndarray:
-        """
-        The label map of an annotation, uint8 of shape `(height, width)`, 255 for ignored pixels. The pixel values of a
-        PNG with a palette are its indices, not its colours; those of a bitmap (mode "1") are 0 and 1. Raises a
+        """The label map of an annotation, uint8 of shape `(height, width)`, 255 for ignored pixels. The pixel values
+        of a PNG with a palette are its indices, not its colours; those of a bitmap (mode "1") are 0 and 1. Raises a
         [`SetrError`] that calls the sample `name` if the annotation does not hold one 8-bit id per pixel, holds values
         without a meaning, or does not have `photo_size`, the width and height of its photo in pixels.
         """
@@ -132,10 +130,9 @@ class LabelSet:
 
 
 def published_label_set(name: str) -> LabelSet:
-    """
-    The label set of a public data set in the form in which it is published for training: ADE20K's benchmark (0 is
+    """The label set of a public data set in the form in which it is published for training: ADE20K's benchmark (0 is
     "other", then 1…150), Cityscapes' train ids, Pascal Context's 60 classes (0 is the background), or its 59, which
-    ignore the background. Raises [`SetrError`] for a name that is not in `CLASS_NAMES`.
+    ignore the background. Raises [`SetrError`] for other names.
     """
     if name not in CLASS_NAMES:
         raise SetrError(f"labels {name!r} are neither a names file nor one of {', '.join(CLASS_NAMES)}")
@@ -151,9 +148,8 @@ def cityscapes_raw_label_set() -> LabelSet:
 
 
 def read_names_file(path: str | Path) -> LabelSet:
-    """
-    The label set in a `labels.json`, in an `id2label.json` (ids and names alone) of older repositories on the Hub, or
-    in a list of the class names. Raises [`SetrError`] if the file is missing or malformed. The keys of a
+    """The label set in a `labels.json`, in an `id2label.json` (ids and names alone) of older repositories on the Hub,
+    or in a list of the class names. Raises [`SetrError`] if the file is missing or malformed. The keys of a
     `labels.json`:
 
     - `id2label`: the class names, `{"0": "sky", …}`;
@@ -207,10 +203,8 @@ def own_label_set(folder: Path) -> LabelSet | None:
 
 
 def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: str | Path) -> LabelSet:
-    """
-    The label set that `labels`, a names file or a key of `CLASS_NAMES`, asks for; by default the source's own. A names
-    file overrides what the source says. Raises [`SetrError`] if no label set is known, or the source has other
-    classes.
+    """The label set that `labels`, a names file or a key of `CLASS_NAMES`, asks for; by default the source's own. A
+    names file overrides the source. Raises [`SetrError`] if no label set is known, or the source has other classes.
     """
     if labels is None:
         if own is None:
@@ -235,9 +229,8 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
 
 
 def check_classes(config: SetrConfig, label_set: LabelSet) -> None:
-    """
-    Raises a [`SetrError`] if a model does not have the classes of a data set, before the first image is read. A model
-    without class names can only be held to their number.
+    """Raises a [`SetrError`] if a model does not have the classes of a data set, before the first image is read. A
+    model without class names can only be held to their number.
     """
     names = label_set.names
     if config.num_labels != len(names):

@@ -36,8 +36,7 @@ def load_segmentation_data(
     labels: str | Path | None = None,
     streaming: bool = False,
 ) -> SegmentationData:
-    """
-    A split of a segmentation data set, and the meaning of its annotations.
+    """A split of a segmentation data set, and the meaning of its annotations.
 
     Args:
         source (`str` or `Path`): The id of a data set on the Hub, or a folder: `images/{train,val}` and
@@ -83,7 +82,8 @@ def load_segmentation_data(
     folder = Path(source)
     if folder.is_dir() and revision is not None:
         raise SetrError(f"{folder} is a folder, which has no revision {revision!r}")
-    if folder.is_dir() and not holds_parquet(folder):
+    holds_parquet = any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
+    if folder.is_dir() and not holds_parquet:
         for name, value in (("config", config), ("column", image_column), ("column", annotation_column)):
             if value is not None:
                 raise SetrError(f"{folder} is a folder of image files, which has no {name} {value!r}")
@@ -108,16 +108,11 @@ def load_segmentation_data(
     return SegmentationData(standard_rows(rows, columns, split), label_set)
 
 
-def holds_parquet(folder: Path) -> bool:
-    return any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
-
-
 def choose_columns(
     features: Features, image_column: str | None, annotation_column: str | None, split: str, source: str | Path
 ) -> dict[str, str]:
-    """
-    The source's columns for `image`, `annotation` and `name`, without those it lacks: the ones that were asked for, or
-    ones with a usual name and type. Raises [`SetrError`], with all columns, if there are none.
+    """The source's columns for `image`, `annotation` and `name`, without those it lacks: the ones that were asked for,
+    or ones with a usual name and type. Raises [`SetrError`], with all columns, if there are none.
     """
     listing = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
 

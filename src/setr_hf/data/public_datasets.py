@@ -71,21 +71,13 @@ PALETTES: dict[str, list[list[int]]] = {
 }
 
 # The test protocol of each data set in the original configurations, in pixels.
+ADE20K_SIZE, CONTEXT_SIZE = {"shortest_edge": 512, "longest_edge": 2048}, {"shortest_edge": 520}
+CITYSCAPES_SIZE = {"shortest_edge": 1025, "longest_edge": 2049}
 PROCESSOR_SETTINGS: dict[str, dict] = {
-    "ade20k": {
-        "size": {"shortest_edge": 512, "longest_edge": 2048},
-        "crop_size": 512,
-        "stride": 341,
-        "do_reduce_labels": True,
-    },
-    "pascal_context": {"size": {"shortest_edge": 520}, "crop_size": 480, "stride": 320, "do_reduce_labels": False},
-    "pascal_context_59": {"size": {"shortest_edge": 520}, "crop_size": 480, "stride": 320, "do_reduce_labels": True},
-    "cityscapes": {
-        "size": {"shortest_edge": 1025, "longest_edge": 2049},
-        "crop_size": 768,
-        "stride": 512,
-        "do_reduce_labels": False,
-    },
+    "ade20k": {"size": ADE20K_SIZE, "crop_size": 512, "stride": 341, "do_reduce_labels": True},
+    "pascal_context": {"size": CONTEXT_SIZE, "crop_size": 480, "stride": 320, "do_reduce_labels": False},
+    "pascal_context_59": {"size": CONTEXT_SIZE, "crop_size": 480, "stride": 320, "do_reduce_labels": True},
+    "cityscapes": {"size": CITYSCAPES_SIZE, "crop_size": 768, "stride": 512, "do_reduce_labels": False},
 }
 
 # Ratios of the published multi-scale results, each with its mirror image.
@@ -94,8 +86,7 @@ ADE20K_NAIVE_AND_MLA_SCALES = (0.5, 0.75, 1.0)
 
 
 def published_scales(dataset: str | None, decoder_type: str) -> tuple[float, ...]:
-    """
-    The ratios of the published multi-scale results for a data set as in `SetrConfig.dataset`: six from 0.5 to 1.75,
+    """The ratios of the published multi-scale results for a data set as in `SetrConfig.dataset`: six from 0.5 to 1.75,
     but the first three for the naive and mla decoders on ADE20K.
     """
     if dataset == "ade20k" and decoder_type != "pup":

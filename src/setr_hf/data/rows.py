@@ -15,9 +15,8 @@ from .label_sets import LabelSet
 
 @dataclass(frozen=True)
 class Sample:
-    """
-    A photo, turned upright as its EXIF orientation says, with its label map: class ids of its pixels, uint8 of shape
-    `(height, width)`, 255 for ignored pixels; `None` if there is no annotation.
+    """A photo, turned upright as its EXIF orientation says, with its label map: class ids of its pixels, uint8 of
+    shape `(height, width)`, 255 for ignored pixels; `None` if there is no annotation.
     """
 
     name: str
@@ -34,8 +33,7 @@ class LabelledSample(Sample):
 
 @dataclass(frozen=True)
 class SegmentationData:
-    """
-    A split of a segmentation data set. Iterating over it, or `data[index]`, reads [`Sample`]s.
+    """A split of a segmentation data set. Iterating over it, or `data[index]`, reads [`Sample`]s.
 
     Args:
         rows (`datasets.Dataset` or `datasets.IterableDataset`): The columns `image`, `annotation` and `name`. Test
@@ -86,9 +84,8 @@ class SegmentationData:
         return rows
 
     def read(self, row: dict) -> Sample:
-        """
-        The sample in an [`undecoded`] row. Raises a [`SetrError`] that names the sample if image or annotation cannot
-        be read, they differ in size, or the annotation holds values without a meaning.
+        """The sample in an [`undecoded`] row. Raises a [`SetrError`] that names the sample if image or annotation
+        cannot be read, they differ in size, or the annotation holds values without a meaning.
         """
         name = row["name"]
         if row["image"] is None:

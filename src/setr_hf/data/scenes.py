@@ -133,9 +133,8 @@ def draw_scene(seed: int) -> tuple[PILImage.Image, PILImage.Image]:
 
 
 def make_scenes(count: int, first_seed: int = 0) -> SegmentationData:
-    """
-    Generated street scenes of 160 × 128 pixels with 8 classes, the same on every machine; scene i is drawn from seed
-    `first_seed` + i.
+    """Generated street scenes, 160 × 128 pixels, 8 classes, the same on every machine; scene i has seed `first_seed` +
+    i.
     """
     seeds = range(first_seed, first_seed + count)
     images, annotations = zip(*map(draw_scene, seeds))

@@ -1,10 +1,10 @@
 """The options that `evaluate` and `compare` share."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.arguments import SplitArguments, dataset_name
+from ..data.arguments import SplitArguments, dataset_name, option
 from ..errors import SetrError
 
 
@@ -14,19 +14,12 @@ class EvaluationArguments:
 
     _argument_group_name = "evaluation"
 
-    protocol: str = field(
-        default="single", metadata={"choices": ("single", "multi"), "help": "one scale, or several with mirror images"}
-    )
-    limit: int | None = field(default=None, metadata={"help": "only the first images"})
-    output: Path | None = field(default=None, metadata={"help": "folder for results, resumed if it exists"})
-    window_batch_size: int = field(default=32, metadata={"help": "windows that a model takes at a time"})
-    dtype: str = field(
-        default="float32",
-        metadata={"choices": ("float32", "bfloat16", "float16"), "help": "precision that models compute in"},
-    )
-    threads: int = field(
-        default=os.cpu_count() or 1, metadata={"help": "CPU threads of each process; changes rounding"}
-    )
+    protocol: str = option("single", "one scale, or several with mirror images", choices=("single", "multi"))
+    limit: int | None = option(None, "only the first images")
+    output: Path | None = option(None, "folder for results, resumed if it exists")
+    window_batch_size: int = option(32, "windows that a model takes at a time")
+    dtype: str = option("float32", "precision that models compute in", choices=("float32", "bfloat16", "float16"))
+    threads: int = option(os.cpu_count() or 1, "CPU threads of each process; changes rounding")
 
     def __post_init__(self) -> None:
         for name in ("limit", "window_batch_size", "threads"):

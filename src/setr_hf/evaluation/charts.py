@@ -16,10 +16,7 @@ MAX_CLASSES_WITH_NUMBERS = 25
 
 
 def class_bars(classes: list[dict], title: str) -> Figure:
-    """
-    Horizontal bars of each class's `iou` (0 to 1), the best at the top, and absent classes (`None`) without a bar at
-    the bottom.
-    """
+    """Horizontal bars of each class's `iou`, 0 to 1, the best at the top; absent classes (`None`) have none."""
     rows = sorted(classes, key=lambda row: -1 if row["iou"] is None else row["iou"], reverse=True)
     figure = Figure(figsize=(8, 1 + 0.22 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -36,9 +33,8 @@ def class_bars(classes: list[dict], title: str) -> Figure:
 
 
 def confusion_heat_map(matrix: np.ndarray, names: list[str]) -> Figure:
-    """
-    A confusion matrix `(num_labels, num_labels)` with true classes in the rows as a heat map: in each row, the share
-    of its pixels that is predicted as each class. Rows of classes without labelled pixels stay white.
+    """A confusion matrix `(num_labels, num_labels)` with true classes in the rows as a heat map: in each row, the
+    share of its pixels that is predicted as each class. Rows of classes without labelled pixels stay white.
     """
     labelled = matrix.sum(axis=1, keepdims=True)
     shares = np.where(labelled > 0, matrix / np.maximum(labelled, 1), np.nan)

@@ -12,8 +12,7 @@ from .results import summarize
 
 
 def comparison_record(sample: Sample, first: torch.Tensor, second: torch.Tensor, num_labels: int) -> dict:
-    """
-    The record of a sample that two models have segmented: the first one's confusion matrix, the second one's under
+    """The record of a sample that two models have segmented: the first one's confusion matrix, the second one's under
     `second`, and in how many of all pixels, ignored ones included, both chose the same class. `first` and `second` are
     predicted label maps of shape `(height, width)`.
     """
@@ -25,35 +24,28 @@ def comparison_record(sample: Sample, first: torch.Tensor, second: torch.Tensor,
     }
 
 
-def class_areas(records: list[dict], num_labels: int) -> np.ndarray:
-    """Intersection, labelled and predicted pixels of each image and class, float64 of shape `(3, images, classes)`."""
-    matrices = [sum_records([record], num_labels) for record in records]
-    areas = [[matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)] for matrix in matrices]
-    # Integers stay exact in float64 up to 2^53.
-    return np.array(areas, dtype=np.float64).transpose(1, 0, 2)
-
-
 def bootstrap_interval(
     first: list[dict], second: list[dict], num_labels: int, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """
-    The 95 % percentile interval of mIoU(second) − mIoU(first), as fractions, over sets of images drawn with
+    """The 95 % percentile interval of mIoU(second) − mIoU(first), as fractions, over sets of images drawn with
     replacement (Efron's bootstrap). Both models are scored on the same draws. `first` and `second` are records of the
     same images, which have annotations, in the same order.
     """
     rng, count = np.random.default_rng(seed), len(first)
     image_counts = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
-    mean_ious = [
-        mean_over_classes(class_ious(*(image_counts @ class_areas(records, num_labels))))
-        for records in (first, second)
-    ]
+    mean_ious = []
+    for records in (first, second):
+        matrices = [sum_records([record], num_labels) for record in records]
+        areas = [[matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)] for matrix in matrices]
+        # Integers stay exact in float64 up to 2^53.
+        drawn = image_counts @ np.array(areas, dtype=np.float64).transpose(1, 0, 2)
+        mean_ious.append(mean_over_classes(class_ious(*drawn)))
     low, high = np.nanpercentile(mean_ious[1] - mean_ious[0], [2.5, 97.5])
     return float(low), float(high)
 
 
 def compare_records(records: list[dict], label_set: LabelSet) -> dict:
-    """
-    What the [`comparison_record`]s of a data set say: the scores of both models (`first`, `second`), `difference` =
+    """What the [`comparison_record`]s of a data set say: the scores of both models (`first`, `second`), `difference` =
     second − first of the mIoU and, in `classes`, of each class's IoU (`None` where the class is absent for one of
     them), the bootstrap `interval`, and `agreement`, the share of pixels for which both choose the same class.
     """

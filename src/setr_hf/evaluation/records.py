@@ -68,10 +68,8 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def start_processes(num_threads: int) -> PartialState:
-    """
-    Joins the processes that `accelerate launch` or `torchrun` has started, on GPUs, or on the CPU if there are none,
-    with `num_threads` threads each. Raises [`SetrError`] if several did not find each other, and would all do the same
-    work.
+    """Joins the processes that `accelerate launch` or `torchrun` has started, on GPUs, or on the CPU if there are
+    none, with `num_threads` threads each. Raises [`SetrError`] if several did not find each other.
     """
     # Without `cpu=True`, accelerate takes each process on a machine without a GPU for the only one. A process that
     # finishes early waits for the others, however long they take.
@@ -90,10 +88,7 @@ def complete_lines(path: Path) -> list[bytes]:
 
 
 def read_records(folder: Path) -> dict[int, dict]:
-    """
-    The records of all processes, by the index of their image. Raises [`SetrError`] if a line is damaged, or an image
-    has two records.
-    """
+    """The records of all processes, by the index of their image. Raises [`SetrError`] for damaged or double ones."""
     records = {}
     for path in sorted(folder.glob(RECORD_FILES.format("*"))):
         for number, line in enumerate(complete_lines(path), start=1):
@@ -143,9 +138,8 @@ def compute_records(
     batch_size: int = 1,
     is_missing: Callable[[str], bool] = lambda name: False,
 ) -> list[dict]:
-    """
-    The record of each image: those in `folder`, and new ones, which the launched processes compute together and add to
-    `folder` one by one.
+    """The record of each image: those in `folder`, and new ones, which the launched processes compute together and add
+    to `folder` one by one.
 
     Images are taken in groups of `batch_size` neighbours in the data set; each group is computed as a whole and by one
     process. The results therefore depend neither on the number of processes nor on interruptions.
@@ -196,7 +190,5 @@ def compute_records(
     records = read_records(folder)
     lost = [names[i] for i in wanted if i not in records]
     if lost:
-        raise SetrError(
-            f"{len(lost)} images have no record, the first is {lost[0]!r}: do all processes share {folder}?"
-        )
+        raise SetrError(f"{len(lost)} images have no record, such as {lost[0]!r}: do all processes share {folder}?")
     return [records[i] for i in wanted]

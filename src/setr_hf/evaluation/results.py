@@ -14,19 +14,13 @@ from .records import sum_records, write_json
 from .segmenter import Segmenter
 
 
-MEANS = {
-    "mean_iou": "mIoU",
-    "mean_accuracy": "mAcc",
-    "overall_accuracy": "aAcc",
-    "frequency_weighted_iou": "fwIoU",
-    "mean_dice": "mDice",
-}
+MEANS = {"mean_iou": "mIoU", "mean_accuracy": "mAcc", "overall_accuracy": "aAcc"}
+MEANS |= {"frequency_weighted_iou": "fwIoU", "mean_dice": "mDice"}
 NUM_WORST_IMAGES = 16
 
 
 def summarize(records: list[dict], label_set: LabelSet) -> tuple[dict, np.ndarray]:
-    """
-    The scores of a data set from the records of its images, as [`compute_records`] returns them, and the confusion
+    """The scores of a data set from the records of its images, as [`compute_records`] returns them, and the confusion
     matrix, int64 of shape `(num_labels, num_labels)`, with true classes in the rows. Scores are 0 to 1, `None` where
     undefined: means over all classes that occur, `classes` with the scores of each, `absent_classes` with the names of
     those that do not occur, and `images` with the mIoU of each.
@@ -38,29 +32,27 @@ def summarize(records: list[dict], label_set: LabelSet) -> tuple[dict, np.ndarra
     def defined(value: float) -> float | None:
         return None if np.isnan(value) else float(value)
 
-    def image_miou(record: dict) -> float | None:
-        return defined(segmentation_scores(sum_records([record], len(names)))["mean_iou"])
+    def image_entry(record: dict) -> dict:
+        image_scores = segmentation_scores(sum_records([record], len(names)))
+        return {"index": record["index"], "name": record["name"], "mean_iou": defined(image_scores["mean_iou"])}
 
     summary = {
         **{name: defined(scores[name]) for name in MEANS},
         "num_images": len(records),
-        "num_pixels": scores["num_pixels"],
         "num_classes": len(names),
-        "num_absent_classes": scores["num_absent_classes"],
+        **{name: scores[name] for name in ("num_pixels", "num_absent_classes")},
         "absent_classes": [names[i] for i in scores["absent_classes"]],
         "classes": [
             {
                 "id": i,
                 "name": name,
-                "iou": defined(scores["per_category_iou"][i]),
-                "accuracy": defined(scores["per_category_accuracy"][i]),
-                "dice": defined(scores["per_category_dice"][i]),
+                **{kind: defined(scores[f"per_category_{kind}"][i]) for kind in ("iou", "accuracy", "dice")},
                 "labelled_pixels": int(matrix[i].sum()),
                 "predicted_pixels": int(matrix[:, i].sum()),
             }
             for i, name in enumerate(names)
         ],
-        "images": [{"index": r["index"], "name": r["name"], "mean_iou": image_miou(r)} for r in records],
+        "images": [image_entry(record) for record in records],
     }
     return summary, matrix
 
@@ -88,8 +80,7 @@ def print_scores(summary: dict) -> None:
 
 
 def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict) -> None:
-    """
-    Writes `results.json` (scores and settings), `confusion_matrix.npy` (int64, true classes in the rows), and the
+    """Writes `results.json` (scores and settings), `confusion_matrix.npy` (int64, true classes in the rows), and the
     charts `classes.png` and `confusion_matrix.png` of what [`summarize`] and [`evaluation_settings`] return.
     """
     from .charts import class_bars, confusion_heat_map, save_chart  # matplotlib takes a second to import.

@@ -16,8 +16,7 @@ from .arguments import EvaluationArguments
 
 @dataclass(frozen=True)
 class Segmenter:
-    """
-    A model in evaluation mode with its image processor and test protocol: the `scales` of the multi-scale one, or
+    """A model in evaluation mode with its image processor and test protocol: the `scales` of the multi-scale one, or
     `None`. Called with photos, it returns their label maps, see [`segment`].
     """
 
@@ -37,8 +36,7 @@ def load_segmenter(
     device: str | torch.device = "cpu",
     scales: list[float] | None = None,
 ) -> Segmenter:
-    """
-    The model of a folder or Hub id and its test protocol; `scales` are those of the multi-scale one, by default the
+    """The model of a folder or Hub id and its test protocol; `scales` are those of the multi-scale one, by default the
     published ones. Raises [`SetrError`] if the model cannot be loaded or has other classes than the data set, or its
     image processor does not cut the windows that several scales need.
     """

@@ -9,8 +9,7 @@ from ..errors import SetrError
 def load_model(
     path: str, dtype: str = "auto", device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """
-    The model of a folder or Hub id, in evaluation mode, and its image processor. `dtype` is "float32", "bfloat16",
+    """The model of a folder or Hub id, in evaluation mode, and its image processor. `dtype` is "float32", "bfloat16",
     "float16", or "auto": as saved. Raises [`SetrError`] if there is none of that name, or it is not a SETR.
     """
     try:

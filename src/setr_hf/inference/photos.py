@@ -19,9 +19,8 @@ def upright_rgb(photo: Image.Image) -> Image.Image:
 
 
 def read_photo(path: str | Path) -> Image.Image:
-    """
-    The photo in a file, upright and RGB. Raises `OSError`, `ValueError` or `PIL.Image.DecompressionBombError` if the
-    file cannot be read as a photo.
+    """The photo in a file, upright and RGB. Raises `OSError`, `ValueError` or `PIL.Image.DecompressionBombError` if
+    the file cannot be read as a photo.
     """
     with Image.open(path) as photo:
         photo.load()

@@ -21,8 +21,7 @@ CLEAR_DIFFERENCE = 20
 
 
 def distinct_colors(count: int) -> list[list[int]]:
-    """
-    RGB colours, 0 to 255, each chosen to look as different as possible from the earlier ones, black and white. The
+    """RGB colours, 0 to 255, each chosen to look as different as possible from the earlier ones, black and white. The
     first thirty or so are muted, and none of them depends on `count`.
     """
     import cv2  # Costs time, and most models have a palette.
@@ -48,9 +47,8 @@ def class_colors(config: PreTrainedConfig) -> list[list[int]]:
 
 
 def color_label_map(label_map: np.ndarray, colors: list[list[int]], ignore_index: int | None = None) -> Image.Image:
-    """
-    A label map `(height, width)` as a picture, in the RGB `colors` of its classes, 0 to 255. Pixels of `ignore_index`
-    become black. A prediction has none: in that of a model with more than 255 classes, 255 is a class like the others.
+    """A label map `(height, width)` as a picture, in the RGB `colors` of its classes, 0 to 255. Pixels of
+    `ignore_index` become black. A prediction has none: for a model of more than 255 classes, 255 is one of them.
     """
     ignored = label_map == ignore_index
     pixels = np.array(colors, dtype=np.uint8)[np.where(ignored, 0, label_map)]
@@ -122,10 +120,8 @@ def comparison_sheet(
     size: int = 360,
     ignore_index: int = IGNORED_LABEL,
 ) -> Image.Image:
-    """
-    Rows of photo, ground truth and prediction, whose longer side is `size` pixels, with a legend of all classes that
-    occur. A caption is a line of text above its row; `ignore_index` is the value of ignored pixels in the true label
-    maps.
+    """Rows of photo, ground truth and prediction, whose longer side is `size` pixels, with a legend of all classes
+    that occur. A caption is a line of text above its row; `ignore_index` is that of the true label maps.
     """
     lefts = [MARGIN + column * (size + MARGIN) for column in range(3)]
     width = lefts[-1] + size + MARGIN

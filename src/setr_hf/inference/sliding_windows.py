@@ -25,8 +25,7 @@ def check_multi_scale(processor: BaseImageProcessor, scales: tuple[float, ...]) 
 
 
 def short_sides(processor: BaseImageProcessor, scales: tuple[float, ...]) -> Counter[int]:
-    """
-    How often each short side in pixels occurs among the views: ratio × base short side, rounded down, but not less
+    """How often each short side in pixels occurs among the views: ratio × base short side, rounded down, but not less
     than the crop. On ADE20K all ratios up to 1 give the crop's 512 pixels; equal views are computed once.
     """
     base = processor.size.shortest_edge or min(processor.size.height, processor.size.width)
@@ -35,8 +34,7 @@ def short_sides(processor: BaseImageProcessor, scales: tuple[float, ...]) -> Cou
 
 
 def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batch_size: int) -> Iterator[torch.Tensor]:
-    """
-    Logits of the windows of each view, `(1, num_windows, num_labels, h, w)`, one view after the other.
+    """Logits of the windows of each view, `(1, num_windows, num_labels, h, w)`, one view after the other.
 
     The model runs on the windows of all views together, at most `window_batch_size` at a time; windows of different
     sizes, which occur only in views smaller than the crop, run separately. Each view holds `pixel_windows` and
@@ -54,9 +52,10 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
         stop = start + 1
         while stop < min(start + window_batch_size, len(sizes)) and sizes[stop] == sizes[start]:
             stop += 1
+        part = slice(start, stop)
         chunk = {
-            "pixel_windows": windows[:, start:stop].to(model.device),
-            "patch_offsets": offsets[:, start:stop].to(model.device),
+            "pixel_windows": windows[:, part].to(model.device),
+            "patch_offsets": offsets[:, part].to(model.device),
         }
         with torch.inference_mode():
             computed.extend(model(**chunk).logits[0])
@@ -86,8 +85,7 @@ def segment_single_scale(
 def add_probabilities(
     total: torch.Tensor, logits: torch.Tensor, offsets: list[list[int]], mirrored: bool, weight: int
 ) -> None:
-    """
-    Adds the class probabilities of one view, `weight` times, to `total` of shape `(num_labels, height, width)`.
+    """Adds the class probabilities of one view, `weight` times, to `total` of shape `(num_labels, height, width)`.
 
     Memory holds one more tensor of the size of `total`, and scores at the view's own size for a few classes at a time.
     """
@@ -109,8 +107,7 @@ def segment_multi_scale(
     scales: tuple[float, ...],
     window_batch_size: int,
 ) -> torch.Tensor:
-    """
-    The label map of the class probabilities averaged over all scales and mirror images.
+    """The label map of the class probabilities averaged over all scales and mirror images.
 
     In every view the short side is `scale` × the processor's, but not less than the crop, and the long side follows
     without a limit; overlapping windows are averaged as logits and resized to the photo's size before the softmax.
@@ -139,8 +136,7 @@ def segment(
     scales: tuple[float, ...] | None = None,
     window_batch_size: int = 32,
 ) -> list[torch.Tensor]:
-    """
-    Segments photos by the paper's test protocol.
+    """Segments photos by the paper's test protocol.
 
     Args:
         model ([`SetrForSemanticSegmentation`]): In evaluation mode, on any device.

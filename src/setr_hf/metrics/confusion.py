@@ -19,9 +19,8 @@ def label_map_array(label_map: Any, what: str) -> np.ndarray:
 def confusion_matrix(
     prediction: Any, reference: Any, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False
 ) -> np.ndarray:
-    """
-    Pixel counts of one image, int64 of shape `(num_labels, num_labels)`: a row for each true class, a column for each
-    predicted one. The matrices of several images or processes add up.
+    """Pixel counts of one image, int64 of shape `(num_labels, num_labels)`: a row for each true class, a column for
+    each predicted one. The matrices of several images or processes add up.
 
     Args:
         prediction (array, tensor, PIL image or nested list): Class ids from 0 to `num_labels - 1`, shape
@@ -72,8 +71,7 @@ def mean_over_classes(scores: np.ndarray) -> np.ndarray:
 
 
 def segmentation_scores(matrix: np.ndarray) -> dict:
-    """
-    The scores, 0 to 1, of a confusion matrix of shape `(num_labels, num_labels)` with true classes in its rows.
+    """The scores, 0 to 1, of a confusion matrix of shape `(num_labels, num_labels)` with true classes in its rows.
 
     With intersection I, labelled pixels L and predicted pixels P of a class: IoU = I / (L + P − I), accuracy = I / L,
     Dice = 2I / (L + P), NaN where the denominator is 0 and then left out of the mean. Pixel accuracy is ΣI / ΣL and

@@ -37,10 +37,9 @@ CITATION = "Zheng et al., Rethinking Semantic Segmentation from a Sequence-to-Se
 
 
 class MeanIou(evaluate.Metric):
-    """
-    Streaming mean IoU. `add` and `add_batch` count pixels and keep no image; `compute` returns the scores and starts
-    again. Several processes `merge` their `matrix`, an int64 array of shape `(num_labels, num_labels)` that is `None`
-    before the first image, or sum it, for example with `accelerator.reduce`.
+    """Streaming mean IoU. `add` and `add_batch` count pixels and keep no image; `compute` returns the scores and
+    starts again. Several processes `merge` their `matrix`, an int64 array of shape `(num_labels, num_labels)` that is
+    `None` before the first image, or sum it, for example with `accelerator.reduce`.
 
     Raises:
         `ValueError`: see [`confusion_matrix`]; or settings are missing, or change after images were added.
@@ -94,9 +93,7 @@ class MeanIou(evaluate.Metric):
     def add(self, *, prediction: Any = None, reference: Any = None) -> None:
         """Counts the pixels of one image."""
         if not self.settings["num_labels"]:
-            raise ValueError(
-                "num_labels is not known: evaluate.load(…, num_labels=150), or compute(…, num_labels=150)"
-            )
+            raise ValueError("num_labels is not known: evaluate.load(…, num_labels=150) or compute(…, num_labels=150)")
         try:
             matrix = confusion_matrix(prediction, reference, **self.settings)
         except ValueError as error:
@@ -112,16 +109,14 @@ class MeanIou(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def merge(self, matrix: Any) -> None:
-        """
-        Adds what another process, or [`confusion_matrix`], has counted: an array or tensor of integers of shape
+        """Adds what another process, or [`confusion_matrix`], has counted: an array or tensor of integers of shape
         `(num_labels, num_labels)`, true classes in the rows.
         """
         matrix = np.asarray(matrix.cpu() if hasattr(matrix, "cpu") else matrix)
         num_labels = self.settings["num_labels"] or len(matrix)
         if matrix.shape != (num_labels, num_labels) or matrix.dtype.kind not in "ui":
-            raise ValueError(
-                f"expected an integer matrix of shape {(num_labels, num_labels)}, got {matrix.dtype} {matrix.shape}"
-            )
+            shape = (num_labels, num_labels)
+            raise ValueError(f"expected an integer matrix of shape {shape}, got {matrix.dtype} {matrix.shape}")
         self.settings["num_labels"] = num_labels
         self.matrix = matrix.astype(np.int64) if self.matrix is None else self.matrix + matrix.astype(np.int64)
 
@@ -132,9 +127,7 @@ class MeanIou(evaluate.Metric):
             raise ValueError(f"unknown settings {unknown}: this metric takes {', '.join(self.settings)}")
         changed = {name: value for name, value in settings.items() if value != self.settings[name]}
         if changed and self.matrix is not None:
-            raise ValueError(
-                f"pixels were counted with {self.settings} already; {changed} must be given to evaluate.load"
-            )
+            raise ValueError(f"pixels were counted with {self.settings}: {changed} must be given to evaluate.load")
         self.settings.update(changed)
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)

@@ -1,5 +1,4 @@
-"""
-The networks, their losses and the image processors; importing this registers them with the Auto classes.
+"""The networks, their losses and the image processors; importing this registers them with the Auto classes.
 
 The files beside this one travel with every saved model, so that `trust_remote_code=True` loads it where this package
 is not installed.
@@ -16,9 +15,8 @@ AutoConfig.register("setr", SetrConfig)
 AutoModel.register(SetrConfig, SetrModel)
 AutoBackbone.register(SetrConfig, SetrBackbone)
 AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation)
-AutoImageProcessor.register(
-    SetrConfig, image_processor_classes={"torchvision": SetrImageProcessor, "pil": SetrImageProcessorPil}
-)
+processors = {"torchvision": SetrImageProcessor, "pil": SetrImageProcessorPil}
+AutoImageProcessor.register(SetrConfig, image_processor_classes=processors)
 
 # Without these, a model that was loaded with its code and saved again would name the code and not hold it.
 SetrConfig.register_for_auto_class()
@@ -28,12 +26,5 @@ SetrForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegment
 SetrImageProcessor.register_for_auto_class()
 SetrImageProcessorPil.register_for_auto_class()
 
-__all__ = [
-    "SetrBackbone",
-    "SetrConfig",
-    "SetrForSemanticSegmentation",
-    "SetrImageProcessor",
-    "SetrImageProcessorPil",
-    "SetrModel",
-    "SetrPreTrainedModel",
-]
+__all__ = ["SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor", "SetrImageProcessorPil"]
+__all__ += ["SetrModel", "SetrPreTrainedModel"]

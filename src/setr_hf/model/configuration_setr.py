@@ -35,10 +35,9 @@ def quarter_depths(num_layers: int) -> list[int]:
 
 @strict
 class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
-    r"""
-    Configuration of [`SetrModel`], [`SetrBackbone`] and [`SetrForSemanticSegmentation`]: the segmentation
-    transformer of "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers"
-    (CVPR 2021). The defaults are SETR-MLA with the ViT-Large encoder ("T-Large", Table 1) on 512×512 windows.
+    r"""Configuration of [`SetrModel`], [`SetrBackbone`] and [`SetrForSemanticSegmentation`]: the segmentation
+    transformer of "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers" (CVPR
+    2021). The defaults are SETR-MLA with the ViT-Large encoder ("T-Large", Table 1) on 512×512 windows.
 
     Layers are counted from 1, as in the paper: layer `i` is Z^i, the output of the i-th transformer layer, and 0 is
     the embedding, as in the backbones of Transformers.
@@ -190,9 +189,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             is_mla = self.decoder_type == "mla"
             out_indices = quarter_depths(self.num_hidden_layers) if is_mla else [self.num_hidden_layers]
         if out_indices is not None and any(abs(index) > self.num_hidden_layers for index in out_indices):
-            raise ValueError(
-                f"out_indices {list(out_indices)} lie outside the encoder of {self.num_hidden_layers} layers"
-            )
+            raise ValueError(f"out_indices {list(out_indices)} lie outside the {self.num_hidden_layers} layers")
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         if self.auxiliary_out_indices is None:
             self.auxiliary_out_indices = self._default_auxiliary_indices()
@@ -218,9 +215,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         outside = [i for i in self.auxiliary_out_indices if not 0 <= i <= self.num_hidden_layers]
         if outside:
-            raise ValueError(
-                f"auxiliary_out_indices {outside} lie outside the encoder of {self.num_hidden_layers} layers"
-            )
+            raise ValueError(f"auxiliary_out_indices {outside} lie outside the {self.num_hidden_layers} layers")
         if self.auxiliary_out_indices != sorted(set(self.auxiliary_out_indices)):
             raise ValueError(f"auxiliary_out_indices must ascend without repetition, got {self.auxiliary_out_indices}")
         for name in ("decoder_kernel_size", "mla_classifier_kernel_size"):

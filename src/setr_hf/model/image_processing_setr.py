@@ -31,20 +31,17 @@ from transformers.utils import ModelOutput
 IGNORED_LABEL = 255
 # Class scores at image size are computed for as many classes at a time as stay below this count (128 MB in fp32).
 MAX_SCORES_AT_ONCE = 2**25
+NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 class SetrImageProcessorKwargs(ImagesKwargs, total=False):
-    r"""
-    antialias (`bool`, *optional*, defaults to `self.antialias`):
-        Whether resizing averages over the pixels it drops. The published models were trained and tested without, on
-        OpenCV's bilinear resizing.
-    do_reduce_labels (`bool`, *optional*, defaults to `self.do_reduce_labels`):
-        Whether segmentation maps hold 0 for «other» and classes from 1: 0 becomes 255, which the loss ignores, and
-        k becomes k − 1.
-    do_split_image (`bool`, *optional*, defaults to `self.do_split_image`):
-        Whether to cut each image into overlapping windows of `crop_size`, the paper's test protocol.
-    stride (`int`, *optional*, defaults to `self.stride`):
-        Distance in pixels between the starts of neighbouring windows; at most `crop_size`.
+    r"""antialias (`bool`, *optional*, defaults to `self.antialias`): Whether resizing averages over the pixels it
+    drops. The published models were trained and tested without, on OpenCV's bilinear resizing. do_reduce_labels
+    (`bool`, *optional*, defaults to `self.do_reduce_labels`): Whether segmentation maps hold 0 for «other» and classes
+    from 1: 0 becomes 255, which the loss ignores, and k becomes k − 1. do_split_image (`bool`, *optional*, defaults to
+    `self.do_split_image`): Whether to cut each image into overlapping windows of `crop_size`, the paper's test
+    protocol. stride (`int`, *optional*, defaults to `self.stride`): Distance in pixels between the starts of
+    neighbouring windows; at most `crop_size`.
     """
 
     antialias: bool
@@ -54,8 +51,7 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
-    """
-    Height and width in pixels that an image is resized to.
+    """Height and width in pixels that an image is resized to.
 
     With `shortest_edge` the aspect ratio is kept, `longest_edge` is an upper limit, and sides are rounded half up, as
     in the original code; with `height` and `width` these are the result.
@@ -87,9 +83,8 @@ def opencv_taps(
 
 
 def resize_like_opencv(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """
-    Bilinear resizing of uint8 `(..., height, width)` without antialias, equal to OpenCV's `INTER_LINEAR` to the bit:
-    fixed-point weights of 11 bits, columns first, truncation where OpenCV truncates. The published models were
+    """Bilinear resizing of uint8 `(..., height, width)` without antialias, equal to OpenCV's `INTER_LINEAR` to the
+    bit: fixed-point weights of 11 bits, columns first, truncation where OpenCV truncates. The published models were
     trained and tested on such pixels.
     """
     height, width = images.shape[-2:]
@@ -116,8 +111,7 @@ def resize_without_antialias(images: torch.Tensor, size: tuple[int, int]) -> tor
 
 
 def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) -> list[tuple[int, int, int, int]]:
-    """
-    Top, left, height and width in pixels of the sliding windows over an image, row by row.
+    """Top, left, height and width in pixels of the sliding windows over an image, row by row.
 
     Windows start every `stride` pixels; the last one of a row or column is shifted back into the image. Along a side
     that is shorter than the crop there is one window, as long as that side.
@@ -176,13 +170,7 @@ def label_map_tensor(segmentation_map: Any) -> torch.Tensor:
     return labels
 
 
-def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
-    """0 and 255 become 255, k becomes k − 1."""
-    ignored = (labels == 0) | (labels == IGNORED_LABEL)
-    return torch.where(ignored, IGNORED_LABEL, labels - 1)
-
-
-def resize_scores(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_scores(scores: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Bilinear resizing of `(num_labels, height, width)`, corners not aligned."""
     if tuple(scores.shape[-2:]) == tuple(size):
         return scores
@@ -190,8 +178,7 @@ def resize_scores(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def merge_windows(logits: torch.Tensor, offsets: list[list[int]]) -> torch.Tensor:
-    """
-    Logits of windows, averaged where windows overlap: `(num_labels, image_height, image_width)`.
+    """Logits of windows, averaged where windows overlap: `(num_labels, image_height, image_width)`.
 
     Args:
         logits (`torch.Tensor` of shape `(num_windows, num_labels, h, w)`): At the windows' size or a lower resolution.
@@ -209,9 +196,8 @@ def merge_windows(logits: torch.Tensor, offsets: list[list[int]]) -> torch.Tenso
 
 
 class SetrImageProcessorMixin:
-    """
-    Image processor of SETR. By default each image becomes one square `pixel_values`. With `do_split_image=True` it is
-    resized, its aspect ratio kept, and cut into overlapping windows, which is the paper's test protocol;
+    """Image processor of SETR. By default each image becomes one square `pixel_values`. With `do_split_image=True` it
+    is resized, its aspect ratio kept, and cut into overlapping windows, which is the paper's test protocol;
     `post_process_semantic_segmentation` puts the logits of the windows together again.
 
     Returns a `BatchFeature` with
@@ -287,11 +273,9 @@ class SetrImageProcessorMixin:
         super()._validate_preprocess_kwargs(**kwargs)
         self._check_windows(kwargs["do_split_image"], kwargs["crop_size"], kwargs["stride"])
         # Pillow's resampling filters have numbers as values, torchvision's have names.
-        bilinear = getattr(kwargs["resample"], "value", kwargs["resample"]) in (
-            PILImageResampling.BILINEAR,
-            "bilinear",
-        )
-        if kwargs["do_resize"] and not kwargs["antialias"] and not bilinear:
+        resample = getattr(kwargs["resample"], "value", kwargs["resample"])
+        is_bilinear = resample in (PILImageResampling.BILINEAR, "bilinear")
+        if kwargs["do_resize"] and not kwargs["antialias"] and not is_bilinear:
             raise ValueError(f"resizing without antialias is bilinear, but resample is {kwargs['resample']!r}")
         for name in ("do_center_crop", "do_pad"):
             if kwargs.get(name):
@@ -323,8 +307,7 @@ class SetrImageProcessorMixin:
         num_channels: int = 3,
         **kwargs: Any,
     ) -> np.ndarray | torch.Tensor:
-        """
-        A photo of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays that have as
+        """A photo of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays that have as
         many channels as will be normalized, `num_channels`, are left alone if that is not 3.
         """
         if isinstance(image, Image.Image):
@@ -423,10 +406,10 @@ class SetrImageProcessorMixin:
                     f"is {image.shape[-2]}×{image.shape[-1]}"
                 )
             if do_reduce_labels:
-                map_ = reduce_labels(map_)
+                # 0 and 255 become 255, k becomes k − 1.
+                map_ = torch.where((map_ == 0) | (map_ == IGNORED_LABEL), IGNORED_LABEL, map_ - 1)
             if do_resize:
-                height, width = map_.shape
-                new_size = resized_size(height, width, size)
+                new_size = resized_size(*map_.shape, size)
                 # float32 holds ids exactly up to 2^24, and resizing to the nearest pixel makes no new ones.
                 map_ = F.interpolate(map_[None, None].float(), new_size, mode="nearest-exact")[0, 0].long()
             labels.append(map_)
@@ -453,8 +436,7 @@ class SetrImageProcessorMixin:
         target_sizes: list[tuple[int, int]] | None = None,
         return_segmentation_scores: bool = False,
     ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
-        r"""
-        Label maps from the model's output. Overlapping windows are averaged as logits at the size of the resized
+        r"""Label maps from the model's output. Overlapping windows are averaged as logits at the size of the resized
         image; the result is resized bilinearly, corners not aligned, to the target size, where the best class wins.
 
         Args:
@@ -477,37 +459,26 @@ class SetrImageProcessorMixin:
             raise ValueError(f"got {len(target_sizes)} target sizes for a batch of {len(logits)} images")
 
         results = []
-        for index, target_size in enumerate(target_sizes):
+        for image_logits, target_size, index in zip(logits, target_sizes, range(len(logits))):
+            offsets = None if patch_offsets is None else [row for row in patch_offsets[index].tolist() if row[2] > 0]
+            size = offsets[0][4:] if offsets else image_logits.shape[-2:]
             if target_size is not None:
-                target_size = (int(target_size[0]), int(target_size[1]))
-            if patch_offsets is None:
-                scores_of = partial(self._whole_scores, logits[index], target_size)
-                size = target_size or logits.shape[-2:]
-            else:
-                offsets = [row for row in patch_offsets[index].tolist() if row[2] > 0]
-                scores_of = partial(self._window_scores, logits[index], offsets, target_size)
-                size = target_size or offsets[0][4:]
+                size = [int(side) for side in target_size]
+            scores_of = partial(self._scores, image_logits, offsets, size)
             if return_segmentation_scores:
                 scores = scores_of(slice(None))
                 data = {"segmentation": scores.argmax(dim=0), "segmentation_scores": scores}
                 results.append(SemanticSegmentationPostProcessorOutput(data=data))
             else:
-                num_labels = logits.shape[1 if patch_offsets is None else 2]
-                results.append(
-                    self._best_labels(scores_of, num_labels, max(1, MAX_SCORES_AT_ONCE // (size[0] * size[1])))
-                )
+                chunk_size = max(1, MAX_SCORES_AT_ONCE // (size[0] * size[1]))
+                results.append(self._best_labels(scores_of, image_logits.shape[-3], chunk_size))
         return results
 
     @staticmethod
-    def _whole_scores(logits: torch.Tensor, target_size: tuple[int, int] | None, classes: slice) -> torch.Tensor:
-        return resize_scores(logits[classes].float(), target_size or logits.shape[-2:])
-
-    @staticmethod
-    def _window_scores(
-        logits: torch.Tensor, offsets: list[list[int]], target_size: tuple[int, int] | None, classes: slice
-    ) -> torch.Tensor:
-        merged = merge_windows(logits[: len(offsets), classes], offsets)
-        return resize_scores(merged, target_size or merged.shape[-2:])
+    def _scores(logits: torch.Tensor, offsets: list[list] | None, size: Sequence[int], classes: slice) -> torch.Tensor:
+        if offsets is None:
+            return resize_scores(logits[classes].float(), size)
+        return resize_scores(merge_windows(logits[: len(offsets), classes], offsets), size)
 
     @staticmethod
     def _best_labels(scores_of: Callable[[slice], torch.Tensor], num_labels: int, chunk_size: int) -> torch.Tensor:
@@ -532,29 +503,20 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         size: SizeDict,
         resample: PILImageResampling | tvF.InterpolationMode | int,
         antialias: bool,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | list[float],
-        image_std: float | list[float],
         disable_grouping: bool | None = None,
         **kwargs: Any,
     ) -> list[torch.Tensor]:
-        interpolation = (
-            resample if isinstance(resample, tvF.InterpolationMode) else pil_torch_interpolation_mapping[resample]
-        )
+        mode = resample if isinstance(resample, tvF.InterpolationMode) else pil_torch_interpolation_mapping[resample]
         groups, indices = group_images_by_shape(images, disable_grouping=disable_grouping)
         processed = {}
         for shape, stacked in groups.items():
             if do_resize:
                 new_size = resized_size(stacked.shape[-2], stacked.shape[-1], size)
                 if antialias:
-                    stacked = tvF.resize(stacked, new_size, interpolation=interpolation, antialias=True)
+                    stacked = tvF.resize(stacked, new_size, interpolation=mode, antialias=True)
                 else:
                     stacked = resize_without_antialias(stacked, new_size)
-            processed[shape] = self.rescale_and_normalize(
-                stacked, do_rescale, rescale_factor, do_normalize, image_mean, image_std
-            )
+            processed[shape] = self.rescale_and_normalize(stacked, *(kwargs[name] for name in NORMALIZATION))
         return reorder_images(processed, indices)
 
 
@@ -569,22 +531,16 @@ class SetrImageProcessorPil(SetrImageProcessorMixin, PilBackend):
         size: SizeDict,
         resample: PILImageResampling,
         antialias: bool,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | list[float],
-        image_std: float | list[float],
         **kwargs: Any,
     ) -> list[np.ndarray]:
+        do_rescale, rescale_factor, do_normalize, image_mean, image_std = (kwargs[name] for name in NORMALIZATION)
         processed = []
         for image in images:
             if do_resize:
                 new_size = resized_size(image.shape[-2], image.shape[-1], size)
                 if antialias:
-                    first = ChannelDimension.FIRST
-                    image = resize_with_pil(
-                        image, new_size, resample=resample, data_format=first, input_data_format=first
-                    )
+                    channels = {"data_format": ChannelDimension.FIRST, "input_data_format": ChannelDimension.FIRST}
+                    image = resize_with_pil(image, new_size, resample=resample, **channels)
                 else:
                     image = resize_without_antialias(torch.from_numpy(image), new_size).numpy()
             if do_rescale:

@@ -39,8 +39,7 @@ MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanti
 
 @dataclass
 class SetrModelOutput(BaseModelOutput):
-    """
-    Output of [`SetrModel`].
+    """Output of [`SetrModel`].
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
@@ -55,8 +54,7 @@ class SetrModelOutput(BaseModelOutput):
 
 @dataclass
 class SetrSemanticSegmenterOutput(ModelOutput):
-    """
-    Output of [`SetrForSemanticSegmentation`].
+    """Output of [`SetrForSemanticSegmentation`].
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
@@ -86,11 +84,8 @@ def round_up_to_patches(side: int, patch_size: int) -> int:
 
 def pad_to_grid(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Pads `(batch_size, channels, height, width)` with zeros at the right and bottom to whole patches."""
-    height, width = pixel_values.shape[-2:]
-    return F.pad(
-        pixel_values,
-        (0, round_up_to_patches(width, patch_size) - width, 0, round_up_to_patches(height, patch_size) - height),
-    )
+    bottom, right = (round_up_to_patches(side, patch_size) - side for side in pixel_values.shape[-2:])
+    return F.pad(pixel_values, (0, right, 0, bottom))
 
 
 def upsample(maps: torch.Tensor, scale_factor: int, align_corners: bool = False) -> torch.Tensor:
@@ -142,17 +137,14 @@ class SetrEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def interpolate_position_embeddings(self, height: int, width: int) -> torch.Tensor:
-        """
-        Position embeddings of shape `(1, height * width (+ 1), hidden_size)` for a grid of `height` × `width` patches.
+        """Position embeddings of shape `(1, height * width (+ 1), hidden_size)` for a grid of `height` × `width`
+        patches.
 
-        It interpolates at the native size too, which changes no bit there: a shortcut would bake the size into
-        exported graphs.
+        It interpolates at the native size too, which changes no bit there: a shortcut would bake the size into a
+        graph.
         """
-        positions = self.position_embeddings
-        class_position, patch_positions = (
-            positions[:, : -math.prod(self.grid_size)],
-            positions[:, -math.prod(self.grid_size) :],
-        )
+        positions, num_patches = self.position_embeddings, math.prod(self.grid_size)
+        class_position, patch_positions = positions[:, :-num_patches], positions[:, -num_patches:]
         patch_positions = patch_positions.transpose(1, 2).unflatten(2, self.grid_size)
         patch_positions = resize(patch_positions, (height, width)).flatten(2).transpose(1, 2)
         return torch.cat([class_position, patch_positions], dim=1)
@@ -195,15 +187,9 @@ class SetrAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        dropout = self.attention_dropout if self.training else 0.0
         attn_output, attn_weights = attention_interface(
-            self,
-            query,
-            key,
-            value,
-            None,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.o_proj(attn_output.reshape(*input_shape, -1).contiguous()), attn_weights
 
@@ -263,9 +249,8 @@ class SetrChannelNorm(nn.LayerNorm):
 
 
 class SetrUpsampleHead(nn.Module):
-    """
-    The naive and PUP decoders (paper section 3.3, (1) and (2)) and their auxiliary heads: LayerNorm, then `num_convs`
-    times [convolution, BatchNorm, ReLU, ×`scale_factor`], then a 1×1 classifier.
+    """The naive and PUP decoders (paper section 3.3, (1) and (2)) and their auxiliary heads: LayerNorm, then
+    `num_convs` times [convolution, BatchNorm, ReLU, ×`scale_factor`], then a 1×1 classifier.
 
     The classifier runs before the last upsampling, with which it commutes, because bilinear weights sum to 1. If the
     upsamplings together reach the image size, the last one is left to the resizing of the logits.
@@ -292,8 +277,7 @@ class SetrUpsampleHead(nn.Module):
 
 
 class SetrMlaHead(nn.Module):
-    """
-    The MLA decoder (paper section 3.3, (3)): a stream for each layer, shallowest first. Each is normalized and
+    """The MLA decoder (paper section 3.3, (3)): a stream for each layer, shallowest first. Each is normalized and
     projected; the streams are summed from the deepest up, and convolved; each then passes its own branch, is upsampled
     ×4, and all are concatenated and classified. The auxiliary classifiers read the summed and convolved maps.
     """
@@ -302,11 +286,8 @@ class SetrMlaHead(nn.Module):
 
     def __init__(self, config: SetrConfig):
         super().__init__()
-        num_streams, channels, branch_channels = (
-            len(config.decoder_indices),
-            config.decoder_hidden_size,
-            config.mla_hidden_size,
-        )
+        num_streams, channels = len(config.decoder_indices), config.decoder_hidden_size
+        branch_channels = config.mla_hidden_size
         self.align_corners = config.mla_align_corners
         self.layernorms = nn.ModuleList(
             SetrChannelNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(num_streams)
@@ -411,8 +392,7 @@ class SetrPreTrainedModel(PreTrainedModel):
 
 
 class SetrModel(SetrPreTrainedModel):
-    """
-    The encoder: a plain pre-norm ViT without a final LayerNorm (paper sections 3.1 and 3.2).
+    """The encoder: a plain pre-norm ViT without a final LayerNorm (paper sections 3.1 and 3.2).
 
     Args:
         config (`SetrConfig`): Its fields of the decoder play no part.
@@ -486,8 +466,7 @@ class SetrModel(SetrPreTrainedModel):
 
 
 class SetrBackbone(BackboneMixin, SetrModel):
-    """
-    The encoder as a backbone: feature maps of the layers in `config.out_indices`, for other models to build on.
+    """The encoder as a backbone: feature maps of the layers in `config.out_indices`, for other models to build on.
 
     Args:
         config (`SetrConfig`): Its fields of the decoder play no part.
@@ -516,9 +495,8 @@ class SetrBackbone(BackboneMixin, SetrModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalized images.
         """
         outputs = SetrModel.forward(self, pixel_values, out_indices=self.config.decoder_indices, **kwargs)
-        return BackboneOutput(
-            feature_maps=outputs.feature_maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        maps, hidden_states = outputs.feature_maps, outputs.hidden_states
+        return BackboneOutput(feature_maps=maps, hidden_states=hidden_states, attentions=outputs.attentions)
 
 
 def summed_cross_entropy(
@@ -532,8 +510,7 @@ def summed_cross_entropy(
 def segmentation_loss(
     logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int, average: str = "valid"
 ) -> torch.Tensor:
-    """
-    Mean cross-entropy over the pixels of a batch; 0 if none is valid.
+    """Mean cross-entropy over the pixels of a batch; 0 if none is valid.
 
     The logits are resized to `size` (the image padded to whole patches) and cut to the labels, one image at a time,
     and again in the backward pass, so that class scores at image size are held for one image only.
@@ -557,8 +534,7 @@ def segmentation_loss(
 
 
 class SetrForSemanticSegmentation(SetrPreTrainedModel):
-    """
-    SETR: the encoder, one of the three decoders and its auxiliary heads (paper section 3.3).
+    """SETR: the encoder, one of the three decoders and its auxiliary heads (paper section 3.3).
 
     Raises:
         `ValueError`: on construction, if the configuration contradicts itself or names a backbone that is not a
@@ -587,9 +563,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
     @torch.no_grad()
     def reset_classifiers(self, id2label: dict[int, str], **fields: Any) -> list[str]:
-        """
-        Puts new classifiers, main and auxiliary, with random weights in the place of those the model has; everything
-        else stays as it is. For fine-tuning on other classes.
+        """Puts new classifiers, main and auxiliary, with random weights in the place of those the model has;
+        everything else stays as it is. For fine-tuning on other classes.
 
         Args:
             id2label (`dict[int, str]`): The name of each new class, by its id from 0.
@@ -619,15 +594,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         for name, module in list(self.named_modules()):
             if name.endswith("classifier") or ".auxiliary_classifiers." in name:
                 parent, _, child = name.rpartition(".")
-                new = nn.Conv2d(
-                    module.in_channels,
-                    self.num_labels,
-                    module.kernel_size,
-                    padding=module.padding,
-                    bias=module.bias is not None,
-                    device=module.weight.device,
-                    dtype=module.weight.dtype,
-                )
+                channels, size, bias = module.in_channels, module.kernel_size, module.bias is not None
+                new = nn.Conv2d(channels, self.num_labels, size, padding=module.padding, bias=bias).to(module.weight)
                 self._init_weights(new)
                 setattr(self.get_submodule(parent), child, new)
                 names += [f"{name}.{parameter}" for parameter, _ in new.named_parameters()]
@@ -664,7 +632,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
         if tuple(labels.shape) != expected:
             raise ValueError(
-                f"labels must have the images' batch size, height and width {expected}, got {tuple(labels.shape)}"
+                f"labels must have the images' size (batch, height, width) {expected}, got {tuple(labels.shape)}"
             )
         if labels.is_floating_point():
             raise ValueError(f"labels must be class ids of an integer type, got {labels.dtype}")
@@ -678,26 +646,18 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             "do_reduce_labels=True on the image processor; else set num_labels to the number of classes"
         )
 
-    def _loss(
-        self,
-        logits: torch.Tensor,
-        auxiliary_logits: tuple[torch.Tensor, ...],
-        labels: torch.Tensor,
-        padded_size: tuple[int, int],
-    ) -> torch.Tensor:
-        labels, config = labels.long(), self.config
-        options = (padded_size, config.semantic_loss_ignore_index, config.semantic_loss_average)
-        loss = segmentation_loss(logits, labels, *options)
-        for head_logits in auxiliary_logits:
-            head_loss = segmentation_loss(head_logits, labels, *options)
-            loss = loss + config.auxiliary_loss_weight * head_loss
+    def _loss(self, logits: list[torch.Tensor], labels: torch.Tensor, padded_size: tuple[int, int]) -> torch.Tensor:
+        """The loss of the decoder, whose logits come first, and of the auxiliary heads."""
+        options = (padded_size, self.config.semantic_loss_ignore_index, self.config.semantic_loss_average)
+        loss, *auxiliary_losses = (segmentation_loss(part, labels.long(), *options) for part in logits)
+        for auxiliary_loss in auxiliary_losses:
+            loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         return loss
 
     def _forward_windows(self, pixel_windows: torch.Tensor, patch_offsets: torch.Tensor) -> torch.Tensor:
-        """
-        Logits `(batch_size, num_windows, num_labels, h, w)` of the windows that `patch_offsets` calls valid, zeros for
-        the others. A window that its image does not fill is encoded at the size that it does fill, as in the reference
-        protocol; if there are any, all logits come at the windows' full resolution.
+        """Logits `(batch_size, num_windows, num_labels, h, w)` of the windows that `patch_offsets` calls valid, zeros
+        for the others. A window that its image does not fill is encoded at the size that it does fill, as in the
+        reference protocol; if there are any, all logits come at the windows' full resolution.
         """
         sizes = patch_offsets[..., 2:4]
         full_height, full_width = pixel_windows.shape[-2:]
@@ -779,20 +739,18 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         logits, auxiliary_logits = self._decode(feature_maps, with_auxiliary)
 
         height, width = pixel_values.shape[-2:]
-        patch_size = self.config.patch_size
-        padded_size = (round_up_to_patches(height, patch_size), round_up_to_patches(width, patch_size))
+        padded_height, padded_width = (round_up_to_patches(side, self.config.patch_size) for side in (height, width))
         loss = None
         if labels is not None:
             try:
-                loss = self._loss(logits, auxiliary_logits, labels, padded_size)
+                loss = self._loss([logits, *auxiliary_logits], labels, (padded_height, padded_width))
             except IndexError as error:
                 # Ids that are not classes. Looking for them beforehand would make every step wait for the GPU, where
                 # the same ids end in the kernel's own assertion.
                 raise self._invalid_labels(labels) from error
 
         def cut(maps: torch.Tensor) -> torch.Tensor:
-            rows = -(-maps.shape[-2] * height // padded_size[0])
-            columns = -(-maps.shape[-1] * width // padded_size[1])
+            rows, columns = -(-maps.shape[-2] * height // padded_height), -(-maps.shape[-1] * width // padded_width)
             return maps[..., :rows, :columns]
 
         return SetrSemanticSegmenterOutput(

@@ -31,9 +31,8 @@ ROW_GROUPS_PER_SHARD = 8
 
 @dataclass(frozen=True)
 class SourceImage:
-    """
-    A published photo, whose file's bytes are kept, and its annotation with the pixel values of the source. The row is
-    named after the file, without its suffix; errors call the annotation by `annotation_name`.
+    """A published photo, whose file's bytes are kept, and its annotation with the pixel values of the source. The row
+    is named after the file, without its suffix; errors call the annotation by `annotation_name`.
     """
 
     path: Path
@@ -42,10 +41,7 @@ class SourceImage:
 
 
 def file_images(files: SplitFiles) -> list[SourceImage]:
-    """
-    The images of a folder whose annotations are image files. Raises a [`SetrError`] that names the first image without
-    one.
-    """
+    """The images of a folder whose annotations are image files. Raises a [`SetrError`] if one has none."""
     annotations = files.annotations or []
     missing = [image for image, annotation in zip(files.images, annotations) if not annotation.is_file()]
     if missing:
@@ -58,18 +54,8 @@ def file_images(files: SplitFiles) -> list[SourceImage]:
     ]
 
 
-def count_notes(splits: dict[str, list[SourceImage]], source: Source) -> list[str]:
-    """A sentence for each split that is not as large as the published one."""
-    return [
-        f"{split}: {len(images):,} images, while the published data set has {source.num_images[split]:,}."
-        for split, images in splits.items()
-        if len(images) != source.num_images[split]
-    ]
-
-
 def make_row(image: SourceImage, label_set: LabelSet) -> dict:
-    """
-    A row of the data set: the bytes of the photo's file, and the label map as the bytes of an 8-bit grayscale PNG.
+    """A row of the data set: the bytes of the photo's file, and the label map as the bytes of an 8-bit grayscale PNG.
     Raises a [`SetrError`] if a file cannot be read, sizes differ, or the annotation holds values without a meaning.
     """
     file = {"path": image.path.name, "bytes": image.path.read_bytes()}
@@ -120,8 +106,7 @@ def split_infos(folder: Path, splits: Iterable[str]) -> SplitDict:
 
 
 def verify_split(folder: Path, split: str, num_images: int) -> np.ndarray:
-    """
-    Reads a split that was written as training will, every row of it, and counts the pixels of each id, int64 of shape
+    """Reads a split that was written as training will, every row of it, and counts the pixels of each id, int64
     `(256,)`. Raises a [`SetrError`] if a row cannot be used, its annotation is not an 8-bit grayscale PNG, or rows are
     missing.
     """
@@ -142,11 +127,10 @@ def verify_split(folder: Path, split: str, num_images: int) -> np.ndarray:
 def write_dataset(
     output: str | Path, splits: dict[str, list[SourceImage]], label_set: LabelSet, source: Source, notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """
-    Writes a data set to a new folder: parquet files with the photos' bytes, in the order of `splits`, `labels.json`,
-    and a card with `notes`. Everything is verified before the folder gets its name: after an error there is no
-    `output`. Returns each split's [`verify_split`]. Raises [`SetrError`] if `output` exists, a split is empty, or an
-    image cannot be used.
+    """Writes a data set to a new folder: parquet files with the photos' bytes, in the order of `splits`,
+    `labels.json`, and a card with `notes`. Everything is verified before the folder gets its name: after an error
+    there is no `output`. Returns each split's [`verify_split`]. Raises [`SetrError`] if `output` exists, a split is
+    empty, or an image cannot be used.
     """
     for split, images in splits.items():
         if not images:

@@ -28,9 +28,8 @@ NEEDED_KEYS = {
 
 @dataclass(frozen=True)
 class ContextImage:
-    """
-    A JPEG file in the annotation file, its size in pixels, and the class value 0…59 and compressed run lengths of each
-    of its masks, in the order in which they are painted.
+    """A JPEG file in the annotation file, its size in pixels, and the class value 0…59 and compressed run lengths of
+    each of its masks, in the order in which they are painted.
     """
 
     file_name: str
@@ -40,9 +39,8 @@ class ContextImage:
 
 
 def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
-    """
-    The mask in COCO's compressed run lengths, bool of shape `(height, width)`. Raises [`SetrError`] if the string is
-    not such a code, or its runs do not add up to the image.
+    """The mask in COCO's compressed run lengths, bool of shape `(height, width)`. Raises [`SetrError`] if the string
+    is not such a code, or its runs do not add up to the image.
 
     The mask is read column by column; runs of zeros and ones alternate, zeros first. Each length is a signed number in
     groups of 5 bits, lowest first, written as the character 48 + group, + 32 if more groups follow; from the fourth on
@@ -66,8 +64,7 @@ def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
 
 
 def paint_masks(image: ContextImage) -> PIL.Image.Image:
-    """
-    The annotation of an image, of mode "L" and its size: 0 is the background, 1…59 are the classes. Later masks,
+    """The annotation of an image, of mode "L" and its size: 0 is the background, 1…59 are the classes. Later masks,
     crowds included, cover earlier ones, as in `Detail.getMask`. Masks of other categories than the 59 classes paint
     background. Raises [`SetrError`] if a mask does not decode.
     """
@@ -80,13 +77,8 @@ def paint_masks(image: ContextImage) -> PIL.Image.Image:
     return PIL.Image.fromarray(values)
 
 
-def needed_fields(entry: dict) -> dict:
-    return {key: value for key, value in entry.items() if key in NEEDED_KEYS}
-
-
 def class_values(categories: list[dict]) -> dict[int, int]:
-    """
-    The class value of each category id: 1…59 for the classes, found by name, 0 for every other category. Raises
+    """The class value of each category id: 1…59 for the classes, found by name, 0 for every other category. Raises
     [`SetrError`] if a class is missing.
     """
     ids = {CLASS_OF_CATEGORY.get(entry["name"], entry["name"]): entry["category_id"] for entry in categories}
@@ -109,22 +101,24 @@ def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
     for entry in content["annos_segmentation"]:
         image, mask = images[entry["image_id"]], entry["segmentation"]
         if list(mask["size"]) != [image.height, image.width] or not isinstance(mask["counts"], str):
-            raise SetrError(
-                f"a mask of {image.file_name} is not in compressed run lengths of {image.height}×{image.width} pixels"
-            )
+            size = f"{image.height}×{image.width}"
+            raise SetrError(f"a mask of {image.file_name} is not in compressed run lengths of {size} pixels")
         image.masks.append((values[entry["category_id"]], mask["counts"]))
     return splits
 
 
 def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
-    """
-    The images in trainval_merged.json by split, `"train"` and `"validation"`, in the order of file names. Whatever is
-    not needed is dropped as it is parsed: memory holds the text of the file and the masks. Raises [`SetrError`] if the
-    file is missing, is not JSON, or is another one.
+    """The images in trainval_merged.json by split, `"train"` and `"validation"`, in the order of file names. Whatever
+    is not needed is dropped as it is parsed: memory holds the text of the file and the masks. Raises [`SetrError`] if
+    the file is missing, is not JSON, or is another one.
     """
     path = Path(path)
     if not path.is_file():
         raise SetrError(f"{path} is not a file")
+
+    def needed_fields(entry: dict) -> dict:
+        return {key: value for key, value in entry.items() if key in NEEDED_KEYS}
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=needed_fields)
     except ValueError as error:
@@ -142,8 +136,7 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
 
 
 def usable_images(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[SourceImage], dict[str, list[str]]]:
-    """
-    The images that have masks and a JPEG file in the folder `jpegs`, and the names of the others by the reason. The
+    """The images that have masks and a JPEG file in the folder `jpegs`, and the names of the others by the reason. The
     annotations hold the class values 0…59. Raises [`SetrError`] if the folder is missing.
     """
     if not jpegs.is_dir():

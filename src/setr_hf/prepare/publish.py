@@ -9,8 +9,7 @@ from ..errors import SetrError
 
 
 def check_can_publish(repo_id: str, private: bool) -> None:
-    """
-    Raises a [`SetrError`], before hours of work, if [`publish`] would fail: `repo_id` cannot be the name of a
+    """Raises a [`SetrError`], before hours of work, if [`publish`] would fail: `repo_id` cannot be the name of a
     repository, the Hub cannot be reached, nobody is logged in, or a private repository is wanted and a public one
     exists.
     """
@@ -27,10 +26,8 @@ def check_can_publish(repo_id: str, private: bool) -> None:
 
 
 def publish(folder: Path, repo_id: str, private: bool) -> str:
-    """
-    Uploads what `setr-hf prepare` has written as a data set, which is created if it is missing, or replaces the
-    parquet files that it has on the Hub. Returns its address. Raises a [`SetrError`] with the command that repeats a
-    failed upload.
+    """Uploads what `setr-hf prepare` has written as a data set, created if it is missing, or in place of the parquet
+    files that it has on the Hub. Returns its address. Raises a [`SetrError`] that says how to repeat a failed upload.
     """
     api = HfApi()
     try:

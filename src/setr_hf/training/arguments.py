@@ -9,8 +9,7 @@ from ..errors import SetrError
 
 @dataclass
 class SetrTrainingArguments(TrainingArguments):
-    """
-    `TrainingArguments` of [`SetrTrainer`].
+    """`TrainingArguments` of [`SetrTrainer`].
 
     The paper's optimizer and schedule are `optim="sgd"`, `optim_args="momentum=0.9"`, `weight_decay=0.0`,
     `max_grad_norm=0.0`, `head_learning_rate_ratio=10`, `lr_scheduler_type="polynomial"` and
@@ -55,9 +54,7 @@ class SetrTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "BatchNorm uses and keeps its running statistics while training"}
     )
     num_prediction_pictures: int = field(default=4, metadata={"help": "predictions drawn at each evaluation"})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "must stay off: photos are not an input of the model"}
-    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay off: photos are not model inputs"})
     metric_for_best_model: str | None = field(
         default="mean_iou", metadata={"help": "the evaluation's score that decides which checkpoint is the best"}
     )

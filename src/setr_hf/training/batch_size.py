@@ -25,10 +25,9 @@ USABLE_SHARE = 0.8
 
 
 def count_processes(options: Namespace) -> int:
-    """
-    Processes of this run, from the launcher's environment; in a dry run without a launcher, one for each GPU. Raises
-    [`SetrError`] if one process would train on several GPUs, for which `Trainer` has `torch.nn.DataParallel`: both the
-    batch and BatchNorm would differ from one process per GPU.
+    """Processes of this run, from the launcher's environment; in a dry run without a launcher, one for each GPU.
+    Raises [`SetrError`] if one process would train on several GPUs, for which `Trainer` has `torch.nn.DataParallel`:
+    both the batch and BatchNorm would differ from one process per GPU.
     """
     count = get_int_from_env(WORLD_SIZE_VARIABLES, 0)
     if count or options.use_cpu:
@@ -50,10 +49,9 @@ def divisors(number: int) -> list[int]:
 def batch_arithmetic(
     batch_size: int, num_processes: int, per_device: int | None = None, accumulation: int | None = None
 ) -> tuple[int, int]:
-    """
-    Splits a global batch, in samples: batch_size = num_processes × per_device × accumulation. What is `None` follows
-    from the others; if both are, the whole share of a process goes to the device at once. Returns `per_device` and
-    `accumulation`. Raises [`SetrError`], with the possible splits, for numbers that are not positive or do not agree.
+    """Splits a global batch, in samples: batch_size = num_processes × per_device × accumulation. What is `None`
+    follows from the others; if both are, the whole share of a process goes to the device at once. Returns `per_device`
+    and `accumulation`. Raises [`SetrError`], with the possible splits, for numbers that do not agree.
     """
     for name, value in (("batch", batch_size), ("batch per device", per_device), ("accumulation", accumulation)):
         if value is not None and value < 1:
@@ -80,10 +78,9 @@ def batch_arithmetic(
 
 
 def split_batch(options: Namespace, chosen: dict) -> None:
-    """
-    Sets `per_device_train_batch_size` and `gradient_accumulation_steps` to the split of `global_batch_size`, if there
-    is one. On a GPU, and where the user asks for it, the former stays "auto" until [`fit_batch_size`]. `chosen` holds
-    what the command line or the recipe sets. Raises [`SetrError`] if the batch cannot be split this way.
+    """Sets `per_device_train_batch_size` and `gradient_accumulation_steps` to the split of `global_batch_size`, if
+    there is one. On a GPU, and where the user asks for it, the former stays "auto" until [`fit_batch_size`]. `chosen`
+    holds what the command line or the recipe sets. Raises [`SetrError`] if the batch cannot be split this way.
     """
     per_device, accumulation = chosen.get("per_device_train_batch_size"), chosen.get("gradient_accumulation_steps")
     if options.global_batch_size is None:
@@ -93,9 +90,7 @@ def split_batch(options: Namespace, chosen: dict) -> None:
     if per_device is None and accumulation is None and torch.cuda.is_available() and not options.use_cpu:
         per_device = AUTO
     if per_device == AUTO and accumulation is not None:
-        raise SetrError(
-            "--per-device-train-batch-size auto works out the accumulation: leave out --gradient-accumulation-steps"
-        )
+        raise SetrError("--per-device-train-batch-size auto works out --gradient-accumulation-steps: leave that out")
     split = batch_arithmetic(
         options.global_batch_size, count_processes(options), None if per_device == AUTO else per_device, accumulation
     )
@@ -105,16 +100,13 @@ def split_batch(options: Namespace, chosen: dict) -> None:
 
 
 class TrialStep:
-    """
-    Steps of training on random crops of `(height, width)` pixels, with a copy of a model on the run's device, in the
-    run's precision. The model, its gradients and BatchNorm statistics, and the random generators stay as they are.
+    """Steps of training on random crops of `(height, width)` pixels, with a copy of a model on the run's device, in
+    the run's precision. The model, its gradients and BatchNorm statistics, and the random generators stay as they are.
     """
 
     def __init__(self, model: PreTrainedModel, arguments: SetrTrainingArguments, crop_size: tuple[int, int]) -> None:
         self.device, self.crop_size = arguments.device, crop_size
-        mixed = (
-            "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
-        )
+        mixed = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else os.getenv("ACCELERATE_MIXED_PRECISION")
         self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(mixed or "no")
         self.model = copy.deepcopy(model).to(self.device).train()
         if arguments.gradient_checkpointing:
@@ -158,13 +150,8 @@ def fits_on_device(trial: TrialStep, batch_size: int) -> bool:
 
 
 def peak_memory() -> int:
-    """The largest memory of this process since [`reset_peak_memory`], in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def reset_peak_memory() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    """The largest memory of this process in bytes, since its start or since `clear_refs` was written to."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def available_memory() -> int:
@@ -180,12 +167,11 @@ def available_memory() -> int:
 
 
 def largest_batch_in_memory(trial: TrialStep, share: int, available: float) -> int:
-    """
-    The largest divisor of `share` whose steps are expected to take at most `available` bytes. Without a GPU, too large
-    a batch does not raise an error but ends the process, so its memory is predicted from batches of 1 and 2.
+    """The largest divisor of `share` whose steps are expected to take at most `available` bytes. Without a GPU, too
+    large a batch does not raise an error but ends the process, so its memory is predicted from batches of 1 and 2.
     """
     gc.collect()
-    reset_peak_memory()
+    Path("/proc/self/clear_refs").write_text("5")
     start, peaks = peak_memory(), []
     for batch_size in (1, 2):
         trial.run(batch_size)
@@ -197,8 +183,7 @@ def largest_batch_in_memory(trial: TrialStep, share: int, available: float) -> i
 def fit_batch_size(
     model: PreTrainedModel, arguments: SetrTrainingArguments, crop_size: tuple[int, int], share: int
 ) -> int:
-    """
-    The largest batch per device, a divisor of `share`, for whose training step every process has the memory. On an
+    """The largest batch per device, a divisor of `share`, for whose training step every process has the memory. On an
     accelerator batches are tried from the largest down; on the CPU the memory is predicted. Under FSDP, which shards
     what each process holds whole in the trial, more may fit than this finds.
 

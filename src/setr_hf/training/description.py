@@ -29,10 +29,8 @@ SHOWN_ELSEWHERE |= {"bf16", "fp16", "global_batch_size"}
 
 
 def rate_rows(options: Namespace) -> list[tuple[str, object]]:
-    """
-    Learning rates of encoder and heads at the top of the schedule, half-way and after the last step; nothing for
-    schedules that depend on what is measured in training. Raises [`SetrError`] if the schedule does not take these
-    `lr_scheduler_kwargs`.
+    """Learning rates of encoder and heads at the top of the schedule, half-way and after the last step; nothing for
+    schedules that depend on what is measured. Raises [`SetrError`] if it does not take these `lr_scheduler_kwargs`.
     """
     num_steps = options.max_steps if options.max_steps > 0 else 1000
     rates = (options.learning_rate, options.learning_rate * options.head_learning_rate_ratio)
@@ -75,9 +73,8 @@ def network_rows(command: Command) -> list[tuple[str, object]]:
     if options.model:
         return []
     config = new_config(options, **({"num_labels": recipe.num_labels} if recipe and recipe.classes else {}))
-    read, auxiliary = (
-        ", ".join(map(str, indices or ())) for indices in (config.decoder_indices, config.auxiliary_out_indices)
-    )
+    layers = (config.decoder_indices, config.auxiliary_out_indices)
+    read, auxiliary = (", ".join(map(str, indices or ())) for indices in layers)
     return [
         ("layers and width", f"{config.num_hidden_layers} × {config.hidden_size}"),
         ("decoder", f"{config.decoder_type} on layer {read}"),
@@ -125,9 +122,8 @@ def option_rows(command: Command) -> list[tuple[str, object]]:
 
 
 def describe(command: Command) -> list[tuple[str, object]]:
-    """
-    Names and values of what the job will do, for [`print_options`]. Raises [`SetrError`] if `config` or the schedule's
-    options contradict each other.
+    """Names and values of what the job will do, for [`print_options`]. Raises [`SetrError`] if `config` or the
+    schedule's options contradict each other.
     """
     options = command.options
     mixed = "fp16" if options.fp16 else "bf16" if options.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -1,7 +1,6 @@
 """Learning rates of the original code: a higher one for the heads, and the poly schedule with its floor."""
 
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -17,19 +16,15 @@ MLA_NECK_MODULES = {"layernorms", "projections", "aggregations"}
 
 
 def head_parameter_names(model: nn.Module) -> set[str]:
-    """
-    Names, as in `model.named_parameters()`, of the parameters that belong to a head in the original code, where their
-    names contain "head". For "naive" and "pup" that is the decoder with its LayerNorm, and the auxiliary heads. For
-    "mla" it is the branches and all classifiers; the LayerNorms, projections and top-down convolutions before them are
-    part of the backbone there (in mmsegmentation, of the neck). The model may be compiled, have PEFT adapters, or be
-    wrapped for DDP or FSDP.
+    """Names, as in `model.named_parameters()`, of the parameters that belong to a head in the original code, where
+    their names contain "head". For "naive" and "pup" that is the decoder with its LayerNorm, and the auxiliary heads.
+    For "mla" it is the branches and all classifiers; the LayerNorms, projections and top-down convolutions before them
+    are part of the backbone there (in mmsegmentation, of the neck). The model may be compiled, have PEFT adapters, or
+    be wrapped for DDP or FSDP.
     """
 
-    def is_head(name: str) -> bool:
-        modules = set(name.split("."))
-        return bool(modules & HEAD_MODULES) and not modules & MLA_NECK_MODULES
-
-    return {name for name, _ in model.named_parameters() if is_head(name)}
+    modules = {name: set(name.split(".")) for name, _ in model.named_parameters()}
+    return {name for name, parts in modules.items() if parts & HEAD_MODULES and not parts & MLA_NECK_MODULES}
 
 
 def parameter_groups(
@@ -39,11 +34,10 @@ def parameter_groups(
     weight_decay: float,
     decay_parameter_names: Collection[str],
 ) -> list[dict[str, Any]]:
-    """
-    Parameter groups for an optimizer: all trainable parameters, with a rate of their own for the heads, a multiple of
-    `learning_rate`. In all recipes of the original code the ratio is 10, with a weight decay of 0. Only the parameters
-    in `decay_parameter_names` decay. Returns up to four groups, none of them empty, with the keys `params`, `lr`,
-    `weight_decay` and `name`: `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`. Raises
+    """Parameter groups for an optimizer: all trainable parameters, with a rate of their own for the heads, a multiple
+    of `learning_rate`. In all recipes of the original code the ratio is 10, with a weight decay of 0. Only the
+    parameters in `decay_parameter_names` decay. Returns up to four groups, none of them empty, with the keys `params`,
+    `lr`, `weight_decay` and `name`: `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`. Raises
     [`SetrError`] if `head_learning_rate_ratio` is not positive.
     """
     if head_learning_rate_ratio <= 0:
@@ -61,17 +55,10 @@ def parameter_groups(
     return [group for group in groups.values() if group["params"]]
 
 
-def poly_factor(step: int, initial_lr: float, num_training_steps: int, power: float, min_lr: float) -> float:
-    """lr(step) / initial_lr of [`poly_schedule`]."""
-    remaining = max(0.0, 1 - step / num_training_steps)
-    return ((initial_lr - min_lr) * remaining**power + min_lr) / initial_lr
-
-
 def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 0.9, min_lr: float = 1e-4) -> LambdaLR:
-    """
-    The poly schedule of the original code. Each parameter group falls from its own initial rate lr0 to a floor that is
-    the same for all: lr(t) = (lr0 - min_lr) · (1 - t / T)^power + min_lr, with t counting optimizer steps from 0 and T
-    = `num_training_steps`. From T on it stays at `min_lr`. A group whose rate is below `min_lr` rises to it.
+    """The poly schedule of the original code. Each parameter group falls from its own initial rate lr0 to a floor that
+    is the same for all: lr(t) = (lr0 - min_lr) · (1 - t / T)^power + min_lr, with t counting optimizer steps from 0
+    and T = `num_training_steps`. From T on it stays at `min_lr`. A group whose rate is below `min_lr` rises to it.
 
     The floor of the stock "polynomial" schedule is relative to the optimizer's default rate: a group at 10 times that
     rate would end at 10 times the floor. mmsegmentation 1.x divides by T - 1, so that its last step is at the floor
@@ -86,15 +73,16 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
         raise SetrError(f"power must be greater than 0, got {power}")
     if min_lr < 0:
         raise SetrError(f"min_lr must be at least 0, got {min_lr}")
-    factors: list[Callable[[int], float]] = []
-    for index, group in enumerate(optimizer.param_groups):
-        initial_lr = float(group.get("initial_lr", group["lr"]))
-        if initial_lr <= 0:
+
+    def factor_from(initial_lr: float) -> Callable[[int], float]:
+        def factor(step: int) -> float:
+            return ((initial_lr - min_lr) * max(0.0, 1 - step / num_training_steps) ** power + min_lr) / initial_lr
+
+        return factor
+
+    rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    for index, (group, rate) in enumerate(zip(optimizer.param_groups, rates)):
+        if rate <= 0:
             name = group.get("name", index)
-            raise SetrError(f"the learning rate of parameter group {name!r} must be greater than 0, got {initial_lr}")
-        factors.append(
-            partial(
-                poly_factor, initial_lr=initial_lr, num_training_steps=num_training_steps, power=power, min_lr=min_lr
-            )
-        )
-    return LambdaLR(optimizer, factors)
+            raise SetrError(f"the learning rate of parameter group {name!r} must be greater than 0, got {rate}")
+    return LambdaLR(optimizer, [factor_from(rate) for rate in rates])

@@ -4,13 +4,13 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, option
 from ..errors import SetrError
 from ..model.configuration_setr import SetrConfig, known_fields
 from .arguments import SetrTrainingArguments
@@ -28,35 +28,23 @@ class RunArguments:
 
     _argument_group_name = "recipe, model and batch"
 
-    recipe: str | None = field(
-        default=None, metadata={"help": "a name of `setr-hf recipes`, or a .yaml file: sets defaults"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "show what would be done, without data or weights"})
-    model: str | None = field(default=None, metadata={"help": "folder or Hub id of a SETR to start from"})
-    reinitialize_classifier: bool = field(
-        default=False, metadata={"help": "with --model: new classifiers, for other classes"}
-    )
-    config: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'SetrConfig fields of a new model: {"decoder_type": "pup"}'}
-    )
-    encoder: str | None = field(
-        default=None, metadata={"help": "ViT or DeiT (id, name, file) a new model starts from, or none"}
-    )
-    loss_average: str | None = field(
-        default=None, metadata={"help": 'over the "valid" pixels, or over "all" as in the paper'}
-    )
-    global_batch_size: int | None = field(
-        default=None, metadata={"help": "samples in a step of the optimizer, over all devices"}
-    )
+    recipe: str | None = option(None, "a name of `setr-hf recipes`, or a .yaml file: sets defaults")
+    dry_run: bool = option(False, "show what would be done, without data or weights")
+    model: str | None = option(None, "folder or Hub id of a SETR to start from")
+    reinitialize_classifier: bool = option(False, "with --model: new classifiers, for other classes")
+    config: dict[str, Any] | str | None = option(None, 'SetrConfig fields of a new model: {"decoder_type": "pup"}')
+    encoder: str | None = option(None, "ViT or DeiT (id, name, file) a new model starts from, or none")
+    loss_average: str | None = option(None, 'over the "valid" pixels, or over "all" as in the paper')
+    global_batch_size: int | None = option(None, "samples in a step of the optimizer, over all devices")
 
 
 @dataclass
 class TrainDataArguments(DataArguments):
     """As [`DataArguments`], and how the data is used."""
 
-    streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max-steps"})
-    skip_bad_samples: bool = field(default=False, metadata={"help": "leave out samples that cannot be used"})
-    other_classes: bool = field(default=False, metadata={"help": "follow the recipe on other classes than its own"})
+    streaming: bool = option(False, "read the data while training; needs --max-steps")
+    skip_bad_samples: bool = option(False, "leave out samples that cannot be used")
+    other_classes: bool = option(False, "follow the recipe on other classes than its own")
 
 
 @dataclass
@@ -65,20 +53,14 @@ class AugmentationArguments:
 
     _argument_group_name = "sizes, in pixels, and augmentation"
 
-    crop_size: list[int] | None = field(
-        default=None, metadata={"help": "side, or height and width, of crops and test windows"}
-    )
-    stride: int | None = field(
-        default=None, metadata={"help": "between starts of test windows, if not 2/3 of the crop"}
-    )
-    size: list[int] | None = field(
-        default=None, metadata={"help": "at scale 1: the short side, or it and the longest long one"}
-    )
-    test_size: list[int] | None = field(default=None, metadata={"help": "the same for photos in evaluation"})
-    min_scale: float = field(default=0.5, metadata={"help": "smallest ratio of random scaling"})
-    max_scale: float = field(default=2.0, metadata={"help": "largest ratio of random scaling"})
-    category_max_ratio: float = field(default=0.75, metadata={"help": "largest share of a class in a crop"})
-    photometric_distortion: bool = field(default=True, metadata={"help": "whether colours are distorted"})
+    crop_size: list[int] | None = option(None, "side, or height and width, of crops and test windows")
+    stride: int | None = option(None, "between starts of test windows, if not 2/3 of the crop")
+    size: list[int] | None = option(None, "at scale 1: the short side, or it and the longest long one")
+    test_size: list[int] | None = option(None, "the same for photos in evaluation")
+    min_scale: float = option(0.5, "smallest ratio of random scaling")
+    max_scale: float = option(2.0, "largest ratio of random scaling")
+    category_max_ratio: float = option(0.75, "largest share of a class in a crop")
+    photometric_distortion: bool = option(True, "whether colours are distorted")
 
 
 @dataclass
@@ -95,8 +77,7 @@ HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {"sync
 
 @dataclass(frozen=True)
 class Command:
-    """
-    A parsed command line of the train job. `options` holds all options by name: what was given, else the recipe's,
+    """A parsed command line of the train job. `options` holds all options by name: what was given, else the recipe's,
     else the stock default; its `config` holds the given fields over the recipe's. `overridden` are the recipe's values
     of the options that differ from it.
     """
@@ -108,9 +89,8 @@ class Command:
     overridden: dict[str, Any]
 
     def to_dataclasses(self) -> tuple[JobArguments, SetrTrainingArguments]:
-        """
-        The options as two dataclasses, the second of which sets up devices and processes. In a batch that is still to
-        be fitted to the device, each sample is a forward pass of its own.
+        """The options as two dataclasses, the second of which sets up devices and processes. In a batch that is still
+        to be fitted to the device, each sample is a forward pass of its own.
         """
         options = vars(self.options)
         if options["per_device_train_batch_size"] == AUTO:
@@ -174,10 +154,9 @@ def read_config(text: str | None) -> dict[str, Any]:
 
 
 def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = None) -> Command:
-    """
-    Parses a command line (this process's if `argv` is `None`) with a parser of `ARGUMENTS`; a recipe named there sets
-    the defaults of all other options. Raises [`SetrError`] if there is no such recipe, options exclude each other, or
-    the batch cannot be split.
+    """Parses a command line (this process's if `argv` is `None`) with a parser of `ARGUMENTS`; a recipe named there
+    sets the defaults of all other options. Raises [`SetrError`] if there is no such recipe, options exclude each
+    other, or the batch cannot be split.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = parser or HfArgumentParser(ARGUMENTS)
@@ -229,9 +208,8 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
     for name in ("crop_size", "size", "test_size"):
         sides = getattr(options, name)
         if sides is not None and (len(sides) > 2 or min(sides) < 1):
-            raise SetrError(
-                f"--{name.replace('_', '-')} takes one or two numbers of pixels, got {' '.join(map(str, sides))}"
-            )
+            shown = " ".join(map(str, sides))
+            raise SetrError(f"--{name.replace('_', '-')} takes one or two numbers of pixels, got {shown}")
 
 
 def size_of(sides: Sequence[int]) -> dict[str, int]:
@@ -239,18 +217,12 @@ def size_of(sides: Sequence[int]) -> dict[str, int]:
     return dict(zip(("shortest_edge", "longest_edge"), sides))
 
 
-def crop_of(sides: Sequence[int]) -> tuple[int, int]:
-    """Height and width from one side or two."""
-    return sides[0], sides[-1]
-
-
 def new_config(options: Namespace, **classes: Any) -> SetrConfig:
-    """
-    The configuration of a new model: the fields of `options.config`, and those of `classes`. Raises [`SetrError`] for
-    fields that are unknown or contradict each other.
+    """The configuration of a new model: the fields of `options.config`, and those of `classes`. Raises [`SetrError`]
+    for fields that are unknown or contradict each other.
     """
     config: dict[str, Any] = options.config
-    own: dict[str, Any] = {"image_size": crop_of(options.crop_size)}
+    own: dict[str, Any] = {"image_size": (options.crop_size[0], options.crop_size[-1])}
     if options.loss_average:
         own["semantic_loss_average"] = options.loss_average
     try:

@@ -32,8 +32,7 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
 
 
 def is_complete(checkpoint: str | Path) -> bool:
-    """
-    Whether a checkpoint was written to its end. `Trainer` writes `trainer_state.json` last; in [`SetrTrainer`] the
+    """Whether a checkpoint was written to its end. `Trainer` writes `trainer_state.json` last; in [`SetrTrainer`] the
     processes wait for each other before that, so the file is whole only if those of all processes are.
     """
     try:
@@ -62,15 +61,13 @@ def check_unused(output_dir: str | Path) -> None:
     models = [path for pattern in MODEL_PATTERNS for path in sorted(Path(output_dir).glob(pattern))]
     found = [*checkpoint_folders(output_dir), *models]
     if found:
-        raise SetrError(
-            f"{output_dir} holds {found[0].name} of another run: resume that run, or choose another output_dir"
-        )
+        name = found[0].name
+        raise SetrError(f"{output_dir} holds {name} of another run: resume that run, or choose another output_dir")
 
 
 @contextmanager
 def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator[None]:
-    """
-    Holds a run's folder, which is created if it is missing, so that no other run writes to it at the same time. The
+    """Holds a run's folder, which is created if it is missing, so that no other run writes to it at the same time. The
     lock ends with the process, however that ends. In a distributed run only the main process holds it. A run on
     another machine is noticed only if the folder is on a file system that shares locks between machines. Raises
     [`SetrError`] if another job holds the folder, or it holds checkpoints or a model, and `resume` is off.
@@ -83,9 +80,8 @@ def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator
     try:
         lock.acquire(timeout=LOCK_TIMEOUT)
     except Timeout as error:
-        raise SetrError(
-            f"another running job writes to {output_dir}: wait until it ends, or choose another output_dir"
-        ) from error
+        hint = "wait until it ends, or choose another output_dir"
+        raise SetrError(f"another running job writes to {output_dir}: {hint}") from error
     try:
         if not resume:
             check_unused(output_dir)

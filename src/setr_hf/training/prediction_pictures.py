@@ -1,6 +1,5 @@
 """Pictures of what a model in training predicts: photo, ground truth and prediction of a few photos."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from ..inference.pictures import class_colors, comparison_sheet
 
 
 class PredictionSamples:
-    """
-    Keeps `num_samples` of the photos that a process segments one after the other, evenly spread over the `num_images`
-    it will see; the first ones if that number is `None`, as it is not known.
+    """Keeps `num_samples` of the photos that a process segments one after the other, evenly spread over the
+    `num_images` it will see; the first ones if that number is `None`, as it is not known.
     """
 
     def __init__(self, num_samples: int, num_images: int | None) -> None:
@@ -36,9 +34,7 @@ class PredictionSamples:
         return comparison_sheet(self.samples, class_colors(config), config.id2label, ignore_index=ignore_index)
 
 
-def publish_picture(
-    picture: Image.Image, name: str, path: Path, step: int, callbacks: Iterable[TrainerCallback]
-) -> None:
+def publish_picture(picture: Image.Image, name: str, path: Path, step: int, callbacks: list[TrainerCallback]) -> None:
     """Saves a picture, and sends it to TensorBoard and trackio if they are reported to."""
     with whole_file(path) as unfinished:
         picture.save(unfinished)

@@ -1,5 +1,4 @@
-"""
-Training runs as files: the published ones of SETR by name, our own small ones, and a user's own.
+"""Training runs as files: the published ones of SETR by name, our own small ones, and a user's own.
 
 A name is `setr-{decoder}-{encoder}-{data set}-{what the published runs on it vary}`: the batch on ADE20K and Pascal
 Context (`b8`, `b16`), the iterations on Cityscapes (`40k`, `80k`). `mmseg-` in front marks mmsegmentation's run. The
@@ -25,8 +24,7 @@ SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Recipe:
-    """
-    A training run.
+    """A training run.
 
     Args:
         name (`str`): See the module's docstring; of a user's file, its name without the suffix.
@@ -69,17 +67,13 @@ class Recipe:
         """Raises a [`SetrError`] for an option that is not one of `known`, with the closest one."""
         for name in self.options:
             if name not in known:
-                facts = ("origin", "classes", "published")
-                close = difflib.get_close_matches(str(name), [*known, *facts], n=1, cutoff=0)
-                raise SetrError(
-                    f"recipe {self.name}: {name!r} is not an option of the train job; the closest is {close[0]!r}"
-                )
+                names = [*known, "origin", "classes", "published"]
+                close = difflib.get_close_matches(str(name), names, n=1, cutoff=0)[0]
+                raise SetrError(f"recipe {self.name}: {name!r} is not an option of the train job, but {close!r} is")
 
 
 def make_recipe(name: str, values: dict[str, Any]) -> Recipe:
-    """
-    The recipe of what a file says. Raises [`SetrError`] if `classes`, `published` or `config` cannot be followed.
-    """
+    """The recipe of what a file says. Raises [`SetrError`] if `classes`, `published` or `config` cannot be followed."""
     options = dict(values)
     origin, classes, published = (options.pop(fact, None) for fact in ("origin", "classes", "published"))
     if classes is not None and classes not in CLASS_NAMES:
@@ -116,9 +110,8 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """
-    A recipe of this package by its name, or a user's by the path of its file, which ends in `.yaml` or `.yml`. Raises
-    [`SetrError`], with close names or all, if there is no such recipe or its file cannot be followed.
+    """A recipe of this package by its name, or a user's by the path of its file, which ends in `.yaml` or `.yml`.
+    Raises [`SetrError`], with close names or all, if there is no such recipe or its file cannot be followed.
     """
     if name.endswith(SUFFIXES):
         path = Path(name)

@@ -23,7 +23,7 @@ from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
 from .batch_size import AUTO, fit_batch_size
 from .description import batch_row
-from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_of, new_config, size_of
+from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
 from .trainer import SetrTrainer
@@ -48,9 +48,8 @@ def check_recipe_classes(recipe: Recipe, label_set: LabelSet) -> None:
     names = label_set.names
     hint = "pass --other-classes to follow the recipe on these classes"
     if len(names) != len(expected):
-        raise SetrError(
-            f"{recipe.name} is for the {len(expected)} classes of {recipe.classes}, the data has {len(names)}: {hint}"
-        )
+        counts = f"the {len(expected)} classes of {recipe.classes}, the data has {len(names)}"
+        raise SetrError(f"{recipe.name} is for {counts}: {hint}")
     for index, (name, wanted) in enumerate(zip(names, expected)):
         if name.strip().lower() != wanted.lower():
             raise SetrError(
@@ -63,7 +62,7 @@ def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcesso
     """The image processor of `job.model`, or a new one with sliding windows; options override its settings."""
     settings: dict[str, Any] = {"do_reduce_labels": label_set.is_reduced}
     if job.crop_size:
-        settings["crop_size"] = dict(zip(("height", "width"), crop_of(job.crop_size)))
+        settings["crop_size"] = {"height": job.crop_size[0], "width": job.crop_size[-1]}
     if job.stride:
         settings["stride"] = job.stride
     if test_size := job.test_size or job.size:
@@ -79,8 +78,7 @@ def is_classifier(name: str) -> bool:
 
 
 def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
-    """
-    The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and a line that
+    """The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and a line that
     says what was loaded. Raises [`SetrError`] for what is not a whole SETR of these classes.
     """
     try:
@@ -120,9 +118,8 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
 
 
 def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:
-    """
-    Initializes the decoder as mmsegmentation does: classifiers normal with a standard deviation of 0.01 and zero bias,
-    the convolutions before BatchNorm by Kaiming's rule over the outgoing connections (fan-out).
+    """Initializes the decoder as mmsegmentation does: classifiers normal with a standard deviation of 0.01 and zero
+    bias, the convolutions before BatchNorm by Kaiming's rule over the outgoing connections (fan-out).
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d) or name.startswith("setr."):
@@ -145,17 +142,12 @@ def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSeg
     return model, str(load_encoder(model, command.options.encoder))
 
 
-def crop_size_of(processor: SetrImageProcessor) -> tuple[int, int]:
-    """Height and width of its windows in pixels."""
-    size = dict(processor.crop_size)
-    return size["height"], size["width"]
-
-
 def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Compose:
     """The augmentation of training photos; ratio 1 is `job.size`, or the size they are tested at."""
     size = size_of(job.size) if job.size else {k: v for k, v in dict(processor.size).items() if v is not None}
+    window: Any = processor.crop_size
     return training_transform(
-        crop_size_of(processor),
+        (window.height, window.width),
         (job.min_scale, job.max_scale),
         size if processor.do_resize else None,
         processor.image_mean,
@@ -166,10 +158,9 @@ def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Comp
 
 
 def checkpoint_to_resume(resume_from_checkpoint: str | None) -> str | bool:
-    """
-    What a run resumes: nothing for `None` or "false"; for "true" the last complete checkpoint of the output folder, if
-    it exists by then, so that a job which is started again and again needs one command line; else that folder. Raises
-    [`SetrError`] if the folder is not a complete checkpoint.
+    """What a run resumes: nothing for `None` or "false"; for "true" the last complete checkpoint of the output folder,
+    if it exists by then, so that a job which is started again and again needs one command line; else that folder.
+    Raises [`SetrError`] if the folder is not a complete checkpoint.
     """
     wanted = str(resume_from_checkpoint or False)
     if wanted.lower() in ("true", "false"):
@@ -197,10 +188,10 @@ def make_trainer(
     train_data: SegmentationData,
     validation_data: SegmentationData,
 ) -> tuple[SetrTrainer, list[tuple[str, Any]]]:
-    """
-    The trainer of a train job, and what it starts from: names and values for [`print_options`]. `job` and `arguments`
-    are the command's [`Command.to_dataclasses`]; `arguments` gets the split of a batch that is still to be fitted.
-    Raises [`SetrError`] if model and data do not fit together, samples are bad, or not even one fits on the device.
+    """The trainer of a train job, and what it starts from: names and values for [`print_options`]. `job` and
+    `arguments` are the command's [`Command.to_dataclasses`]; `arguments` gets the split of a batch that is still to be
+    fitted. Raises [`SetrError`] if model and data do not fit together, samples are bad, or not even one fits on the
+    device.
     """
     label_set = train_data.label_set
     if command.recipe and not job.other_classes:
@@ -218,8 +209,8 @@ def make_trainer(
     options = command.options
     if options.per_device_train_batch_size == AUTO:
         share = options.global_batch_size // arguments.world_size
-        crop_size = crop_size_of(processor)
-        options.per_device_train_batch_size = fit_batch_size(model, arguments, crop_size, share)
+        window: Any = processor.crop_size
+        options.per_device_train_batch_size = fit_batch_size(model, arguments, (window.height, window.width), share)
         options.gradient_accumulation_steps = share // options.per_device_train_batch_size
         arguments.per_device_train_batch_size = options.per_device_train_batch_size
         arguments.gradient_accumulation_steps = options.gradient_accumulation_steps

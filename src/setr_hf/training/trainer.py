@@ -1,5 +1,4 @@
-"""
-`Trainer` for SETR: the paper's rates and test protocol, and runs that survive being killed.
+"""`Trainer` for SETR: the paper's rates and test protocol, and runs that survive being killed.
 
 Where [`SetrTrainer`] overrides a private method, a comment says what that mends in Transformers 5.17 to 5.23.
 """
@@ -53,8 +52,7 @@ class MeanIouOfMatrices:
 
 
 class EpochOfExamples(TrainerCallback):
-    """
-    Calls `set_epoch` of the training examples before each epoch, as far as they have it. Accelerate's loaders do so
+    """Calls `set_epoch` of the training examples before each epoch, as far as they have it. Accelerate's loaders do so
     only without a sampler: they pass the epoch on to that.
     """
 
@@ -79,9 +77,8 @@ def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def whole_parameters(model: nn.Module, reshard_after_forward: bool) -> Iterator[None]:
-    """
-    Inside, the modules that FSDP2 shards have their parameters whole, and a forward pass needs no communication: each
-    process may run it a different number of times. Afterwards they are sharded again.
+    """Inside, the modules that FSDP2 shards have their parameters whole, and a forward pass needs no communication:
+    each process may run it a different number of times. Afterwards they are sharded again.
     """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
@@ -96,8 +93,7 @@ def whole_parameters(model: nn.Module, reshard_after_forward: bool) -> Iterator[
 
 
 class SetrTrainer(Trainer):
-    """
-    `Trainer` with what SETR needs besides:
+    """`Trainer` with what SETR needs besides:
 
     - A learning rate for the heads, and the poly schedule with an absolute floor, see [`SetrTrainingArguments`].
     - Synchronized or frozen BatchNorm. Saved models hold plain BatchNorm layers.
@@ -158,9 +154,7 @@ class SetrTrainer(Trainer):
     optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None
     lr_scheduler: Any
 
-    def __init__(
-        self, *args: Any, compute_metrics: Callable[..., dict[str, float]] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, compute_metrics: Callable[..., dict] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, compute_metrics=compute_metrics or MeanIouOfMatrices(), **kwargs)
         if not isinstance(self.args, SetrTrainingArguments):
             raise SetrError(f"SetrTrainer takes SetrTrainingArguments as args, got {type(self.args).__name__}")
@@ -184,10 +178,9 @@ class SetrTrainer(Trainer):
         self.head_learning_rate: float | None = None
 
     def prepare_batch_norm(self, model: nn.Module) -> None:
-        """
-        Changes BatchNorm in place, before the model is wrapped for several processes: it runs over all of them if they
-        have GPUs, and in fp32 under FSDP2, which would cast its weights, unlike its running statistics, to bf16 or
-        fp16. The names of parameters and buffers stay.
+        """Changes BatchNorm in place, before the model is wrapped for several processes: it runs over all of them if
+        they have GPUs, and in fp32 under FSDP2, which would cast its weights, unlike its running statistics, to bf16
+        or fp16. The names of parameters and buffers stay.
         """
         if any(isinstance(layer, nn.SyncBatchNorm | FSDPModule) for layer in batch_norm_layers(model)):
             return
@@ -203,9 +196,8 @@ class SetrTrainer(Trainer):
         model = self.model if model is None else model
         self.prepare_batch_norm(model)
         if self.optimizer is None and self.args.head_learning_rate_ratio != 1:
-            optimizer_cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
-                self.args, model
-            )
+            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_cls, options = chosen
             if is_optimizer_factory(optimizer_cls) or {"params", "model", "optimizer_dict"} & set(options):
                 raise SetrError(
                     f"optim={self.args.optim} makes its own parameter groups and leaves none to the heads: set "
@@ -226,20 +218,14 @@ class SetrTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The stock schedule, or poly with an absolute floor if `lr_scheduler_kwargs` names `min_lr`."""
         options = self.args.lr_scheduler_kwargs or {}
-        if (
-            self.lr_scheduler is None
-            and self.args.lr_scheduler_type == SchedulerType.POLYNOMIAL
-            and "min_lr" in options
-        ):
+        is_polynomial = self.args.lr_scheduler_type == SchedulerType.POLYNOMIAL
+        if self.lr_scheduler is None and is_polynomial and "min_lr" in options:
             if unknown := sorted(set(options) - {"power", "min_lr"}):
-                raise SetrError(
-                    f"with min_lr, lr_scheduler_kwargs of the polynomial schedule may also hold power, got {unknown}"
-                )
+                raise SetrError(f"with min_lr, lr_scheduler_kwargs may also hold power, but not {unknown}")
             if self.args.get_warmup_steps(num_training_steps):
                 raise SetrError("the polynomial schedule with min_lr has no warm-up: set warmup_steps to 0")
-            self.lr_scheduler = poly_schedule(
-                self.optimizer if optimizer is None else optimizer, num_training_steps, **options
-            )
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = poly_schedule(optimizer, num_training_steps, **options)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -263,12 +249,9 @@ class SetrTrainer(Trainer):
         return super().compute_loss(model, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """
-        As `Trainer.train`, but `resume_from_checkpoint=True` stands for the last **complete** checkpoint in the output
-        folder. If there is none, training starts at the beginning, with a warning. Incomplete ones are removed first.
-
-        Raises:
-            [`SetrError`]: `resume_from_checkpoint` is a folder that is not a complete checkpoint.
+        """As `Trainer.train`, but `resume_from_checkpoint=True` stands for the last **complete** checkpoint in the
+        output folder; if there is none, training starts at the beginning, with a warning. Incomplete ones are removed
+        first. Raises [`SetrError`] for a folder that is not a complete checkpoint.
         """
         output_dir = self.args.output_dir
         if isinstance(resume_from_checkpoint, str) and not is_complete(resume_from_checkpoint):
@@ -349,10 +332,8 @@ class SetrTrainer(Trainer):
         if not self.is_fsdp_enabled:
             # Not the compiled model, which would be compiled anew for each number of windows.
             model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        with (
-            whole_parameters(model, plugin is None or plugin.reshard_after_forward),
-            self.compute_loss_context_manager(),
-        ):
+        reshard = plugin is None or plugin.reshard_after_forward
+        with whole_parameters(model, reshard), self.compute_loss_context_manager():
             predictions = [label_map.numpy() for label_map in segment(model, self.processing_class, inputs["photo"])]
         config, counted = self.model.config, []
         for photo, truth, prediction in zip(inputs["photo"], inputs["label_map"], predictions):
