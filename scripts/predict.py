@@ -54,11 +54,7 @@ def find_photos(inputs: list[Path]) -> list[Path]:
 
 
 def output_stems(photos: list[Path]) -> list[str]:
-    """A name for the results of each photo: its own, with its suffix only where it would not be unique without.
-
-    Raises:
-        [`SetrError`]: Two photos have the same name.
-    """
+    """A name for each photo's results: its own, with its suffix where needed. [`SetrError`] if two are equal."""
     stems = [photo.stem for photo in photos]
     names = [photo.name.replace(".", "_") if stems.count(photo.stem) > 1 else photo.stem for photo in photos]
     repeated = sorted({name for name in names if names.count(name) > 1})

@@ -138,11 +138,7 @@ class JobParser(HfArgumentParser):
         return super().parse_known_args(arguments, namespace)
 
     def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
-        """The dataclasses of these values.
-
-        Raises:
-            [`SetrError`]: a dataclass refuses its values.
-        """
+        """The dataclasses of these values. Raises [`SetrError`] if one refuses its values."""
         try:
             return super().parse_dict(args, allow_extra_keys)
         except ValueError as error:

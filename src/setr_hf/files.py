@@ -47,9 +47,7 @@ def check_is_new(folder: str | Path) -> None:
 
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """As [`whole_file`], for a new folder: yields an empty folder beside `folder`, which gets its name at the end.
-    Raises [`SetrError`] if `folder` exists and is not an empty folder.
-    """
+    """As [`whole_file`], for a folder that is new, or empty: yields one beside it, which takes its name at the end."""
     folder = Path(folder)
     check_is_new(folder)
     make_folder(folder.parent)

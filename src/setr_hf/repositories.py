@@ -23,9 +23,7 @@ class HubOutOfReach(SetrError):
 
 
 def files_on_hub(source: str, kind: Literal["model", "dataset"], revision: str | None = None) -> list[str]:
-    """A repository's files on the Hub. Raises [`HubOutOfReach`], or [`SetrError`] if it or its revision does not
-    exist.
-    """
+    """A repository's files on the Hub. Raises [`HubOutOfReach`], or [`SetrError`] if it or its revision is missing."""
     missing = f"{source} is neither a folder here nor {NAMES[kind]} on the Hub"
     try:
         validate_repo_id(source)
@@ -43,9 +41,7 @@ def files_on_hub(source: str, kind: Literal["model", "dataset"], revision: str |
 
 
 def check_model(source: str) -> None:
-    """Raises a [`SetrError`] if `source` is neither a folder nor the id of a model on the Hub. If the Hub cannot be
-    reached, a copy in the cache will do.
-    """
+    """Raises a [`SetrError`] if `source` is neither a folder nor a model on the Hub, or in the cache without it."""
     if Path(source).is_dir():
         return
     try:

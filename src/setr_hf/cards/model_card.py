@@ -34,9 +34,7 @@ def eval_results(summary: dict, dataset: str, split: str, scales: tuple[float, .
 
 
 def update_card(model: str, results: list[EvalResult]) -> None:
-    """Adds results to the card of a model, or replaces the values of those it has already; its text stays as it is. Of
-    a folder, `README.md` is changed or created; a model on the Hub gets a commit.
-    """
+    """Adds results to a model's card, or replaces them: in a folder's `README.md`, or by a commit on the Hub."""
     folder = Path(model)
     if not folder.is_dir():
         index = eval_results_to_model_index(model.split("/")[-1], results)

@@ -53,9 +53,7 @@ class ConversionReport:
 def convert_tensors(
     state_dict: dict[str, torch.Tensor], implementation: str, config: SetrConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """A checkpoint's tensors under our names, and the keys that were left out, each with the reason. Raises a
-    [`SetrError`] that lists missing and unknown keys.
-    """
+    """Tensors under our names, and the keys left out, each with the reason. A [`SetrError`] lists wrong keys."""
     converted: dict[str, torch.Tensor] = {}
     used: set[str] = set()
     missing: list[str] = []
@@ -79,9 +77,7 @@ def convert_tensors(
 
 
 def build_model(config: SetrConfig, tensors: dict[str, torch.Tensor]) -> SetrForSemanticSegmentation:
-    """A model made of `tensors` themselves: no weight is initialized or copied. Raises a [`SetrError`] that lists
-    tensors which are missing, unknown or of another shape.
-    """
+    """A model made of `tensors` themselves, without a copy. A [`SetrError`] lists those that do not fit."""
     with torch.device("meta"):
         model = SetrForSemanticSegmentation(config)
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}

@@ -30,9 +30,7 @@ OTHER_CHECKPOINTS = {
 
 @dataclass(frozen=True)
 class Detection:
-    """What a checkpoint was found to be: its implementation, "original" or "mmseg", the configuration of its network,
-    and a sentence for each field that was taken from the published models, as nothing in the file shows it.
-    """
+    """What a checkpoint is, "original" or "mmseg", its configuration, and a sentence for each assumption."""
 
     implementation: str
     config: SetrConfig
@@ -137,9 +135,7 @@ def mla_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
 
 
 def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
-    """The number of attention heads of the published encoder of this size, else heads of 64 channels; and which it is.
-    Raises [`SetrError`] if the width is not a multiple of 64.
-    """
+    """Heads of the published encoder of this size, else of 64 channels, and which. [`SetrError`] if neither fits."""
     if (hidden_size, depth) in PUBLISHED_NUM_HEADS:
         return PUBLISHED_NUM_HEADS[hidden_size, depth], "as in the published encoder of this size"
     if hidden_size % 64 == 0:
@@ -151,9 +147,7 @@ def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
 
 
 def assumed_image_size(num_positions: int, patch_size: int) -> int:
-    """The side in pixels of the square image of `num_positions` patches. Raises [`SetrError`] if they are not a
-    square.
-    """
+    """The side in pixels of the square image of `num_positions` patches. Raises [`SetrError`] if there is none."""
     side = math.isqrt(num_positions)
     if side * side != num_positions:
         raise SetrError(

@@ -224,9 +224,7 @@ def fit_positions(
 
 
 def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """The number of positions before those of the patches, and the patch grid: a known one, the model's own or a
-    square. Raises [`SetrError`] if no such grid has that many patches.
-    """
+    """How many positions precede those of the patches, and the patch grid. [`SetrError`] if no grid fits."""
     num_positions = source.tensors[POSITIONS].shape[1]
     for before in dict.fromkeys((num_tokens, 0)):
         num_patches = num_positions - before

@@ -22,9 +22,7 @@ def option(default: Any, help: str, **details: Any) -> Any:
 
 @dataclass
 class DataArguments:
-    """Which data set, and what must be said of it if it does not say so itself. A job declares these options with
-    `JobParser(DataArguments, …)` and reads the data by [`load_data`].
-    """
+    """Which data set, and what it does not say of itself; declared by `JobParser(DataArguments)`."""
 
     _argument_group_name = "data"
 

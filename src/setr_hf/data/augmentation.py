@@ -179,10 +179,7 @@ class PhotometricDistortion(v2.Transform):
 
 class NormalizeAndPad(v2.Transform):
     """Normalizes images, to float32, and pads images and label maps to `crop_size` with 0 and 255 at the right and the
-    bottom. For the arguments see [`training_transform`].
-
-    Raises:
-        [`SetrError`]: the input is larger than `crop_size`.
+    bottom; for the arguments see [`training_transform`]. Raises [`SetrError`] for an input larger than `crop_size`.
     """
 
     def __init__(self, crop_size: tuple[int, int], image_mean: list[float], image_std: list[float]) -> None:

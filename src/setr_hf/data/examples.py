@@ -55,9 +55,7 @@ class Augmented:
 
 
 class TrainingExamples(Augmented, torch.utils.data.Dataset):
-    """The examples of a data set that is not a stream. Their augmentation depends on seed, epoch and index alone: it
-    is the same with any number of workers and processes, and after a resumption.
-    """
+    """The examples of data that is not a stream; their augmentation depends on seed, epoch and index alone."""
 
     def __len__(self) -> int:
         return len(self.data)

@@ -23,9 +23,7 @@ SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("t
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The photos of a split in order, where the annotation of each should be (`None` if the split is published
-    without), and what the annotations mean, if the folder says so.
-    """
+    """A split's photos in order, their annotations (`None` if it is published without), and these values' meaning."""
 
     images: list[Path]
     annotations: list[Path] | None
@@ -101,9 +99,7 @@ LAYOUTS = {"leftImg8bit": cityscapes_files, "JPEGImages": pascal_context_files, 
 
 
 def split_files(root: Path, split: str) -> SplitFiles:
-    """The files of a split in a folder of any known layout. Raises [`SetrError`] if the layout is unknown, the split
-    or all of its files are missing, or the folder is the full ADE20K, which is not the benchmark.
-    """
+    """The files of a split in a folder of any known layout. A [`SetrError`] says what is unknown or missing."""
     if (root / "images/ADE").is_dir() or any(root.glob("index_ade20k.*")):
         raise SetrError(
             f"{root} is the full ADE20K: its annotations encode about 3,000 classes as colours. The benchmark with "

@@ -229,9 +229,7 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
 
 
 def check_classes(config: SetrConfig, label_set: LabelSet) -> None:
-    """Raises a [`SetrError`] if a model does not have the classes of a data set, before the first image is read. A
-    model without class names can only be held to their number.
-    """
+    """Raises a [`SetrError`] if a model's classes, or their number if it has no names, are not the data set's."""
     names = label_set.names
     if config.num_labels != len(names):
         raise SetrError(f"the model has {config.num_labels} classes, the data set {len(names)}")

@@ -111,9 +111,7 @@ def load_segmentation_data(
 def choose_columns(
     features: Features, image_column: str | None, annotation_column: str | None, split: str, source: str | Path
 ) -> dict[str, str]:
-    """The source's columns for `image`, `annotation` and `name`, without those it lacks: the ones that were asked for,
-    or ones with a usual name and type. Raises [`SetrError`], with all columns, if there are none.
-    """
+    """The source's columns `image`, `annotation` and `name`, asked for or usual. [`SetrError`] lists all columns."""
     listing = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
 
     def choose(asked: str | None, usual: tuple[str, ...]) -> str | None:

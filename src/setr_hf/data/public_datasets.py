@@ -86,9 +86,7 @@ ADE20K_NAIVE_AND_MLA_SCALES = (0.5, 0.75, 1.0)
 
 
 def published_scales(dataset: str | None, decoder_type: str) -> tuple[float, ...]:
-    """The ratios of the published multi-scale results for a data set as in `SetrConfig.dataset`: six from 0.5 to 1.75,
-    but the first three for the naive and mla decoders on ADE20K.
-    """
+    """The published multi-scale ratios for a data set as in `SetrConfig.dataset`; ADE20K's depend on the decoder."""
     if dataset == "ade20k" and decoder_type != "pup":
         return ADE20K_NAIVE_AND_MLA_SCALES
     return PUBLISHED_SCALES

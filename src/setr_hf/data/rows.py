@@ -15,9 +15,7 @@ from .label_sets import LabelSet
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo, turned upright as its EXIF orientation says, with its label map: class ids of its pixels, uint8 of
-    shape `(height, width)`, 255 for ignored pixels; `None` if there is no annotation.
-    """
+    """An upright photo and its label map, uint8 `(height, width)`, 255 where ignored; `None` without annotation."""
 
     name: str
     photo: PILImage.Image
@@ -84,9 +82,7 @@ class SegmentationData:
         return rows
 
     def read(self, row: dict) -> Sample:
-        """The sample in an [`undecoded`] row. Raises a [`SetrError`] that names the sample if image or annotation
-        cannot be read, they differ in size, or the annotation holds values without a meaning.
-        """
+        """The sample in an [`undecoded`] row. A [`SetrError`] names a sample that cannot be used, and why."""
         name = row["name"]
         if row["image"] is None:
             raise SetrError(f"{name} has no image")

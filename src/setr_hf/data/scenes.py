@@ -133,9 +133,7 @@ def draw_scene(seed: int) -> tuple[PILImage.Image, PILImage.Image]:
 
 
 def make_scenes(count: int, first_seed: int = 0) -> SegmentationData:
-    """Generated street scenes, 160 × 128 pixels, 8 classes, the same on every machine; scene i has seed `first_seed` +
-    i.
-    """
+    """Generated street scenes of 8 classes, 160 × 128 pixels, the same everywhere; seeds from `first_seed` on."""
     seeds = range(first_seed, first_seed + count)
     images, annotations = zip(*map(draw_scene, seeds))
     columns = {"image": images, "annotation": annotations, "name": [f"scene_{seed}" for seed in seeds]}

@@ -33,9 +33,7 @@ def class_bars(classes: list[dict], title: str) -> Figure:
 
 
 def confusion_heat_map(matrix: np.ndarray, names: list[str]) -> Figure:
-    """A confusion matrix `(num_labels, num_labels)` with true classes in the rows as a heat map: in each row, the
-    share of its pixels that is predicted as each class. Rows of classes without labelled pixels stay white.
-    """
+    """A confusion matrix, truth in the rows, as a heat map of shares; rows without labelled pixels stay white."""
     labelled = matrix.sum(axis=1, keepdims=True)
     shares = np.where(labelled > 0, matrix / np.maximum(labelled, 1), np.nan)
     has_numbers = len(names) <= MAX_CLASSES_WITH_NUMBERS

@@ -68,9 +68,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def start_processes(num_threads: int) -> PartialState:
-    """Joins the processes that `accelerate launch` or `torchrun` has started, on GPUs, or on the CPU if there are
-    none, with `num_threads` threads each. Raises [`SetrError`] if several did not find each other.
-    """
+    """Joins the launched processes, with `num_threads` threads each on a CPU. [`SetrError`] if one is missing."""
     # Without `cpu=True`, accelerate takes each process on a machine without a GPU for the only one. A process that
     # finishes early waits for the others, however long they take.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
@@ -154,9 +152,8 @@ def compute_records(
         batch_size (`int`, *optional*, defaults to 1): How many samples `work` takes at a time.
         is_missing (`Callable`, *optional*): Whether the image of a name must be computed although it has a record.
 
-    Raises:
-        [`SetrError`]: Only some images have annotations, a sample cannot be read, or `folder` holds damaged records or
-            those of other settings, or is not shared by all processes.
+    Raises a [`SetrError`] if only some images have annotations, a sample cannot be read, or `folder` holds damaged
+    records or those of other settings, or is not shared by all processes.
     """
     if missing := data.missing_annotations():
         raise SetrError(f"{len(missing)} images have no annotation, the first is {missing[0]!r}")

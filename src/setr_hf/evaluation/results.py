@@ -80,9 +80,7 @@ def print_scores(summary: dict) -> None:
 
 
 def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict) -> None:
-    """Writes `results.json` (scores and settings), `confusion_matrix.npy` (int64, true classes in the rows), and the
-    charts `classes.png` and `confusion_matrix.png` of what [`summarize`] and [`evaluation_settings`] return.
-    """
+    """Writes `results.json`, `confusion_matrix.npy` (int64, truth in the rows), and a chart of each."""
     from .charts import class_bars, confusion_heat_map, save_chart  # matplotlib takes a second to import.
 
     write_json(folder / "results.json", {"settings": settings, **summary})

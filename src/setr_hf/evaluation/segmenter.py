@@ -16,9 +16,7 @@ from .arguments import EvaluationArguments
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A model in evaluation mode with its image processor and test protocol: the `scales` of the multi-scale one, or
-    `None`. Called with photos, it returns their label maps, see [`segment`].
-    """
+    """A model with its image processor and the `scales` of the multi-scale protocol; called as [`segment`] is."""
 
     model: PreTrainedModel
     processor: BaseImageProcessor

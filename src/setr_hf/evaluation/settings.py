@@ -19,9 +19,7 @@ def digest(content: dict | list, *tensors: np.ndarray) -> str:
 
 
 def evaluation_settings(segmenter: Segmenter, data: SegmentationData, batch_size: int = 1) -> dict:
-    """Everything an evaluation depends on. Batch sizes and CPU threads are part of it because they change the rounding
-    of floating-point sums, and so, rarely, the class of a pixel.
-    """
+    """Everything an evaluation depends on; batch sizes and CPU threads change rounding and, rarely, a pixel."""
     model, scales = segmenter.model, segmenter.scales
     # Fields that change nothing of what is computed.
     without = {"_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "palette", "auto_map"}

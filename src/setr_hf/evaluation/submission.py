@@ -12,9 +12,7 @@ SERVER_IDS = {"ade20k": range(1, 151), "cityscapes": CITYSCAPES_LABEL_IDS}
 
 
 def server_ids(label_set: LabelSet) -> np.ndarray:
-    """The id, uint8, that the server of a data set, known by its class names, expects for each class. Raises
-    [`SetrError`] if the classes are neither those of ADE20K nor those of Cityscapes.
-    """
+    """The server's id, uint8, of each class. [`SetrError`] for classes other than ADE20K's and Cityscapes'."""
     names = [name.lower() for name in label_set.names]
     for data_set, ids in SERVER_IDS.items():
         if names == [name.lower() for name in CLASS_NAMES[data_set]]:

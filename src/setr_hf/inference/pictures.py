@@ -21,9 +21,7 @@ CLEAR_DIFFERENCE = 20
 
 
 def distinct_colors(count: int) -> list[list[int]]:
-    """RGB colours, 0 to 255, each chosen to look as different as possible from the earlier ones, black and white. The
-    first thirty or so are muted, and none of them depends on `count`.
-    """
+    """RGB colours, 0 to 255, each as far as possible from those before; the first thirty or so are muted."""
     import cv2  # Costs time, and most models have a palette.
 
     levels = np.linspace(0, 255, 18, dtype=np.uint8)
@@ -47,9 +45,7 @@ def class_colors(config: PreTrainedConfig) -> list[list[int]]:
 
 
 def color_label_map(label_map: np.ndarray, colors: list[list[int]], ignore_index: int | None = None) -> Image.Image:
-    """A label map `(height, width)` as a picture, in the RGB `colors` of its classes, 0 to 255. Pixels of
-    `ignore_index` become black. A prediction has none: for a model of more than 255 classes, 255 is one of them.
-    """
+    """A label map `(height, width)` in the RGB `colors` of its classes, 0 to 255; `ignore_index`, if any, is black."""
     ignored = label_map == ignore_index
     pixels = np.array(colors, dtype=np.uint8)[np.where(ignored, 0, label_map)]
     pixels[ignored] = IGNORED_COLOR

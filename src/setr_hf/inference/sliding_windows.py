@@ -25,9 +25,7 @@ def check_multi_scale(processor: BaseImageProcessor, scales: tuple[float, ...]) 
 
 
 def short_sides(processor: BaseImageProcessor, scales: tuple[float, ...]) -> Counter[int]:
-    """How often each short side in pixels occurs among the views: ratio × base short side, rounded down, but not less
-    than the crop. On ADE20K all ratios up to 1 give the crop's 512 pixels; equal views are computed once.
-    """
+    """How often each short side in pixels, at least the crop, occurs among the views; equal ones are computed once."""
     base = processor.size.shortest_edge or min(processor.size.height, processor.size.width)
     crop = min(processor.crop_size.height, processor.crop_size.width)
     return Counter(max(crop, int(scale * base)) for scale in scales)

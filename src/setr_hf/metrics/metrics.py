@@ -109,9 +109,7 @@ class MeanIou(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def merge(self, matrix: Any) -> None:
-        """Adds what another process, or [`confusion_matrix`], has counted: an array or tensor of integers of shape
-        `(num_labels, num_labels)`, true classes in the rows.
-        """
+        """Adds what another process has counted, integers of shape `(num_labels, num_labels)`, truth in the rows."""
         matrix = np.asarray(matrix.cpu() if hasattr(matrix, "cpu") else matrix)
         num_labels = self.settings["num_labels"] or len(matrix)
         if matrix.shape != (num_labels, num_labels) or matrix.dtype.kind not in "ui":

@@ -31,9 +31,7 @@ ROW_GROUPS_PER_SHARD = 8
 
 @dataclass(frozen=True)
 class SourceImage:
-    """A published photo, whose file's bytes are kept, and its annotation with the pixel values of the source. The row
-    is named after the file, without its suffix; errors call the annotation by `annotation_name`.
-    """
+    """A photo whose bytes are kept, and its annotation in the source's values, which errors call by a name."""
 
     path: Path
     open_annotation: Callable[[], PIL.Image.Image]

@@ -28,9 +28,7 @@ NEEDED_KEYS = {
 
 @dataclass(frozen=True)
 class ContextImage:
-    """A JPEG file in the annotation file, its size in pixels, and the class value 0…59 and compressed run lengths of
-    each of its masks, in the order in which they are painted.
-    """
+    """A JPEG in the annotation file, its size, and its masks as painted: class value 0…59 and run lengths."""
 
     file_name: str
     height: int
@@ -78,9 +76,7 @@ def paint_masks(image: ContextImage) -> PIL.Image.Image:
 
 
 def class_values(categories: list[dict]) -> dict[int, int]:
-    """The class value of each category id: 1…59 for the classes, found by name, 0 for every other category. Raises
-    [`SetrError`] if a class is missing.
-    """
+    """The class value, 1…59 or 0 for none, of each category id. Raises [`SetrError`] if a class is missing."""
     ids = {CLASS_OF_CATEGORY.get(entry["name"], entry["name"]): entry["category_id"] for entry in categories}
     classes = CLASS_NAMES["pascal_context"]
     if missing := [name for name in classes[1:] if name not in ids]:
@@ -136,9 +132,7 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
 
 
 def usable_images(images: Iterable[ContextImage], jpegs: Path) -> tuple[list[SourceImage], dict[str, list[str]]]:
-    """The images that have masks and a JPEG file in the folder `jpegs`, and the names of the others by the reason. The
-    annotations hold the class values 0…59. Raises [`SetrError`] if the folder is missing.
-    """
+    """The images with masks and a JPEG in the folder `jpegs`, and the names of the others by the reason."""
     if not jpegs.is_dir():
         raise SetrError(f"{jpegs} is missing: VOC2010 is the folder that holds JPEGImages")
     usable: list[SourceImage] = []

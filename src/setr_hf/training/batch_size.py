@@ -167,9 +167,7 @@ def available_memory() -> int:
 
 
 def largest_batch_in_memory(trial: TrialStep, share: int, available: float) -> int:
-    """The largest divisor of `share` whose steps are expected to take at most `available` bytes. Without a GPU, too
-    large a batch does not raise an error but ends the process, so its memory is predicted from batches of 1 and 2.
-    """
+    """The largest divisor of `share` that fits `available` bytes, as predicted from batches of 1 and 2."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     start, peaks = peak_memory(), []
@@ -185,16 +183,10 @@ def fit_batch_size(
 ) -> int:
     """The largest batch per device, a divisor of `share`, for whose training step every process has the memory. On an
     accelerator batches are tried from the largest down; on the CPU the memory is predicted. Under FSDP, which shards
-    what each process holds whole in the trial, more may fit than this finds.
-
-    Args:
-        model ([`SetrForSemanticSegmentation`]): Left as it is, see [`TrialStep`].
-        arguments ([`SetrTrainingArguments`]): The run's.
-        crop_size (`tuple[int, int]`): Height and width of training crops in pixels.
-        share (`int`): Samples of a process in a step of the optimizer.
-
-    Raises:
-        [`SetrError`]: not even one sample fits; or, without a GPU, the system does not say how much memory is taken.
+    what each process holds whole in the trial, more may fit than this finds. `crop_size` is the height and width of
+    training crops in pixels, `share` a process's samples in a step of the optimizer; the model is left as it is, see
+    [`TrialStep`]. Raises [`SetrError`] if not even one sample fits, or if the system does not say how much memory is
+    taken, which matters without a GPU.
     """
     trial = TrialStep(model, arguments, crop_size)
     if arguments.device.type == "cpu":

@@ -122,9 +122,7 @@ def option_rows(command: Command) -> list[tuple[str, object]]:
 
 
 def describe(command: Command) -> list[tuple[str, object]]:
-    """Names and values of what the job will do, for [`print_options`]. Raises [`SetrError`] if `config` or the
-    schedule's options contradict each other.
-    """
+    """What the job will do, for [`print_options`]. Raises [`SetrError`] if options contradict each other."""
     options = command.options
     mixed = "fp16" if options.fp16 else "bf16" if options.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     rows = [

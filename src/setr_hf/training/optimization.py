@@ -62,10 +62,8 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
 
     The floor of the stock "polynomial" schedule is relative to the optimizer's default rate: a group at 10 times that
     rate would end at 10 times the floor. mmsegmentation 1.x divides by T - 1, so that its last step is at the floor
-    too; 0.x and the original code divide by T.
-
-    Raises:
-        [`SetrError`]: an argument is out of range, or the rate of a group is not positive.
+    too; 0.x and the original code divide by T. Raises [`SetrError`] for an argument out of range, or for a group whose
+    rate is not positive.
     """
     if num_training_steps < 1:
         raise SetrError(f"num_training_steps must be at least 1, got {num_training_steps}")

@@ -218,9 +218,7 @@ def size_of(sides: Sequence[int]) -> dict[str, int]:
 
 
 def new_config(options: Namespace, **classes: Any) -> SetrConfig:
-    """The configuration of a new model: the fields of `options.config`, and those of `classes`. Raises [`SetrError`]
-    for fields that are unknown or contradict each other.
-    """
+    """The configuration of a new model, with the fields `classes`. A [`SetrError`] names what contradicts itself."""
     config: dict[str, Any] = options.config
     own: dict[str, Any] = {"image_size": (options.crop_size[0], options.crop_size[-1])}
     if options.loss_average:

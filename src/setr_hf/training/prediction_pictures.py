@@ -12,9 +12,7 @@ from ..inference.pictures import class_colors, comparison_sheet
 
 
 class PredictionSamples:
-    """Keeps `num_samples` of the photos that a process segments one after the other, evenly spread over the
-    `num_images` it will see; the first ones if that number is `None`, as it is not known.
-    """
+    """Keeps `num_samples` photos, evenly spread over `num_images`, or the first if that is not known."""
 
     def __init__(self, num_samples: int, num_images: int | None) -> None:
         last = (num_samples if num_images is None else num_images) - 1

@@ -73,7 +73,7 @@ class Recipe:
 
 
 def make_recipe(name: str, values: dict[str, Any]) -> Recipe:
-    """The recipe of what a file says. Raises [`SetrError`] if `classes`, `published` or `config` cannot be followed."""
+    """The recipe that a file describes. Raises [`SetrError`] if `classes`, `published` or `config` is malformed."""
     options = dict(values)
     origin, classes, published = (options.pop(fact, None) for fact in ("origin", "classes", "published"))
     if classes is not None and classes not in CLASS_NAMES:
@@ -110,9 +110,7 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe of this package by its name, or a user's by the path of its file, which ends in `.yaml` or `.yml`.
-    Raises [`SetrError`], with close names or all, if there is no such recipe or its file cannot be followed.
-    """
+    """A recipe by its name, or by the path of a YAML file. [`SetrError`], with close names, if there is none."""
     if name.endswith(SUFFIXES):
         path = Path(name)
         return make_recipe(path.stem, read_yaml(path))

@@ -78,9 +78,7 @@ def is_classifier(name: str) -> bool:
 
 
 def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
-    """The model of `job.model`, whose classes must be the data's unless new classifiers are asked for, and a line that
-    says what was loaded. Raises [`SetrError`] for what is not a whole SETR of these classes.
-    """
+    """`job.model` with the data's classes, or new classifiers if asked for, and a line on what was loaded."""
     try:
         config = AutoConfig.from_pretrained(job.model)
     except (OSError, ValueError) as error:
@@ -118,9 +116,7 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
 
 
 def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:
-    """Initializes the decoder as mmsegmentation does: classifiers normal with a standard deviation of 0.01 and zero
-    bias, the convolutions before BatchNorm by Kaiming's rule over the outgoing connections (fan-out).
-    """
+    """Initializes the decoder as mmsegmentation does: classifiers normal (0.01), convolutions by Kaiming, fan-out."""
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d) or name.startswith("setr."):
             continue

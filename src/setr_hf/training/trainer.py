@@ -52,9 +52,7 @@ class MeanIouOfMatrices:
 
 
 class EpochOfExamples(TrainerCallback):
-    """Calls `set_epoch` of the training examples before each epoch, as far as they have it. Accelerate's loaders do so
-    only without a sampler: they pass the epoch on to that.
-    """
+    """Calls `set_epoch` of the examples. Accelerate's loaders pass the epoch on to a sampler, if there is one."""
 
     def __init__(self, examples: Any) -> None:
         self.examples = examples
