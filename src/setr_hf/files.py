@@ -1,12 +1,77 @@
 """Files and folders that are written whole or not at all, whenever the process is killed."""
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 from .errors import SetrError
+
+
+# Of a name in most file systems, in bytes; what is written beside it first has a longer one.
+LONGEST_NAME = 200
+
+
+def path_inside(folder: Path, name: str, suffix: str) -> Path:
+    """Where a sample called `name`, which may come from anybody's data set, is written: `folder/name` with `suffix`.
+    Raises [`SetrError`] if that is not a file in `folder`, or in a folder below it, on every system.
+    """
+    for part in name.split("/"):
+        if (
+            not part.isprintable()
+            or re.search(r'[<>:"\\|?*]', part)
+            or re.fullmatch(r"\s*|\.+|(con|prn|aux|nul|com\d|lpt\d)(\..*)?", part, re.IGNORECASE)
+            or len(os.fsencode(part)) > LONGEST_NAME
+        ):
+            raise SetrError(f"the sample {name!r} cannot have a file of its name: rename it in the data set")
+    return folder / f"{name}{suffix}"
+
+
+def check_is_file(path: Path, most_bytes: int | None = None) -> None:
+    """Raises a [`SetrError`] if `path` is not a file, such as a folder or a pipe, or has more than `most_bytes`."""
+    if not os.path.isfile(path):
+        kind = "a folder" if path.is_dir() else "not a file"
+        raise SetrError(f"{path} is {kind}" if os.path.lexists(path) else f"{path} does not exist")
+    if most_bytes is not None and path.stat().st_size > most_bytes:
+        raise SetrError(f"{path} has {path.stat().st_size:,} bytes, more than the {most_bytes:,} that such a file has")
+
+
+def read_text(path: Path, most_bytes: int = 2**22) -> str:
+    """The text of a file that people write, in UTF-8. Raises a [`SetrError`] that names it if it cannot be read."""
+    check_is_file(path, most_bytes)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SetrError(f"{path} is not text in UTF-8: {error}") from None
+    except OSError as error:
+        raise SetrError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises `ValueError` if a key occurs twice: the last would win silently."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return content
+
+
+def no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises `ValueError` if it is not JSON, NaN and infinity included, an object has the
+    same key twice, or it is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def unfinished(path: Path) -> Path:

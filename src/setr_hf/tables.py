@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .text import printable
+
 
 # Nothing is folded in a pipe or a log.
 LOG_WIDTH = 10_000
@@ -33,9 +35,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     rows = list(rows)
     for index, name in enumerate(columns):
         figures = bool(rows) and all(re.fullmatch(FIGURE, str(row[index])) for row in rows)
-        table.add_column(escape(name), justify="right" if figures else "left")
+        table.add_column(escape(printable(name)), justify="right" if figures else "left")
     for row in rows:
-        table.add_row(*("–" if cell is None else escape(str(cell)) for cell in row))
+        table.add_row(*("–" if cell is None else escape(printable(cell)) for cell in row))
     show(table)
 
 
@@ -45,7 +47,7 @@ def print_options(options: Iterable[tuple[str, object]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in options:
-        table.add_row(escape(name), escape(str(value)))
+        table.add_row(escape(printable(name)), escape(printable(value)))
     show(table)
 
 

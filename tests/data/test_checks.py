@@ -65,8 +65,8 @@ def test_all_bad_samples_are_counted_and_the_first_are_named(folder):
     spoil(folder)
     with pytest.raises(ValueError) as error:
         checked_samples(load(folder))
-    first, *lines, last = str(error.value).splitlines()
-    assert first == "6 of 12 samples cannot be used:"
+    message, _, advice = str(error.value).rpartition(". ")
+    assert message.startswith("6 of 12 samples cannot be used: ")
     expected = [
         rf"the image of 01 ({folder}/images/train/01.png) cannot be read: ",
         "02 has no annotation",
@@ -75,10 +75,9 @@ def test_all_bad_samples_are_counted_and_the_first_are_named(folder):
         "the annotation of 07 has 3 channels",
         "… and 1 more",
     ]
-    assert len(lines) == len(expected)
-    for line, start in zip(lines, expected):
-        assert line.strip().startswith(start)
-    assert last.endswith("--skip-bad-samples")
+    positions = [message.index(start) for start in expected]
+    assert positions == sorted(positions)
+    assert advice.endswith("--skip-bad-samples")
 
 
 def test_bad_samples_are_left_out_and_counted(folder, caplog):
@@ -100,7 +99,7 @@ def test_annotations_in_which_every_pixel_is_ignored_are_reported(folder, caplog
     save(folder / "annotations/train/03.png", np.full((8, 8), 255))
     with caplog.at_level(logging.WARNING):
         assert len(checked_samples(load(folder))) == NUM_SAMPLES
-    assert "In 1 of 12 annotations every pixel is ignored:\n  03" in caplog.text
+    assert "In 1 of 12 annotations every pixel is ignored: 03" in caplog.text
     for path in (folder / "annotations/train").iterdir():
         save(path, np.full((8, 8), 255))
     with pytest.raises(ValueError, match="every pixel of every annotation is ignored"):

@@ -252,12 +252,26 @@ def test_a_split_without_any_annotation_file_is_refused(folder):
     ("content", "message"),
     [
         (None, "class names of .* are not known: it has no labels.json"),
-        ("{", "does not hold an id2label object"),
+        ("{", "is not a file of class names: Expecting property name"),
+        ('"sky"', "holds 'sky', neither an id2label object of ids and names nor a list"),
+        ("[]", "it names no class"),
+        ('["sky", null]', "class 1 has the name None"),
+        ('["sky", 3]', "class 1 has the name 3"),
+        ('["sky", "car", "sky"]', "classes 0 and 2 have the same name, 'sky'"),
         ('{"id2label": {"0": "road", "2": "car"}}', r"must count from 0 to 1, got \[0, 2\]"),
-        ("[]", "does not hold an id2label object"),
+        ('{"id2label": {"-1": "road"}}', "the key '-1' of id2label is not an id"),
+        ('{"id2label": {"0": "road", "0": "car"}}', "the key '0' occurs twice"),
+        (json.dumps([str(i) for i in range(256)]), "names 256 classes; label maps of 8 bits hold up to 255"),
         ('{"id2label": {"0": "road"}, "ignore_index": 300}', "ignore_index .* 0 to 255, got 300"),
-        ('{"id2label": {"0": "road"}, "palette": [[1, 2]]}', "palette .* RGB triple for each of the 1 classes"),
-        ('{"id2label": {"0": "road"}, "values": {"255": 1}}', "values .* ids 0…0; 255 does not"),
+        ('{"id2label": {"0": "road"}, "ignore_index": 0}', "ignore_index is 0, which is the pixel value of .* 'road'"),
+        ('{"id2label": {"0": "road"}, "palette": [[1, 2]]}', "colour of class 0 must be three numbers"),
+        ('{"id2label": {"0": "road"}, "palette": [[1, 2, 256]]}', "colour of class 0 must be three numbers"),
+        ('{"id2label": {"0": "road"}, "palette": []}', "palette .* RGB triple for each of the 1 classes"),
+        ('{"id2label": {"0": "road"}, "palette": [[NaN, 0, 0]]}', "NaN is not a number of JSON"),
+        ('{"id2label": {"0": "road"}, "values": {"255": 1}}', "values .* ids 0…0; '255': 1 does not"),
+        ('{"id2label": {"0": "road"}, "values": {"256": 0}}', "values .* ids 0…0; '256': 0 does not"),
+        ('{"id2label": {"0": "road"}, "values": {"7": 0}, "reduce_labels": true}', "reduce_labels and values"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_malformed_names_file_is_named(folder, content, message):
@@ -275,7 +289,7 @@ def test_class_names_can_be_passed(folder, tmp_path):
     assert load_segmentation_data(folder, "train", labels="ade20k").label_set.is_reduced
     with pytest.raises(ValueError, match="'coco' are neither a names file nor one of ade20k, cityscapes"):
         load_segmentation_data(folder, "train", labels="coco")
-    with pytest.raises(ValueError, match=r"nowhere\.json does not hold.*No such file"):
+    with pytest.raises(ValueError, match=r"nowhere\.json does not exist"):
         load_segmentation_data(folder, "train", labels="nowhere.json")
 
 

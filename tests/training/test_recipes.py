@@ -366,7 +366,7 @@ def test_an_edited_recipe_is_followed(tmp_path):
         ("config: {hiden_size: 3}", ["hiden_size"]),
         ("crop_size: [1, 2", ["mine.yaml", "not valid YAML", "line 1"]),
         ("- 1", ["mine.yaml", "mapping"]),
-        (None, ["mine.yaml", "No such file"]),
+        (None, ["mine.yaml", "does not exist"]),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused_in_a_line(tmp_path, content, named):

@@ -48,9 +48,9 @@ def check_occurring(occurring: np.ndarray, label_set: LabelSet) -> None:
 
 
 def listing(problems: list[str]) -> str:
-    """The first problems, each on a line, and how many more there are."""
+    """The first problems and how many more there are."""
     more = [f"… and {len(problems) - NUM_NAMED} more"] if len(problems) > NUM_NAMED else []
-    return "\n".join(f"  {line}" for line in problems[:NUM_NAMED] + more)
+    return "; ".join([*problems[:NUM_NAMED], *more])
 
 
 def checked_samples(
@@ -82,9 +82,9 @@ def checked_samples(
     occurring = np.any([share[2] for share in shares], axis=0)
 
     if bad:
-        found = f"{len(bad)} of {len(data)} samples cannot be used:\n{listing([problem for _, problem in bad])}"
+        found = f"{len(bad)} of {len(data)} samples cannot be used: {listing([problem for _, problem in bad])}"
         if not skip_bad_samples:
-            raise SetrError(f"{found}\nRepair or remove them, or leave them out with --skip-bad-samples")
+            raise SetrError(f"{found}. Repair or remove them, or leave them out with --skip-bad-samples")
         if len(bad) == len(data):
             raise SetrError(found)
         if state.is_main_process:
@@ -94,5 +94,5 @@ def checked_samples(
     check_occurring(occurring, data.label_set)
     if blank and state.is_main_process:
         names = [name for _, name in blank]
-        logger.warning("In %d of %d annotations every pixel is ignored:\n%s", len(names), len(data), listing(names))
+        logger.warning("In %d of %d annotations every pixel is ignored: %s", len(names), len(data), listing(names))
     return data

@@ -1,17 +1,20 @@
 """What the pixel values of annotations mean: class names, reduction and ignored values, decided here alone."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..errors import SetrError
-from ..files import whole_file
+from ..files import parse_json, read_text, whole_file
 from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import IGNORED_LABEL
+from ..text import one_line
 from .public_datasets import CITYSCAPES_LABEL_IDS, CITYSCAPES_NUM_LABEL_IDS, CLASS_NAMES, PALETTES
 
 
@@ -20,6 +23,9 @@ NAMES_FILE = "labels.json"
 # Older repositories on the Hub have the second.
 NAMES_FILES = (NAMES_FILE, "id2label.json")
 NUM_IDS_SHOWN = 10
+# A label map has 8 bits, and 255 where no class counts.
+MOST_CLASSES = 255
+NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 Palette = list[list[int]]
 
 
@@ -149,42 +155,106 @@ def cityscapes_raw_label_set() -> LabelSet:
 
 def read_names_file(path: str | Path) -> LabelSet:
     """The label set in a `labels.json`, in an `id2label.json` (ids and names alone) of older repositories on the Hub,
-    or in a list of the class names. Raises [`SetrError`] if the file is missing or malformed. The keys of a
-    `labels.json`:
+    or in a list of the class names. Raises [`SetrError`] if the file is missing or malformed, or contradicts itself;
+    it names the file and the entry. The keys of a `labels.json`:
 
-    - `id2label`: the class names, `{"0": "sky", …}`;
+    - `id2label`: the class names, `{"0": "sky", …}`, up to 255, each another one;
     - `ignore_index` (default 255): a pixel value that is ignored, besides 255;
     - `reduce_labels` (default false): pixel value 0 is ignored, k is class k − 1;
     - `values`: pixel values and the class ids they stand for if the two differ, such as `{"0": 0, "255": 1}` for
       black-and-white masks;
     - `palette`: an RGB triple for each class.
     """
+    path = Path(path)
+    text = read_text(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        content = {"id2label": dict(enumerate(content))} if isinstance(content, list) else content
-        id2label = content.get("id2label", content)
-        id2label = {int(key): str(name) for key, name in id2label.items()}
-        values = {int(value): int(label) for value, label in content.get("values", {}).items()}
-        if not id2label:
-            raise ValueError("it names no class")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SetrError(f"{path} does not hold an id2label object of ids and names: {error}") from error
-    if sorted(id2label) != list(range(len(id2label))):
-        raise SetrError(f"the ids in {path} must count from 0 to {len(id2label) - 1}, got {sorted(id2label)}")
-    names = [id2label[i] for i in range(len(id2label))]
+        return parse_names(parse_json(text))
+    except ValueError as error:
+        raise SetrError(f"{path} is not a file of class names: {error}") from None
+
+
+def parse_names(content: Any) -> LabelSet:
+    """The label set in the content of a names file. Raises `ValueError` that names the entry which is wrong."""
+    if isinstance(content, list):
+        content = {"id2label": {str(index): name for index, name in enumerate(content)}}
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {shortened(content)}, neither an id2label object of ids and names nor a list")
+    names = class_names(content.get("id2label", content))
+    count = len(names)
     palette, ignored = content.get("palette"), content.get("ignore_index", IGNORED_LABEL)
-    if not isinstance(ignored, int) or not 0 <= ignored <= 255:
-        raise SetrError(f"ignore_index in {path} must be a pixel value from 0 to 255, got {ignored!r}")
-    if palette is not None and np.shape(palette) != (len(names), 3):
-        raise SetrError(f"the palette in {path} must hold an RGB triple for each of the {len(names)} classes")
-    if content.get("reduce_labels"):
-        return LabelSet.reduced(names, palette)
-    if not values:
-        return LabelSet.direct(names, (ignored,), palette)
-    unknown = [value for value, label in values.items() if not (0 <= value <= 255 and 0 <= label < len(names))]
-    if unknown:
-        raise SetrError(f"values in {path} must map 0…255 to the ids 0…{len(names) - 1}; {unknown[0]} does not")
-    return LabelSet.of_values(names, values, () if ignored in values else (ignored,), palette)
+    if not is_id(ignored, 256):
+        raise ValueError(f"ignore_index must be a pixel value from 0 to 255, got {shortened(ignored)}")
+    check_palette(palette, count)
+    is_reduced = content.get("reduce_labels", False)
+    if not isinstance(is_reduced, bool):
+        raise ValueError(f"reduce_labels must be true or false, got {shortened(is_reduced)}")
+    values = pixel_values(content.get("values", {}), count)
+    if is_reduced and values:
+        raise ValueError("reduce_labels and values cannot both say what pixel values mean")
+    if is_reduced:
+        values = {index + 1: index for index in range(count)}
+    values = values or {index: index for index in range(count)}
+    if "ignore_index" in content and ignored in values and ignored != IGNORED_LABEL:
+        name = names[values[ignored]]
+        raise ValueError(f"ignore_index is {ignored}, which is the pixel value of the class {shortened(name)}")
+    return LabelSet.of_values(names, values, {ignored, *([0] if is_reduced else [])} - set(values), palette)
+
+
+def shortened(value: Any) -> str:
+    """A value of a file as an error quotes it."""
+    return one_line(repr(value), 80)
+
+
+def is_id(value: Any, count: int) -> bool:
+    return type(value) is int and 0 <= value < count
+
+
+def class_names(id2label: Any) -> list[str]:
+    """The names of `{"0": name, …}` in the order of their ids. Raises `ValueError` if they are not names and ids."""
+    if not isinstance(id2label, dict):
+        raise ValueError(f"id2label must be an object of ids and names, got {shortened(id2label)}")
+    if not id2label:
+        raise ValueError("it names no class")
+    for key, name in id2label.items():
+        if not NUMBER.fullmatch(key):
+            raise ValueError(f"the key {shortened(key)} of id2label is not an id: ids count from 0")
+        if not isinstance(name, str) or not name.strip() or any("\ud800" <= char <= "\udfff" for char in name):
+            raise ValueError(f"class {key} has the name {shortened(name)}, which is not a text")
+    if len(id2label) > MOST_CLASSES:
+        raise ValueError(f"it names {len(id2label)} classes; label maps of 8 bits hold up to {MOST_CLASSES}")
+    ids = sorted(map(int, id2label))
+    if ids != list(range(len(ids))):
+        raise ValueError(f"the ids must count from 0 to {len(ids) - 1}, got {shortened(ids)}")
+    names = [id2label[str(index)] for index in ids]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        twice = [index for index, name in enumerate(names) if name == repeated][:2]
+        raise ValueError(f"the classes {twice[0]} and {twice[1]} have the same name, {shortened(repeated)}")
+    return names
+
+
+def check_palette(palette: Any, count: int) -> None:
+    """Raises `ValueError` if `palette` is neither `None` nor an RGB triple for each of `count` classes."""
+    if palette is None:
+        return
+    if not isinstance(palette, list) or len(palette) != count:
+        raise ValueError(f"the palette must hold an RGB triple for each of the {count} classes")
+    for index, color in enumerate(palette):
+        if not isinstance(color, list) or len(color) != 3 or not all(is_id(value, 256) for value in color):
+            raise ValueError(
+                f"the colour of class {index} must be three numbers from 0 to 255, got {shortened(color)}"
+            )
+
+
+def pixel_values(values: Any, count: int) -> dict[int, int]:
+    """The `values` of a names file. Raises `ValueError` if they do not map pixel values to class ids."""
+    if not isinstance(values, dict):
+        raise ValueError(f"values must map pixel values to class ids, got {shortened(values)}")
+    for value, label in values.items():
+        if not NUMBER.fullmatch(value) or int(value) > 255 or not is_id(label, count):
+            entry = f"{shortened(value)}: {shortened(label)}"
+            raise ValueError(f"values must map 0…255 to the ids 0…{count - 1}; {entry} does not")
+    return {int(value): label for value, label in values.items()}
 
 
 def write_names_file(path: str | Path, label_set: LabelSet) -> None:

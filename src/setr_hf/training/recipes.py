@@ -10,16 +10,19 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
 
 from ..data.public_datasets import CLASS_NAMES
 from ..errors import SetrError
+from ..files import read_text
 
 
 FOLDER = Path(__file__).with_name("recipes")
 SUFFIXES = (".yaml", ".yml")
+MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -76,25 +79,66 @@ def make_recipe(name: str, values: dict[str, Any]) -> Recipe:
     """The recipe that a file describes. Raises [`SetrError`] if `classes`, `published` or `config` is malformed."""
     options = dict(values)
     origin, classes, published = (options.pop(fact, None) for fact in ("origin", "classes", "published"))
-    if classes is not None and classes not in CLASS_NAMES:
+    if classes is not None and classes not in list(CLASS_NAMES):
         raise SetrError(f"recipe {name}: classes must be null or one of {', '.join(CLASS_NAMES)}, got {classes!r}")
+    if not isinstance(origin, (str, NoneType)):
+        raise SetrError(f"recipe {name}: origin must be a text, got {origin!r}")
     for key, value in (("published", published), ("config", options.get("config"))):
         if value is not None and not isinstance(value, dict):
             raise SetrError(f"recipe {name}: {key} must be a mapping, got {value!r}")
+    for key, score in (published or {}).items():
+        if type(score) not in (int, float) or not 0 <= score <= 100:
+            raise SetrError(f"recipe {name}: published {key} must be a mean IoU from 0 to 100, got {score!r}")
     return Recipe(name, origin, classes, published or {}, options)
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """YAML without Python's tags. A key that occurs twice in a mapping is an error: the last would win silently."""
+
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self.flattened: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts merged keys (`<<`) before the mapping's own, which override them."""
+        if node not in self.flattened:
+            self.flattened.add(node)
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if repeated := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.MarkedYAMLError(problem=f"{repeated[0]!r} occurs twice", problem_mark=node.start_mark)
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem="it merges too many keys", problem_mark=node.start_mark)
+
+
+def check_size(content: Any) -> None:
+    """Raises `ValueError` if values hold themselves, repeat each other more often than can be written out, or are
+    numbers that nothing could count.
+    """
+    level, count = [content], 0
+    while level:
+        count += len(level)
+        if count > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        if any(isinstance(value, int) and abs(value) >= 2**63 for value in level):
+            raise ValueError("it holds a number of more than 64 bits")
+        nested = [place for place in level if isinstance(place, (dict, list, tuple, set))]
+        level = [value for place in nested for value in (place.values() if isinstance(place, dict) else place)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a file. Raises [`SetrError`] if it cannot be read or holds something else."""
+    text = read_text(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetrError(f"the recipe {path} cannot be read: {error}") from error
+        content = yaml.load(text, Loader=RecipeLoader)
+        check_size(content)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise SetrError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(content, dict):
+    except (ValueError, RecursionError, TypeError, AttributeError) as error:  # Of PyYAML, on numbers, dates and tags.
+        raise SetrError(f"{path} is not a recipe: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise SetrError(f"{path} must hold a mapping of the train job's options to values")
     return content
 
