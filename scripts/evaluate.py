@@ -56,15 +56,12 @@ def main(argv: list[str] | None = None) -> int:
                     Image.fromarray(ids[prediction.numpy()]).save(unfinished)
         return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
 
+    def is_missing(name: str) -> bool:
+        return options.submit and not (submission / f"{name}.png").exists()
+
     settings = evaluation_settings(segmenter, data, options.batch_size)
     records = compute_records(
-        output / "records",
-        settings,
-        data,
-        work,
-        evaluation.limit,
-        options.batch_size,
-        is_missing=lambda name: options.submit and not (submission / f"{name}.png").exists(),
+        output / "records", settings, data, work, evaluation.limit, options.batch_size, is_missing
     )
     state.destroy_process_group()
     if not state.is_main_process:

@@ -29,16 +29,12 @@ def usable_device(name: str) -> torch.device:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = JobParser(description=__doc__)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of photos")
     parser.add_argument("--model", required=True, help="folder or Hub id of a SETR model")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results, created if missing")
-    parser.add_argument(
-        "--device",
-        type=usable_device,
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where the model computes",
-    )
+    parser.add_argument("--device", type=usable_device, default=device, help="where the model computes")
     return parser.parse_args(argv)
 
 

@@ -23,14 +23,10 @@ from mmseg.utils import register_all_modules
 def build_pipelines(settings):
     """Reading, and all that comes after it, as in the published training configurations."""
     height, width = settings["crop_size"]
+    scale, ratios = tuple(settings["scale"]), tuple(settings["scale_range"])
     reading = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}]
     augmentation = [
-        {
-            "type": "RandomResize",
-            "scale": tuple(settings["scale"]),
-            "ratio_range": tuple(settings["scale_range"]),
-            "keep_ratio": True,
-        },
+        {"type": "RandomResize", "scale": scale, "ratio_range": ratios, "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": (height, width), "cat_max_ratio": 0.75},
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "PhotoMetricDistortion"},

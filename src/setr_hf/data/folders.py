@@ -105,16 +105,14 @@ def split_files(root: Path, split: str) -> SplitFiles:
             f"{root} is the full ADE20K: its annotations encode about 3,000 classes as colours. The benchmark with "
             "its 150 classes is ADEChallengeData2016"
         )
-    for folder, files_of in LAYOUTS.items():
-        if (root / folder).is_dir():
-            files = files_of(root, split)
-            break
-    else:
+    files_of = next((files_of for folder, files_of in LAYOUTS.items() if (root / folder).is_dir()), None)
+    if files_of is None:
         raise SetrError(
             f"{root} has none of the known layouts: images + annotations with {NAMES_FILE}, ADEChallengeData2016, "
             "Cityscapes (leftImg8bit + gtFine), VOC2010 with Pascal Context, or parquet files such as `setr-hf "
             "prepare` writes"
         )
+    files = files_of(root, split)
     if not files.images:
         raise SetrError(f"{root} holds no images of the split {split!r}")
     if files.annotations is not None and not any(path.is_file() for path in files.annotations):

@@ -144,11 +144,8 @@ def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], spli
     # A stream that decodes would encode its images anew when their columns are renamed.
     for column in images:
         rows = rows.cast_column(columns[column], Image(decode=False))
-    if (
-        "annotation" in images
-        and is_test_split(split)
-        and lacks_annotations(rows.select_columns(columns["annotation"]))
-    ):
+    may_lack_them = "annotation" in images and is_test_split(split)
+    if may_lack_them and lacks_annotations(rows.select_columns(columns["annotation"])):
         images.remove("annotation")
     names = {found: column for column, found in columns.items() if column in (*images, "name")}
     rows = rows.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})

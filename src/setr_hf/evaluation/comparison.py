@@ -73,13 +73,10 @@ def print_comparison(comparison: dict) -> None:
     classes = sorted(comparison["classes"], key=lambda row: -abs(row["difference"] or 0))
     means = {which: comparison[which]["mean_iou"] for which in ("first", "second")}
     rows = [*classes, {"name": "mIoU", **means, "difference": comparison["difference"]}]
-    print_table(
-        ("class", "A", "B", "B − A"),
-        (
-            (row["name"], percent(row["first"]), percent(row["second"]), percent(row["difference"], "+"))
-            for row in rows
-        ),
+    cells = (
+        (row["name"], percent(row["first"]), percent(row["second"]), percent(row["difference"], "+")) for row in rows
     )
+    print_table(("class", "A", "B", "B − A"), cells)
     if comparison["interval"]:
         low, high = comparison["interval"]
         verdict = "which excludes 0" if low > 0 or high < 0 else "which contains 0: the difference may be chance"

@@ -72,11 +72,9 @@ def print_scores(summary: dict) -> None:
     print_table(("class", "IoU", "Acc", "Dice", "pixels"), rows)
     means = "  ".join(f"{label} {percent(summary[name]) or '–'}" for name, label in MEANS.items())
     print(f"{means}  of {summary['num_images']} images")
-    if summary["num_absent_classes"]:
-        print(
-            f"{summary['num_absent_classes']} classes are neither labelled nor predicted and left out of the means: "
-            + ", ".join(summary["absent_classes"])
-        )
+    if absent := summary["absent_classes"]:
+        names = ", ".join(absent)
+        print(f"{len(absent)} classes are neither labelled nor predicted and left out of the means: {names}")
 
 
 def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict) -> None:

@@ -50,13 +50,9 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
         stop = start + 1
         while stop < min(start + window_batch_size, len(sizes)) and sizes[stop] == sizes[start]:
             stop += 1
-        part = slice(start, stop)
-        chunk = {
-            "pixel_windows": windows[:, part].to(model.device),
-            "patch_offsets": offsets[:, part].to(model.device),
-        }
+        chunk, chunk_offsets = (part[:, start:stop].to(model.device) for part in (windows, offsets))
         with torch.inference_mode():
-            computed.extend(model(**chunk).logits[0])
+            computed.extend(model(pixel_windows=chunk, patch_offsets=chunk_offsets).logits[0])
         while counts and len(computed) >= counts[0]:
             yield torch.stack(computed[: counts[0]])[None]
             computed = computed[counts.pop(0) :]

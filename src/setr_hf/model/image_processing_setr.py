@@ -494,7 +494,6 @@ class SetrImageProcessorMixin:
 
 class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
     __doc__ = SetrImageProcessorMixin.__doc__
-    valid_kwargs = SetrImageProcessorKwargs
 
     def _resize_and_normalize(
         self,
@@ -522,7 +521,6 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
 
 class SetrImageProcessorPil(SetrImageProcessorMixin, PilBackend):
     __doc__ = SetrImageProcessorMixin.__doc__
-    valid_kwargs = SetrImageProcessorKwargs
 
     def _resize_and_normalize(
         self,

@@ -45,10 +45,8 @@ def file_images(files: SplitFiles) -> list[SourceImage]:
     if missing:
         raise SetrError(f"{len(missing)} images have no annotation, the first is {missing[0]}")
     return [
-        SourceImage(
-            image, partial(decode, {"path": str(annotation), "bytes": None}, "the annotation"), str(annotation)
-        )
-        for image, annotation in zip(files.images, annotations)
+        SourceImage(image, partial(decode, {"path": str(path), "bytes": None}, "the annotation"), str(path))
+        for image, path in zip(files.images, annotations)
     ]
 
 

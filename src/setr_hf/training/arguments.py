@@ -1,9 +1,10 @@
 """`TrainingArguments` with what [`SetrTrainer`] adds, for code and for command lines."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
+from ..data.arguments import option
 from ..errors import SetrError
 
 
@@ -46,20 +47,16 @@ class SetrTrainingArguments(TrainingArguments):
 
     _argument_group_name = "training"
 
-    head_learning_rate_ratio: float = field(default=1.0, metadata={"help": "learning rate of the heads as a multiple"})
-    sync_batch_norm: bool = field(
-        default=True, metadata={"help": "BatchNorm over the batches of all GPU processes; changes nothing on the CPU"}
+    head_learning_rate_ratio: float = option(1.0, "learning rate of the heads as a multiple")
+    sync_batch_norm: bool = option(True, "BatchNorm over the batches of all GPU processes; changes nothing on the CPU")
+    freeze_batch_norm: bool = option(False, "BatchNorm uses and keeps its running statistics while training")
+    num_prediction_pictures: int = option(4, "predictions drawn at each evaluation")
+    remove_unused_columns: bool = option(False, "must stay off: photos are not model inputs")
+    metric_for_best_model: str | None = option(
+        "mean_iou", "the evaluation's score that decides which checkpoint is the best"
     )
-    freeze_batch_norm: bool = field(
-        default=False, metadata={"help": "BatchNorm uses and keeps its running statistics while training"}
-    )
-    num_prediction_pictures: int = field(default=4, metadata={"help": "predictions drawn at each evaluation"})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay off: photos are not model inputs"})
-    metric_for_best_model: str | None = field(
-        default="mean_iou", metadata={"help": "the evaluation's score that decides which checkpoint is the best"}
-    )
-    batch_eval_metrics: bool = field(
-        default=True, metadata={"help": "add up the confusion matrices batch by batch, instead of holding all of them"}
+    batch_eval_metrics: bool = option(
+        True, "add up the confusion matrices batch by batch, instead of holding all of them"
     )
 
     def __post_init__(self) -> None:

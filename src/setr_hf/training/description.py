@@ -48,11 +48,10 @@ def rate_rows(options: Namespace) -> list[tuple[str, object]]:
     if not isinstance(schedule, LambdaLR):
         return []
     steps = (min(warmup, num_steps), num_steps // 2, num_steps)
+    titles = ("rate at start, half, end", "the same of the heads")
     rows: list[tuple[str, object]] = [
-        (name, " → ".join(f"{rate * factor(step):.3g}" for step in steps))
-        for name, rate, factor in zip(
-            ("rate at start, half, end", "the same of the heads"), rates, schedule.lr_lambdas
-        )
+        (title, " → ".join(f"{rate * factor(step):.3g}" for step in steps))
+        for title, rate, factor in zip(titles, rates, schedule.lr_lambdas)
     ]
     return rows[:1] if rates[0] == rates[1] else rows
 
@@ -75,13 +74,11 @@ def network_rows(command: Command) -> list[tuple[str, object]]:
     config = new_config(options, **({"num_labels": recipe.num_labels} if recipe and recipe.classes else {}))
     layers = (config.decoder_indices, config.auxiliary_out_indices)
     read, auxiliary = (", ".join(map(str, indices or ())) for indices in layers)
+    heads = f"on layer {auxiliary}, loss weight {config.auxiliary_loss_weight:g}" if auxiliary else None
     return [
         ("layers and width", f"{config.num_hidden_layers} × {config.hidden_size}"),
         ("decoder", f"{config.decoder_type} on layer {read}"),
-        (
-            "auxiliary heads",
-            f"on layer {auxiliary}, loss weight {config.auxiliary_loss_weight:g}" if auxiliary else None,
-        ),
+        ("auxiliary heads", heads),
     ]
 
 

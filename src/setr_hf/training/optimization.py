@@ -22,7 +22,6 @@ def head_parameter_names(model: nn.Module) -> set[str]:
     are part of the backbone there (in mmsegmentation, of the neck). The model may be compiled, have PEFT adapters, or
     be wrapped for DDP or FSDP.
     """
-
     modules = {name: set(name.split(".")) for name, _ in model.named_parameters()}
     return {name for name, parts in modules.items() if parts & HEAD_MODULES and not parts & MLA_NECK_MODULES}
 

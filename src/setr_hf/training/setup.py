@@ -100,19 +100,16 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
     model, info = AutoModelForSemanticSegmentation.from_pretrained(
         job.model, dtype=torch.float32, output_loading_info=True
     )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    if missing := sorted(info["missing_keys"]):
         raise SetrError(f"{job.model} lacks {len(missing)} parameters, such as {missing[0]}")
     loss_fields = {"semantic_loss_average": job.loss_average} if job.loss_average else {}
     if not job.reinitialize_classifier:
         model.config.update(label_set.config_fields | loss_fields)
         return model, f"all weights from {job.model}"
-    new = model.reset_classifiers(**label_set.config_fields)
+    new = ", ".join(model.reset_classifiers(**label_set.config_fields))
     model.config.update(loss_fields)
-    return model, (
-        f"all weights from {job.model} but the classifiers, which are new for {len(label_set.id2label)} classes: "
-        + ", ".join(new)
-    )
+    classifiers = f"the classifiers, which are new for {len(label_set.id2label)} classes: {new}"
+    return model, f"all weights from {job.model} but {classifiers}"
 
 
 def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:

@@ -201,13 +201,9 @@ class SetrTrainer(Trainer):
                     f"optim={self.args.optim} makes its own parameter groups and leaves none to the heads: set "
                     "head_learning_rate_ratio=1, or another optim"
                 )
-            groups = parameter_groups(
-                model,
-                self.args.learning_rate,
-                self.args.head_learning_rate_ratio,
-                self.args.weight_decay,
-                self.get_decay_parameter_names(model),
-            )
+            decayed = self.get_decay_parameter_names(model)
+            rate, ratio = self.args.learning_rate, self.args.head_learning_rate_ratio
+            groups = parameter_groups(model, rate, ratio, self.args.weight_decay, decayed)
             self.optimizer_cls_and_kwargs = optimizer_cls, {**options, "params": groups}
         return super().create_optimizer(model)
 
