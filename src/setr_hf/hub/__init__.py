@@ -1,0 +1,1 @@
+"""Publishes models, and verifies what is published."""
