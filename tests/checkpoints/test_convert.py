@@ -205,7 +205,7 @@ def test_unknown_and_misfitting_fields_are_refused(naive_checkpoint):
     overrides = overrides_for("original", "naive", auxiliary_out_indices=[1])
     with pytest.raises(ValueError, match="it has 3 auxiliary heads, but auxiliary_out_indices"):
         load_original(naive_checkpoint, overrides=overrides)
-    with pytest.raises(ValueError, match=r"layers\.0\.mlp\.fc1\.weight .*\(64, 32\).*\(128, 32\)"):
+    with pytest.raises(ValueError, match=r"intermediate_size is 128 in the file, but 64 was given"):
         load_original(naive_checkpoint, overrides=overrides_for("original", "naive", intermediate_size=64))
 
 
@@ -265,7 +265,7 @@ def test_files_that_are_no_checkpoints_say_what_they_are(save, tmp_path, naive_c
         empty: "empty",
         legacy: "truncated",
         noise: "not a file of weights",
-        tmp_path / "missing.pth": "is not a file",
+        tmp_path / "missing.pth": "does not exist",
     }
     for path, reason in reasons.items():
         with pytest.raises(ValueError, match=reason) as error:

@@ -13,14 +13,27 @@ SHARE_OF_EQUAL_NAMES = 0.9
 
 
 def names_in_metadata(meta: dict[str, Any]) -> tuple[list[str], list[list[int]] | None] | None:
-    """Class names and colours in a file of mmsegmentation, 1.x or 0.x."""
-    dataset_meta = meta.get("dataset_meta") or {}
-    names = dataset_meta.get("classes") or meta.get("CLASSES")
-    palette = dataset_meta.get("palette") or meta.get("PALETTE")
-    if not isinstance(names, (list, tuple)):
+    """Class names and colours in a file of mmsegmentation, 1.x or 0.x; `None` if there are none that can be used."""
+    dataset_meta = meta.get("dataset_meta")
+    places = [dataset_meta] if isinstance(dataset_meta, dict) else []
+    for place, names_key, palette_key in [*((p, "classes", "palette") for p in places), (meta, "CLASSES", "PALETTE")]:
+        names, palette = place.get(names_key), place.get(palette_key)
+        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+            names = [name.strip() for name in names]
+            if all(names) and len(set(names)) == len(names):
+                return names, palette_in_metadata(palette, len(names))
+    return None
+
+
+def palette_in_metadata(palette: Any, num_labels: int) -> list[list[int]] | None:
+    """The colours of so many classes as lists of whole numbers; `None` if these are not such colours."""
+    if not isinstance(palette, (list, tuple)) or len(palette) != num_labels:
         return None
-    is_palette = isinstance(palette, (list, tuple)) and len(palette) == len(names)
-    return [str(name).strip() for name in names], [list(map(int, c)) for c in palette] if is_palette else None
+    if not all(isinstance(color, (list, tuple)) and len(color) == 3 for color in palette):
+        return None
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 255 for color in palette for value in color):
+        return None
+    return [list(map(int, color)) for color in palette]
 
 
 def guessed_dataset(num_labels: int, names: list[str] | None) -> str | None:

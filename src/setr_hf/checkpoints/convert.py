@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,13 +16,15 @@ from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .class_names import find_classes
 from .detection import Shapes, detect
-from .keys import conversion_rules, matching_reason, to_ours, unused_keys
-from .reading import read_checkpoint
+from .keys import Rule, conversion_rules, matching_reason, to_ours, to_theirs, unused_keys
+from .reading import check_weights, read_checkpoint
 
 
 IMPLEMENTATIONS = {"original": "the original repository", "mmseg": "mmsegmentation"}
-# Where the files written by the way back carry what keys and shapes do not show.
+# Where the files written by the way back carry what keys and shapes do not show: with it, converting back is exact.
 META_KEY = "setr_hf"
+UNREADABLE_FIELDS = ["decoder_type", "num_attention_heads", "image_size", "use_class_token", "out_indices"]
+UNREADABLE_FIELDS += ["auxiliary_out_indices", "decoder_scale_factor", "auxiliary_scale_factor", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,32 @@ class ConversionReport:
     processor: str
 
 
+def stored_fields(meta: dict) -> dict[str, Any]:
+    """The fields that the way back has left in a file's metadata. Raises [`SetrError`] if they are something else."""
+    stored = meta.get(META_KEY, {})
+    if not isinstance(stored, dict) or not set(stored) <= set(UNREADABLE_FIELDS):
+        raise SetrError(
+            f"the entry {META_KEY} of its metadata does not hold fields that the way back writes: {stored}"
+        )
+    return stored
+
+
+def check_shapes(state_dict: dict[str, torch.Tensor], rules: list[Rule], config: SetrConfig) -> None:
+    """Raises a [`SetrError`] that lists the tensors whose shapes are not those of the configuration's network."""
+    with torch.device("meta"):
+        ours = SetrForSemanticSegmentation(config).state_dict()
+    wrong = []
+    for rule in rules:
+        tensors = [ours[key] for key in rule.ours]
+        theirs = tensors if rule.kind == "optional_bias" else to_theirs(rule, tensors, config)
+        for key, expected in zip(rule.theirs, theirs):
+            if key in state_dict and state_dict[key].shape != expected.shape:
+                shapes = f"the shape {tuple(state_dict[key].shape)}, not {tuple(expected.shape)}"
+                wrong.append(f"{key} has {shapes}")
+    if wrong:
+        raise SetrError(f"its tensors contradict each other or the configuration: {'; '.join(wrong[:20])}")
+
+
 def convert_tensors(
     state_dict: dict[str, torch.Tensor], implementation: str, config: SetrConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -57,7 +86,9 @@ def convert_tensors(
     converted: dict[str, torch.Tensor] = {}
     used: set[str] = set()
     missing: list[str] = []
-    for rule in conversion_rules(implementation, config):
+    rules = conversion_rules(implementation, config)
+    check_shapes(state_dict, rules, config)
+    for rule in rules:
         tensors = [state_dict.get(key) for key in rule.theirs]
         lacking = [key for key, tensor in zip(rule.theirs, tensors) if tensor is None]
         used.update(set(rule.theirs) - set(lacking))
@@ -131,10 +162,11 @@ def load_original(
         # A single auxiliary head of mmsegmentation is not a list.
         state_dict = {re.sub(r"^auxiliary_head\.", "auxiliary_head.0.", key): t for key, t in state_dict.items()}
     try:
-        told = known_fields(meta.get(META_KEY) or {}, "its metadata") | known_fields(overrides or {}, "--config")
+        told = stored_fields(meta) | known_fields(overrides or {}, "--config")
         detection = detect(Shapes({key: tuple(tensor.shape) for key, tensor in state_dict.items()}), told)
         config = detection.config
         tensors, unused = convert_tensors(state_dict, detection.implementation, config)
+        check_weights({key: tensor for key, tensor in state_dict.items() if key not in unused})
         class_fields, origin = find_classes(meta, dataset, config.num_labels)
         config.update({name: value for name, value in class_fields.items() if name not in told})
         model = build_model(config, tensors)

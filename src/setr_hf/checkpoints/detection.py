@@ -7,13 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.public_datasets import CLASS_NAMES
 from ..errors import SetrError
-from ..model.configuration_setr import PUBLISHED_AUXILIARY_INDICES, SetrConfig, quarter_depths
+from ..model.configuration_setr import DECODER_TYPES, PUBLISHED_AUXILIARY_INDICES, SetrConfig, quarter_depths
+from ..text import one_line
 from .keys import LAYER_PARTS, NAMING, PATCH_PROJECTION, STACKED_ATTENTION
 
 
 # (width, depth) of the published encoders, and of ViT-Huge, whose heads are not 64 wide.
 PUBLISHED_NUM_HEADS = {(1024, 24): 16, (768, 12): 12, (1280, 32): 16}
+# What keys and shapes show, but not for certain.
+GUESSED_FIELDS = {"decoder_type", "decoder_scale_factor", "auxiliary_scale_factor", "mla_align_corners"}
+GUESSED_FIELDS |= {"mla_auxiliary_bias"}
 # How the keys of other files begin, for the error message.
 OTHER_CHECKPOINTS = {
     r"segformer\.|(backbone\.)?layers\.0\.0\.projection\.|(backbone\.)?patch_embed1\.|decode_head\.linear_c": (
@@ -45,12 +50,24 @@ class Shapes(dict):
         hint = f". Was it renamed to {close[0]}?" if close else ""
         raise SetrError(f"the key {key} is missing{hint}")
 
+    def sides(self, key: str, number: int) -> tuple[int, ...]:
+        """The shape of a tensor that must have so many dimensions, none of them 0."""
+        shape = self[key]
+        if len(shape) != number or 0 in shape:
+            raise SetrError(f"the tensor {key} has the shape {shape}, not {number} positive sizes")
+        return shape
+
 
 def count_modules(keys: Iterable[str], template: str) -> int:
-    """1 + the highest number in the place of `{}` in keys that begin like `template`; 0 if there are none."""
-    pattern = re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
-    numbers = [int(match.group(1)) for match in map(pattern.match, keys) if match]
-    return 1 + max(numbers, default=-1)
+    """How many numbers stand in the place of `{}` in keys that begin like `template`. They must count from 0: raises
+    [`SetrError`] if one is missing.
+    """
+    pattern = re.compile(re.escape(template).replace(r"\{\}", r"([0-9]{1,9})"))
+    numbers = {int(match.group(1)) for match in map(pattern.match, keys) if match}
+    missing = next((index for index in range(len(numbers)) if index not in numbers), None)
+    if missing is not None:
+        raise SetrError(f"there is no {template.format(missing)}…, but there is {template.format(max(numbers))}…")
+    return len(numbers)
 
 
 def detect_implementation(keys: Iterable[str]) -> str:
@@ -72,12 +89,12 @@ def detect_implementation(keys: Iterable[str]) -> str:
 def encoder_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
     """Fields of the encoder that the shapes show."""
     naming = NAMING[implementation]
-    hidden_size, num_channels, patch_size, _ = shapes[f"backbone.{PATCH_PROJECTION[naming]}.weight"]
+    hidden_size, num_channels, patch_size, _ = shapes.sides(f"backbone.{PATCH_PROJECTION[naming]}.weight", 4)
     stacked = f"backbone.{STACKED_ATTENTION[naming].format(0)}"
     return {
         "hidden_size": hidden_size,
         "num_hidden_layers": count_modules(shapes, f"backbone.{STACKED_ATTENTION[naming]}"),
-        "intermediate_size": shapes[f"backbone.{LAYER_PARTS[naming]['mlp.fc1'].format(0)}.weight"][0],
+        "intermediate_size": shapes.sides(f"backbone.{LAYER_PARTS[naming]['mlp.fc1'].format(0)}.weight", 2)[0],
         "qkv_bias": f"{stacked}bias" in shapes,
         "patch_size": patch_size,
         "num_channels": num_channels,
@@ -99,7 +116,7 @@ def upsample_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
     num_convs = count_modules(shapes, template.format("decode_head")) - is_original
     if num_convs < 1:
         raise SetrError("its decode_head is not one of SETR's: it has neither mla streams nor upsampling convolutions")
-    channels, _, kernel_size, _ = shapes[template.format("decode_head").format(0)]
+    channels, _, kernel_size, _ = shapes.sides(template.format("decode_head").format(0), 4)
     classifier = f"decode_head.conv_{num_convs}" if is_original else "decode_head.conv_seg"
     fields = {
         "decoder_type": "naive" if kernel_size == 1 else "pup",
@@ -107,7 +124,7 @@ def upsample_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
         "decoder_kernel_size": kernel_size,
         "decoder_num_convs": num_convs,
         "decoder_scale_factor": upsample_scale(implementation, num_convs, kernel_size, is_auxiliary=False),
-        "num_labels": shapes[f"{classifier}.weight"][0],
+        "num_labels": shapes.sides(f"{classifier}.weight", 4)[0],
     }
     if count_modules(shapes, "auxiliary_head.{}."):
         num_convs = count_modules(shapes, template.format("auxiliary_head.0")) - is_original
@@ -122,7 +139,7 @@ def mla_fields(implementation: str, shapes: Shapes) -> dict[str, Any]:
         names = ("backbone.mla.mla_p2_1x1.0", "decode_head.mlahead.head2.0", "decode_head.cls")
     else:
         names = ("neck.mla.channel_proj.0.conv", "decode_head.up_convs.0.0.conv", "decode_head.conv_seg")
-    projection, branch, classifier = (shapes[f"{name}.weight"] for name in names)
+    projection, branch, classifier = (shapes.sides(f"{name}.weight", 4) for name in names)
     return {
         "decoder_type": "mla",
         "decoder_hidden_size": projection[0],
@@ -148,8 +165,8 @@ def assumed_num_heads(hidden_size: int, depth: int) -> tuple[int, str]:
 
 def assumed_image_size(num_positions: int, patch_size: int) -> int:
     """The side in pixels of the square image of `num_positions` patches. Raises [`SetrError`] if there is none."""
-    side = math.isqrt(num_positions)
-    if side * side != num_positions:
+    side = math.isqrt(max(num_positions, 0))
+    if not side or side * side != num_positions:
         raise SetrError(
             f"its {num_positions} position embeddings do not form a square, and the file does not say how many rows "
             "and columns they have: pass the size of the training images as "
@@ -185,6 +202,23 @@ def assumed_auxiliary_indices(decoder_type: str, depth: int, out_indices: list[i
     )
 
 
+def check_told(told: dict[str, Any], shown: dict[str, Any]) -> None:
+    """Raises a [`SetrError`] for fields, told by metadata or the user, that keys and shapes of the file contradict, or
+    that are of another type than what is computed from them.
+    """
+    for name, value in told.items():
+        if name in shown and name not in GUESSED_FIELDS and value != shown[name]:
+            raise SetrError(f"{name} is {shown[name]} in the file, but {one_line(repr(value), 200)} was given")
+    if told.get("decoder_type", DECODER_TYPES[0]) not in DECODER_TYPES:
+        raise SetrError(f"decoder_type must be one of {', '.join(DECODER_TYPES)}, got {told['decoder_type']!r}")
+    if told.get("dataset") not in (None, *CLASS_NAMES):
+        raise SetrError(f"dataset must be one of {', '.join(CLASS_NAMES)}, got {told['dataset']!r}")
+    for name in ("out_indices", "auxiliary_out_indices"):
+        layers = told.get(name, [])
+        if not isinstance(layers, (list, tuple)) or any(type(layer) is not int for layer in layers):
+            raise SetrError(f"{name} must be a list of layers, got {one_line(repr(layers), 200)}")
+
+
 def detect(shapes: Shapes, told: dict[str, Any]) -> Detection:
     """Implementation and configuration of a checkpoint. The fields of `SetrConfig` in `told`, which the file's
     metadata or the user give, win over everything else. Raises [`SetrError`] if it is not a SETR of the public
@@ -193,7 +227,9 @@ def detect(shapes: Shapes, told: dict[str, Any]) -> Detection:
     implementation, assumptions = detect_implementation(shapes), []
     is_mla = any(key.startswith(("backbone.mla.", "neck.mla.")) for key in shapes)
     decoder_fields = mla_fields if is_mla else upsample_fields
-    fields = encoder_fields(implementation, shapes) | decoder_fields(implementation, shapes) | told
+    shown = encoder_fields(implementation, shapes) | decoder_fields(implementation, shapes)
+    check_told(told, shown)
+    fields = shown | told
     decoder_type, depth = fields["decoder_type"], fields["num_hidden_layers"]
     for name in ("decoder_scale_factor", "auxiliary_scale_factor"):
         if name in fields and name not in told:
@@ -202,7 +238,7 @@ def detect(shapes: Shapes, told: dict[str, Any]) -> Detection:
         fields["num_attention_heads"], reason = assumed_num_heads(fields["hidden_size"], depth)
         assumptions.append(f"num_attention_heads {fields['num_attention_heads']} ({reason})")
     if "image_size" not in told:
-        side = assumed_image_size(shapes["backbone.pos_embed"][1] - 1, fields["patch_size"])
+        side = assumed_image_size(shapes.sides("backbone.pos_embed", 3)[1] - 1, fields["patch_size"])
         fields["image_size"] = side
         assumptions.append(f"image_size {side} × {side} (a square of position embeddings)")
     if "out_indices" not in told:
@@ -222,4 +258,9 @@ def detect(shapes: Shapes, told: dict[str, Any]) -> Detection:
             f"it has {num_auxiliary} auxiliary heads, but auxiliary_out_indices {told['auxiliary_out_indices']} name "
             f"{len(told['auxiliary_out_indices'])} layers"
         )
-    return Detection(implementation, SetrConfig(**fields), assumptions)
+    try:
+        config = SetrConfig(**fields)
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:
+        # Of values of other types, where Transformers looks at them before it checks them.
+        raise SetrError(f"the fields {told} make no configuration: {error}") from error
+    return Detection(implementation, config, assumptions)

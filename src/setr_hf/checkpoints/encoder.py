@@ -13,12 +13,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from ..errors import SetrError
+from ..files import check_is_file
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation, SetrModel, resize
 from ..repositories import check_model
 from .detection import count_modules
 from .keys import encoder_rules, matching_reason, to_ours
-from .reading import read_checkpoint
+from .reading import check_archive, check_weights, read_checkpoint
 
 
 TRANSFORMERS_TYPES = ("vit", "deit", "setr")
@@ -110,10 +111,13 @@ def read_npz(path: Path) -> Source:
     """A file of Google's ViT in JAX under our names. Kernels there are (in, out), those of attention (in, heads,
     channels) or (heads, channels, out), that of the patches (height, width, in, out).
     """
+    check_is_file(path)
+    # Weights hardly compress.
+    check_archive(path, 20 * path.stat().st_size)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # What NumPy raises on damaged bytes depends on where they are damaged.
         raise SetrError(f"{path} cannot be read as .npz: {error}") from None
     layer = r"Transformer/encoderblock_(\d+)"
     names = {
@@ -126,10 +130,13 @@ def read_npz(path: Path) -> Source:
         rf"{layer}/MlpBlock_3/Dense_1/(\w+)": r"layers.\1.mlp.fc2.\2",
         rf"{layer}/MultiHeadDotProductAttention_1/([qkvo])\w+/(\w+)": r"layers.\1.attention.\2_proj.\3",
     }
-    tensors, num_heads = {}, None
+    tensors: dict[str, torch.Tensor] = {}
+    num_heads = None
     for key, array in arrays.items():
         pattern = next((pattern for pattern in names if re.fullmatch(pattern, key)), None)
         name = re.sub(pattern, names[pattern], key) if pattern else key
+        if pattern and array.ndim < (2 if name.endswith(".kernel") else 1):
+            raise SetrError(f"the array {key} of {path} has the shape {tuple(array.shape)}")
         if name.endswith(".kernel"):
             if array.ndim == 4:
                 array = array.permute(3, 2, 0, 1)
@@ -141,7 +148,10 @@ def read_npz(path: Path) -> Source:
             num_heads = array.shape[0]
         if ".attention." in name and name.endswith(".bias"):
             array = array.flatten()
-        tensors[re.sub(r"(layernorm_\w+)\.scale", r"\1.weight", name)] = array
+        name = re.sub(r"(layernorm_\w+)\.scale", r"\1.weight", name)
+        if name in tensors:
+            raise SetrError(f"{path} has two arrays for {name}, one of them {key}")
+        tensors[name] = array
     return Source(str(path), tensors, num_heads)
 
 
@@ -163,15 +173,21 @@ def rename_public(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> di
             ours = [key.removeprefix("setr.") for key in rule.ours]
             renamed |= zip(ours, to_ours(rule, tensors, source_config))
             used.update(rule.theirs)
-    return renamed | {key: tensor for key, tensor in state_dict.items() if key not in used}
+    others = {key: tensor for key, tensor in state_dict.items() if key not in used}
+    if twice := sorted(renamed.keys() & others.keys()):
+        raise SetrError(f"two of its keys mean {twice[0]}")
+    return renamed | others
 
 
 def rename(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str, torch.Tensor]:
     """Tensors under any known names to those of [`SetrModel`]."""
     if any(re.match(r"(backbone\.)?(blocks\.0\.|layers\.0\.ln1\.)", key) for key in state_dict):
         return rename_public(state_dict, config)
-    renamed = {re.sub(r"^(vit|deit|setr)\.", "", key): tensor for key, tensor in state_dict.items()}
-    return {key.replace("patch_embeddings.projection.", "patch_embeddings."): t for key, t in renamed.items()}
+    names = [re.sub(r"^(vit|deit|setr)\.", "", key) for key in state_dict]
+    names = [name.replace("patch_embeddings.projection.", "patch_embeddings.") for name in names]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SetrError(f"two of its keys mean {twice[0]}")
+    return dict(zip(names, state_dict.values()))
 
 
 def module_source(description: str, module: Any, config: SetrConfig) -> Source:
@@ -196,7 +212,11 @@ def read_source(source: str | Path | nn.Module, config: SetrConfig) -> Source:
     if path.is_file() and path.suffix == ".npz":
         return read_npz(path)
     if path.is_file():
-        return Source(name, rename(read_checkpoint(path)[0], config))
+        state_dict = read_checkpoint(path)[0]
+        try:
+            return Source(name, rename(state_dict, config))
+        except SetrError as error:
+            raise SetrError(f"{path} does not hold an encoder: {error}") from None
     if not path.is_dir() and TIMM_NAME.match(name):
         return module_source(name, read_timm(name), config)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -225,12 +245,17 @@ def fit_positions(
 
 def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """How many positions precede those of the patches, and the patch grid. [`SetrError`] if no grid fits."""
-    num_positions = source.tensors[POSITIONS].shape[1]
+    shape = tuple(source.tensors[POSITIONS].shape)
+    if len(shape) != 3 or shape[0] != 1:
+        raise SetrError(
+            f"{source.description} has position embeddings of the shape {shape}, not (1, positions, width)"
+        )
+    num_positions = shape[1]
     for before in dict.fromkeys((num_tokens, 0)):
-        num_patches = num_positions - before
+        num_patches = max(num_positions - before, 0)
         side = math.isqrt(num_patches)
         for grid in [source.grid] if source.grid else [target, (side, side)]:
-            if math.prod(grid) == num_patches:
+            if 0 < math.prod(grid) == num_patches:
                 return before, grid
     raise SetrError(
         f"{source.description} has {num_positions} position embeddings, which are neither those of a square image nor "
@@ -277,13 +302,17 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
         raise SetrError(f"{description} has {start.num_heads} attention heads, the model {config.num_attention_heads}")
     if POSITIONS not in tensors:
         raise SetrError(f"{description} is not a plain ViT: it has no position embeddings under a known name")
+    expected = encoder.state_dict()
+    try:
+        check_weights({key: tensors[key] for key in expected if key in tensors})
+    except SetrError as error:
+        raise SetrError(f"{description} cannot be used: {error}") from None
 
     target = encoder.embeddings.grid_size
     num_tokens = sum(token in tensors for token in (CLASS_TOKEN, *DISTILLATION_TOKENS))
     before, grid = source_grid(start, num_tokens, target)
     tensors[POSITIONS] = fit_positions(tensors[POSITIONS], before, grid, target, config.use_class_token)
 
-    expected = encoder.state_dict()
     reasons = LEFT_OUT if config.use_class_token else LEFT_OUT | {re.escape(CLASS_TOKEN): "only patches are encoded"}
     left_out = {key: matching_reason(key, reasons) for key in tensors if key not in expected}
     wrong = [f"{key} is missing" for key in expected if key not in tensors]

@@ -10,13 +10,11 @@ from ..errors import SetrError
 from ..files import whole_file
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation
-from .convert import META_KEY
+from .convert import META_KEY, UNREADABLE_FIELDS
 from .keys import conversion_rules, to_theirs
+from .reading import check_weights
 
 
-# What the keys and shapes of a checkpoint do not show. With it in the file's metadata, converting back is exact.
-UNREADABLE_FIELDS = ["decoder_type", "num_attention_heads", "image_size", "use_class_token", "out_indices"]
-UNREADABLE_FIELDS += ["auxiliary_out_indices", "decoder_scale_factor", "auxiliary_scale_factor", "dataset"]
 # Input channels, in the original's configurations, of the classifier that its heads inherit and never use.
 ORIGINAL_UNUSED_CHANNELS = 512
 
@@ -105,6 +103,7 @@ def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str
     if obstacles:
         raise SetrError(f"the model has no form in {implementation}: {'; '.join(obstacles)}")
     tensors = model.state_dict()
+    check_weights(tensors)
     state_dict = unread_tensors(implementation, config)
     for rule in conversion_rules(implementation, config):
         theirs = to_theirs(rule, [tensors[key] for key in rule.ours], config)

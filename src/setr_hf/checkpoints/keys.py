@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..errors import SetrError
 from ..model.configuration_setr import SetrConfig
 
 
@@ -167,6 +168,10 @@ def to_ours(rule: Rule, tensors: list[torch.Tensor | None], config: SetrConfig) 
         case "optional_bias":
             return [torch.zeros(config.hidden_size) if tensor is None else tensor]
         case "stacked":
+            if tensor.ndim == 0 or len(tensor) % 3:
+                raise SetrError(
+                    f"{rule.theirs[0]} has the shape {tuple(tensor.shape)}: it is not query, key and value"
+                )
             return list(tensor.chunk(3))
         case "positions":
             return [tensor if config.use_class_token else tensor[:, 1:]]

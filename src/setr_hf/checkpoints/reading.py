@@ -1,9 +1,12 @@
 """Reads weights from files of any origin without running anything that is in them."""
 
+import math
+import mmap
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import torch
 from safetensors import safe_open
 
 from ..errors import SetrError
+from ..files import check_is_file
+from ..text import one_line
 
 
 class SteppedOver:
@@ -35,10 +40,12 @@ NESTED_STATE_DICTS = ("state_dict", "model", "model_state_dict")
 
 def check_looks_loadable(path: Path) -> None:
     """Raises a [`SetrError`] if `path`, judged by its first bytes, is not a file of weights; says what it is."""
-    if not path.is_file():
-        raise SetrError(f"{path} is not a file")
-    with path.open("rb") as file:
-        start = file.read(512)
+    check_is_file(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise SetrError(f"{path} cannot be read: {error.strerror}") from error
     if not start:
         raise SetrError(f"{path} is empty: the download failed")
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -49,13 +56,39 @@ def check_looks_loadable(path: Path) -> None:
         raise SetrError(f"{path} is truncated: the end of the archive is missing. Download it again")
 
 
+def check_archive(path: Path, most_bytes: int) -> None:
+    """Raises a [`SetrError`] if the entries of a zip file declare more than `most_bytes` in all: reading it would fill
+    the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # What zipfile raises on damaged bytes depends on where they are damaged.
+        raise SetrError(f"{path} is not an archive that can be read: {error}") from None
+    if declared > most_bytes:
+        raise SetrError(
+            f"{path} is refused: it has {path.stat().st_size:,} bytes, and its entries would unpack to {declared:,}"
+        )
+
+
+def check_bytearrays(path: Path) -> None:
+    """Raises a [`SetrError`] for a pickle that makes a `bytearray`, which torch allows, of any size."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"\nbytearray\n") >= 0:
+            raise SetrError(f"{path} is refused: its pickle reserves memory, which has no place in a file of weights")
+
+
 def load_torch_file(path: Path) -> Any:
     """The content of a file of `torch.save`, with objects of known training loops replaced by `SteppedOver`."""
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        check_archive(path, path.stat().st_size)
+    check_bytearrays(path)
     names = dict.fromkeys(STEPPED_OVER, SteppedOver) | dict.fromkeys(READ_AS_DICTIONARY, OrderedDict)
     replaced: list[Any] = [(replacement, name) for name, replacement in names.items()]
     try:
         with torch.serialization.safe_globals(replaced):
-            return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+            return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         if name:
@@ -67,6 +100,46 @@ def load_torch_file(path: Path) -> Any:
         raise SetrError(f"{path} is not a file of weights: {reason.group(1) if reason else error}") from None
     except Exception as error:  # What torch raises on damaged bytes depends on where they are damaged.
         raise SetrError(f"{path} is not a checkpoint, or it is damaged or truncated: {error}") from None
+
+
+def check_form(state_dict: dict, path: Path) -> None:
+    """Raises a [`SetrError`] if this is not a state dict: names and plain tensors that the file holds in full."""
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            entry = f"the entry {one_line(repr(key), 200)}, a {type(value).__name__}"
+            raise SetrError(f"{path} does not hold a state dict: {entry}, is not a named tensor")
+    if not state_dict:
+        raise SetrError(f"{path} does not hold a state dict: it is empty")
+    for key, value in state_dict.items():
+        if value.layout != torch.strided or value.is_nested or value.is_quantized or value.device.type != "cpu":
+            kind = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.").replace("_", " ")
+            kind = value.device.type if value.device.type != "cpu" else kind
+            raise SetrError(f"{path} holds the {kind} tensor {key}: save the state dict of plain tensors on the CPU")
+    declared, size = sum(value.numel() * value.element_size() for value in state_dict.values()), path.stat().st_size
+    if declared > 2 * size:  # Twice, as tensors may share their numbers.
+        raise SetrError(f"{path} is damaged: its tensors would have {declared:,} bytes, and the file has {size:,}")
+
+
+def check_weights(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises a [`SetrError`] that names the first of these tensors which cannot be weights in single precision: it is
+    empty, not of floating point, or has NaN or infinite values, or negative variances. Counts of batches are whole.
+    """
+    for key, tensor in tensors.items():
+        is_count = key.endswith("num_batches_tracked")
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if is_count and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
+            raise SetrError(f"the count {key} is of the type {kind}, not a whole number")
+        if is_count:
+            continue
+        if not tensor.is_floating_point():
+            raise SetrError(f"the tensor {key} is of the type {kind}: weights are floating-point numbers")
+        if tensor.numel() == 0:
+            raise SetrError(f"the tensor {key} is empty: it has the shape {tuple(tensor.shape)}")
+        low, high = (bound.item() for bound in tensor.detach().float().aminmax())
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise SetrError(f"the tensor {key} has NaN or infinite values: its training diverged, or it is damaged")
+        if key.endswith("running_var") and low < 0:
+            raise SetrError(f"the tensor {key} has negative values, which no variance has")
 
 
 def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -95,9 +168,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             raise SetrError(f"{path} holds a {type(content).__name__}, not a state dict")
         nested = (content[key] for key in NESTED_STATE_DICTS if isinstance(content.get(key), dict))
         state_dict, meta = next(nested, content), content.get("meta")
-    strangers = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
-    if strangers or not state_dict:
-        raise SetrError(f"{path} does not hold a state dict: its entries {strangers[:10]} are not tensors")
+    check_form(state_dict, path)
     if all(key.startswith("module.") for key in state_dict):
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     return dict(state_dict), dict(meta) if isinstance(meta, dict) else {}
