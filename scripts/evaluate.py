@@ -5,7 +5,8 @@ from argparse import Namespace
 
 from PIL import Image
 
-from setr_hf.cards.model_card import eval_results, update_card
+from setr_hf.cards.benchmarks import find_benchmark
+from setr_hf.cards.results import eval_results, update_card
 from setr_hf.cli import JobParser, positive, run_job
 from setr_hf.data.arguments import SplitArguments, dataset_name, load_data
 from setr_hf.data.rows import Sample
@@ -75,8 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     write_report(output, summary, matrix, settings)
     write_worst_images(output / "worst.png", summary, data, segmenter)
     if options.update_card:
-        results = eval_results(summary, dataset_name(source.dataset), source.split, segmenter.scales)
-        update_card(options.model, results)
+        benchmark = find_benchmark(data.label_set.dataset, source.split, len(data))
+        dataset = benchmark or dataset_name(source.dataset)
+        update_card(options.model, eval_results(summary, dataset, source.split, segmenter.scales))
     print_scores(summary)
     print(f"results: {output}")
     return 0
