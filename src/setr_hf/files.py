@@ -44,7 +44,7 @@ def read_text(path: Path, most_bytes: int = 2**22) -> str:
     """The text of a file that people write, in UTF-8. Raises a [`SetrError`] that names it if it cannot be read."""
     check_is_file(path, most_bytes)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SetrError(f"{path} is not text in UTF-8: {error}") from None
     except OSError as error:

@@ -260,7 +260,7 @@ def test_sources_that_are_no_plain_vit(tiny_model, tmp_path):
     for source, reason in (
         (tmp_path / "beit", "is a beit; .* one of vit, deit, setr"),
         (tmp_path / "other.pth", "not a plain ViT"),
-        (tmp_path / "broken.npz", "is not an archive that can be read"),
+        (tmp_path / "broken.npz", "cannot be read as .npz"),
         (tmp_path / "folder", "it has no config.json"),
         ("vit_of_nobody", "neither a file nor a folder nor a model of timm"),
     ):

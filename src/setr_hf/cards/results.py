@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from ..files import whole_file
 from ..text import markdown_text, one_line
 from .benchmarks import Benchmark
+from .reading import read_card
 
 
 METRICS = {"mean_iou": "mean IoU", "overall_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
@@ -135,7 +136,7 @@ def update_card(model: str, results: list[EvalResult]) -> None:
     name = folder.resolve().name if folder.is_dir() else model
     new = f"---\nlibrary_name: transformers\n---\n\n# {markdown_text(name.split('/')[-1])}\n\n{BEGIN}\n{END}\n"
     if folder.is_dir():
-        card = ModelCard.load(path) if path.exists() else ModelCard(new)
+        card = read_card(path) if path.exists() else ModelCard(new)
         add_results(card, results, name)
         with whole_file(path) as unfinished:
             card.save(unfinished)

@@ -120,7 +120,7 @@ def build_model(config: SetrConfig, tensors: dict[str, torch.Tensor]) -> SetrFor
     ]
     if wrong:
         raise SetrError(f"its tensors do not fit the configuration: {'; '.join(wrong[:20])}")
-    tensors = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    tensors = {key: tensor.float() if tensor.is_floating_point() else tensor.long() for key, tensor in tensors.items()}
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 

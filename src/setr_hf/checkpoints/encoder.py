@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..model.modeling_setr import SetrForSemanticSegmentation, SetrModel, resize
 from ..repositories import check_model
 from .detection import count_modules
 from .keys import encoder_rules, matching_reason, to_ours
-from .reading import check_archive, check_weights, read_checkpoint
+from .reading import check_size, check_weights, read_checkpoint
 
 
 TRANSFORMERS_TYPES = ("vit", "deit", "setr")
@@ -112,11 +113,13 @@ def read_npz(path: Path) -> Source:
     channels) or (heads, channels, out), that of the patches (height, width, in, out).
     """
     check_is_file(path)
-    # Weights hardly compress.
-    check_archive(path, 20 * path.stat().st_size)
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_size(archive, path, 20 * path.stat().st_size)  # Weights hardly compress.
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+    except SetrError:
+        raise
     except Exception as error:  # What NumPy raises on damaged bytes depends on where they are damaged.
         raise SetrError(f"{path} cannot be read as .npz: {error}") from None
     layer = r"Transformer/encoderblock_(\d+)"

@@ -176,7 +176,7 @@ def to_ours(rule: Rule, tensors: list[torch.Tensor | None], config: SetrConfig) 
         case "positions":
             return [tensor if config.use_class_token else tensor[:, 1:]]
         case "folded":
-            return [tensor - tensors[1]]
+            return [tensor.float() - tensors[1].float()]
         case "reversed_streams":
             return [reversed_streams(tensor, config)]
         case "same":

@@ -56,19 +56,30 @@ def check_looks_loadable(path: Path) -> None:
         raise SetrError(f"{path} is truncated: the end of the archive is missing. Download it again")
 
 
-def check_archive(path: Path, most_bytes: int) -> None:
-    """Raises a [`SetrError`] if the entries of a zip file declare more than `most_bytes` in all: reading it would fill
-    the memory.
+def check_size(archive: zipfile.ZipFile, path: Path, most_bytes: int) -> None:
+    """Raises a [`SetrError`] if the entries of a zip file would unpack to more than `most_bytes`: a bomb."""
+    declared = sum(entry.file_size for entry in archive.infolist())
+    if declared > most_bytes:
+        raise SetrError(f"{path} is refused: of {path.stat().st_size:,} bytes, it would unpack to {declared:,}")
+
+
+def check_torch_archive(path: Path) -> None:
+    """Raises a [`SetrError`] if a zip file was not written by `torch.save`, or is not as it was written: torch itself
+    compares no checksums, and would read wrong numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            declared = sum(entry.file_size for entry in archive.infolist())
+            check_size(archive, path, path.stat().st_size)
+            compressed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            damaged = None if compressed else archive.testzip()
+    except SetrError:
+        raise
     except Exception as error:  # What zipfile raises on damaged bytes depends on where they are damaged.
-        raise SetrError(f"{path} is not an archive that can be read: {error}") from None
-    if declared > most_bytes:
-        raise SetrError(
-            f"{path} is refused: it has {path.stat().st_size:,} bytes, and its entries would unpack to {declared:,}"
-        )
+        raise SetrError(f"{path} is not a checkpoint, or it is damaged: {error}") from None
+    if compressed:
+        raise SetrError(f"{path} is refused: its entry {compressed[0]} is compressed, which torch.save never does")
+    if damaged:
+        raise SetrError(f"{path} is damaged: the checksum of its entry {damaged} is wrong. Download it again")
 
 
 def check_bytearrays(path: Path) -> None:
@@ -82,7 +93,7 @@ def load_torch_file(path: Path) -> Any:
     """The content of a file of `torch.save`, with objects of known training loops replaced by `SteppedOver`."""
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
-        check_archive(path, path.stat().st_size)
+        check_torch_archive(path)
     check_bytearrays(path)
     names = dict.fromkeys(STEPPED_OVER, SteppedOver) | dict.fromkeys(READ_AS_DICTIONARY, OrderedDict)
     replaced: list[Any] = [(replacement, name) for name, replacement in names.items()]
@@ -96,10 +107,12 @@ def load_torch_file(path: Path) -> Any:
                 f"{path} is refused: unpickling it would import {name.group(1)}, which has no place in a file "
                 "of weights. Nothing was run. If you trust its origin, save the state dict alone and convert that"
             ) from None
-        reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
-        raise SetrError(f"{path} is not a file of weights: {reason.group(1) if reason else error}") from None
+        reason = re.search(r"WeightsUnpickler error: (.+)", str(error))
+        told = reason.group(1) if reason else "it is in none of the forms that torch.save writes"
+        raise SetrError(f"{path} is not a file of weights: {told}") from None
     except Exception as error:  # What torch raises on damaged bytes depends on where they are damaged.
-        raise SetrError(f"{path} is not a checkpoint, or it is damaged or truncated: {error}") from None
+        reason = str(error) or type(error).__name__
+        raise SetrError(f"{path} is not a checkpoint, or it is damaged or truncated: {reason}") from None
 
 
 def check_form(state_dict: dict, path: Path) -> None:
