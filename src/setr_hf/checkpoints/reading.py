@@ -111,8 +111,8 @@ def load_torch_file(path: Path) -> Any:
         told = reason.group(1) if reason else "it is in none of the forms that torch.save writes"
         raise SetrError(f"{path} is not a file of weights: {told}") from None
     except Exception as error:  # What torch raises on damaged bytes depends on where they are damaged.
-        reason = str(error) or type(error).__name__
-        raise SetrError(f"{path} is not a checkpoint, or it is damaged or truncated: {reason}") from None
+        told = str(error) or type(error).__name__
+        raise SetrError(f"{path} is not a checkpoint, or it is damaged or truncated: {told}") from None
 
 
 def check_form(state_dict: dict, path: Path) -> None:
