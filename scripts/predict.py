@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     for path, stem in zip(tqdm(paths, unit="photo"), stems):
         try:
             photo = read_photo(path)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            failures.append(f"{path}: {error}")
+        except SetrError as error:
+            failures.append(str(error))
             continue
         label_map = segment(model, processor, [photo])[0].numpy().astype(id_type)
         write_results(arguments.output, stem, photo, label_map, colors, model.config.id2label)

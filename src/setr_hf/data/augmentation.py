@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
 from ..errors import SetrError
-from ..model.image_processing_setr import IGNORED_LABEL, pil_to_rgb, resized_size
+from ..model.image_processing_setr import IGNORED_LABEL, resized_size
+from ..model.photos_setr import pil_to_rgb
 
 
 # Data loaders run a process for each core, and a forked process waits forever for its parent's OpenCV threads.
@@ -269,5 +270,5 @@ def change_hsv(pixels: np.ndarray, channel: int, levels: np.ndarray) -> np.ndarr
 def to_tv_tensors(photo: Image.Image, label_map: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
     """A photo of any mode and its label map `(height, width)` as the tensors that v2 transforms handle."""
     # Conversion would copy what is RGB already.
-    pixels = np.array(photo if photo.mode == "RGB" else pil_to_rgb(photo))
+    pixels = np.array(pil_to_rgb(photo))
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(label_map))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
@@ -26,6 +26,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput
+
+from .photos_setr import channels_first_rgb, pil_to_rgb, upright
 
 
 IGNORED_LABEL = 255
@@ -126,33 +128,6 @@ def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) ->
         for top in starts(height, crop_size.height)
         for left in starts(width, crop_size.width)
     ]
-
-
-def to_8_bit(image: np.ndarray) -> np.ndarray:
-    """Unsigned 16-bit intensities to 8 bits; everything else as it is."""
-    return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if image.dtype == np.uint16 else image
-
-
-def pil_to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image to 8-bit RGB. An alpha channel is dropped, as the segmentation pipeline does."""
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit intensities at 255. 16-bit PNGs open as "I;16", and as "I" before Pillow 11.
-        intensities = np.asarray(image)
-        if intensities.max() > 255:
-            intensities = to_8_bit(intensities.clip(0, 65535).astype(np.uint16))
-        image = Image.fromarray(intensities.astype(np.uint8))
-    return image.convert("RGB")
-
-
-def channels_first_rgb(
-    image: np.ndarray | torch.Tensor, data_format: ChannelDimension | str
-) -> np.ndarray | torch.Tensor:
-    """An array or tensor of 1, 3 or 4 channels to three, channels first, with 16-bit intensities reduced to 8."""
-    image = image if data_format == ChannelDimension.FIRST else image.swapaxes(0, 2).swapaxes(1, 2)
-    image = image[[0, 0, 0]] if image.shape[0] == 1 else image[:3]
-    if isinstance(image, np.ndarray):
-        return to_8_bit(image)
-    return torch.from_numpy(to_8_bit(image.cpu().numpy())) if image.dtype == torch.uint16 else image
 
 
 def label_map_tensor(segmentation_map: Any) -> torch.Tensor:
@@ -311,7 +286,7 @@ class SetrImageProcessorMixin:
         many channels as will be normalized, `num_channels`, are left alone if that is not 3.
         """
         if isinstance(image, Image.Image):
-            image = ImageOps.exif_transpose(image)
+            image = upright(image)
             image = pil_to_rgb(image) if do_convert_rgb else image
         else:
             if image.shape[0] == 1:

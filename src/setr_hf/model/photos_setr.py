@@ -1,0 +1,154 @@
+"""Photos of any kind and origin, made upright and 8-bit RGB or refused, for the image processors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from transformers.image_utils import ChannelDimension
+
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow looks for an orientation; a copy that has been turned must not say it a second time.
+ORIENTATION_SOURCES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of Pillow's says, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not in a format of images that Pillow knows"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def load_photo(path: str | Path) -> Image.Image:
+    """The photo in a file, decoded; of an animation, its first frame. Raises `ValueError` that names the file if there
+    is none, it is damaged or incomplete, or so large that it may be a decompression bomb, before decoding it.
+    """
+    try:
+        with Image.open(path) as photo:
+            if photo.format == "EPS":
+                raise ValueError("PostScript is a program, which is not run")
+            photo.load()
+    except Exception as error:  # Damaged files break Pillow's readers wherever they happen to.
+        raise ValueError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
+    check_size(photo.height, photo.width)
+    return photo
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises `ValueError` if there is not one pixel."""
+    if height < 1 or width < 1:
+        raise ValueError(f"there are no pixels in it: its height is {height} and its width {width}")
+
+
+def upright(photo: Image.Image) -> Image.Image:
+    """A photo turned as its EXIF orientation says; itself if there is nothing to turn, or the EXIF data is damaged."""
+    try:
+        turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # As above; a photo is worth more than its EXIF data.
+        turn = None
+    if turn is None:
+        return photo
+    turned = photo.transpose(turn)
+    for name in ORIENTATION_SOURCES:
+        turned.info.pop(name, None)
+    return turned
+
+
+def to_8_bit(image: np.ndarray) -> np.ndarray:
+    """Unsigned 16-bit intensities to 8 bits; everything else as it is."""
+    return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if image.dtype == np.uint16 else image
+
+
+def pil_to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image to 8-bit RGB. An alpha channel is dropped, as the segmentation pipeline does. Intensities of 16
+    bits are reduced to 8 if one of them exceeds 255; those of floating-point images are scaled by 255 if they all lie
+    within 0 and 1. Raises `ValueError` for intensities outside these ranges, and for NaN.
+    """
+    check_size(image.height, image.width)
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        image = float_to_gray(image)
+    elif image.mode.startswith("I"):
+        # Pillow would clip 16-bit intensities at 255. 16-bit PNGs open as "I;16", and as "I" before Pillow 11.
+        intensities = np.asarray(image)
+        low, high = int(intensities.min()), int(intensities.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"its intensities lie within {low} and {high}, which is neither 8 nor 16 bits")
+        if high > 255:
+            intensities = to_8_bit(intensities.astype(np.uint16))
+        image = Image.fromarray(intensities.astype(np.uint8))
+    return image.convert("RGB")
+
+
+def float_to_gray(image: Image.Image) -> Image.Image:
+    """A floating-point photo (mode "F", such as TIFF has) in 8 bits."""
+    intensities = np.asarray(image)
+    low, high = float(intensities.min()), float(intensities.max())
+    if not (low >= 0 and high <= 255):  # NaN too.
+        raise ValueError(
+            f"its floating-point intensities lie within {low:g} and {high:g}: they must be 0 to 1, or 0 to 255"
+        )
+    if high > 1:
+        return image.convert("L")
+    return Image.fromarray((intensities * 255).round().astype(np.uint8))
+
+
+def channels_first_rgb(
+    image: np.ndarray | torch.Tensor, data_format: ChannelDimension | str
+) -> np.ndarray | torch.Tensor:
+    """An array or tensor of 1, 3 or 4 channels to three, channels first, with 16-bit intensities reduced to 8."""
+    image = image if data_format == ChannelDimension.FIRST else image.swapaxes(0, 2).swapaxes(1, 2)
+    image = image[[0, 0, 0]] if image.shape[0] == 1 else image[:3]
+    if isinstance(image, np.ndarray):
+        return to_8_bit(image)
+    return torch.from_numpy(to_8_bit(image.cpu().numpy())) if image.dtype == torch.uint16 else image
+
+
+def check_type(image: Any) -> None:
+    """Raises `ValueError` unless an array or tensor holds real numbers, and has two or three dimensions."""
+    numeric = image.dtype.kind in "uif" if isinstance(image, np.ndarray) else not image.is_complex()
+    if not numeric or str(image.dtype) == "torch.bool":
+        raise ValueError(f"it holds values of the type {image.dtype}, not intensities")
+    if image.ndim not in (2, 3):
+        raise ValueError(
+            f"it has the shape {tuple(image.shape)}, not (height, width), (channels, height, width) or "
+            "(height, width, channels)"
+        )
+
+
+def check_intensities(image: np.ndarray | torch.Tensor, from_8_bit: bool) -> None:
+    """Raises `ValueError` if an array or tensor holds NaN or infinity or, where intensities of 0 to 255 are expected
+    (`from_8_bit`), numbers that are clearly of another range.
+    """
+    values = torch.as_tensor(image)
+    if values.dtype == torch.uint8:
+        return
+    is_float = values.is_floating_point()
+    if is_float and not values.isfinite().all():
+        raise ValueError("it holds NaN or infinite values")
+    if not from_8_bit:
+        return
+    low, high = values.min().item(), values.max().item()
+    # Bicubic resizing, for one, leaves floating-point intensities a little outside the range.
+    if low < -255 * is_float or high > 255 + 255 * is_float:
+        raise ValueError(f"its intensities lie within {low:g} and {high:g}, not 0 and 255")
+    if is_float and ((low < 0 and high < 10) or 0 < high <= 1):
+        raise ValueError(
+            f"its values lie within {low:g} and {high:g}: pass intensities of 0 to 255, or do_rescale=False if they "
+            "are scaled already, and do_normalize=False if they are normalized too"
+        )
+
+
+__all__ = ["load_photo", "pil_to_rgb", "upright"]
