@@ -1,19 +1,34 @@
-"""Files and folders that are written whole or not at all, whenever the process is killed."""
+"""Files and folders that are written whole or not at all, whenever the process is killed and however full the disk."""
 
+import errno
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
+from rich.filesize import decimal
 
 from .errors import SetrError
 
 
 # Of a name in most file systems, in bytes; what is written beside it first has a longer one.
 LONGEST_NAME = 200
+# Names that start with "_" are not uploaded by `Trainer.push_to_hub`.
+LOCK_NAME = "_running.lock"
+# Data loading workers outlive a killed process by 5 seconds; before filelock 4 they hold its lock for as long.
+LOCK_TIMEOUT = 10
+# How safetensors, torch and numpy say that the disk is full; their errors carry no errno.
+DISK_IS_FULL = re.compile(
+    r"os error (28|122)|No space left|quota exceeded|PytorchStreamWriter failed|unexpected pos \d+|\d+ requested and \d+ written",
+    re.I,
+)
+UNFINISHED = re.compile(r"\..*\.(\d+)\.unfinished(\..*)?")
 
 
 def path_inside(folder: Path, name: str, suffix: str) -> Path:
@@ -79,26 +94,98 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
+def remove_leftovers(path: Path) -> None:
+    """Deletes what killed processes left unfinished of `path`. Those of processes that still run stay."""
+    for leftover in path.parent.glob(f".{glob_escape(path.stem)}.*.unfinished{glob_escape(path.suffix)}"):
+        match = UNFINISHED.fullmatch(leftover.name)
+        if match and not is_running(int(match[1])):
+            remove(leftover)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> None:
     """Creates a folder and those above it, if missing. Raises [`SetrError`] if a file has the name of one of them."""
+    with full_disk_named(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise SetrError(f"{folder} cannot be created: it, or a folder above it, is a file") from None
+
+
+def disk_of(path: Path) -> Path:
+    """The nearest folder above `path` that exists."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises a [`SetrError`] if the disk of `path` has less than `needed` bytes left."""
+    free = shutil.disk_usage(disk_of(path)).free
+    if free < needed:
+        raise SetrError(
+            f"{path} is not written: it needs {decimal(needed)}, its disk has {decimal(free)} left, so "
+            f"{decimal(needed - free)} are missing"
+        )
+
+
+@contextmanager
+def full_disk_named(path: Path, written: Path | None = None) -> Iterator[None]:
+    """Turns an error of a full disk, or of a used up quota, in the block into a [`SetrError`] that names `path` and
+    says how much is missing: at least as much as had been `written` of it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise SetrError(f"{folder} cannot be created: it, or a folder above it, is a file") from None
+        yield
+    except SetrError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        is_full = number in (errno.ENOSPC, errno.EDQUOT) or (number is None and DISK_IS_FULL.search(str(error)))
+        if not is_full:
+            raise
+        free = shutil.disk_usage(disk_of(path)).free
+        size = size_of(written) if written else 0
+        raise SetrError(
+            f"{path} is not written: its disk is full ({decimal(size)} of it were written, {decimal(free)} are left). "
+            f"More than {decimal(size)} are needed: make room or name another folder"
+        ) from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes in a file, or in the files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yields the path to write to; at the end of the block that file takes the place of `path`, which until then is as
     it was. After an exception nothing is left behind. The suffix is that of `path`: many writers choose the format by
-    it. Its folder is created if it is missing; raises [`SetrError`] if that cannot be.
+    it. Its folder is created if it is missing. Raises [`SetrError`] if that cannot be, or the disk is full.
     """
     path = Path(path)
     make_folder(path.parent)
+    remove_leftovers(path)
     temporary = unfinished(path)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with full_disk_named(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -116,11 +203,60 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     check_is_new(folder)
     make_folder(folder.parent)
+    remove_leftovers(folder)
     temporary = unfinished(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    remove(temporary)
     try:
-        yield temporary
-        os.replace(temporary, folder)
+        with full_disk_named(folder, temporary):
+            temporary.mkdir()
+            yield temporary
+            check_is_new(folder)  # Another job may have been quicker.
+            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def complete_lines(path: Path) -> list[bytes]:
+    """The lines of a file without an incomplete last one, which a killed process may leave."""
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Adds lines to a file, all or none of them, after dropping an incomplete last one."""
+    content = "".join(f"{line}\n" for line in lines).encode()
+    # Without a buffer, which would be written again when the file is closed.
+    with full_disk_named(path), open(path, "ab", buffering=0) as file:
+        if path.stat().st_size:
+            file.truncate(sum(map(len, complete_lines(path))))
+        length = file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            file.truncate(length)
+            raise
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Holds a folder, which is created if it is missing, so that no other job writes to it at the same time. The lock
+    ends with the process, however that ends. A job on another machine is noticed only if the folder is on a file
+    system that shares locks between machines. Raises [`SetrError`] if another job holds the folder.
+    """
+    make_folder(folder)
+    path = folder / LOCK_NAME
+    lock = FileLock(path)
+    try:
+        with full_disk_named(path):
+            lock.acquire(timeout=LOCK_TIMEOUT)
+    except Timeout:
+        hint = "wait until it ends, or choose another folder"
+        raise SetrError(f"another running job writes to {folder}: {hint}") from None
+    try:
+        yield
+    finally:
+        # While the lock is held: whoever waits for it sees that its file is gone, and locks a new one. Windows does
+        # not delete open files; there, releasing the lock deletes it.
+        with suppress(PermissionError):
+            path.unlink(missing_ok=True)
+        lock.release()

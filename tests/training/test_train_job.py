@@ -22,8 +22,9 @@ from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.data.scenes import CLASSES, make_scenes
+from setr_hf.files import LOCK_NAME
 from setr_hf.training.batch_size import WORLD_SIZE_VARIABLES
-from setr_hf.training.output_folder import LOCK_NAME, last_complete_checkpoint
+from setr_hf.training.output_folder import last_complete_checkpoint
 from setr_hf.training.setup import initialize_as_mmseg, is_classifier
 from setr_hf_cli import find_scripts, load_script
 
@@ -357,7 +358,7 @@ def test_an_output_folder_in_use_is_refused(train, scene_folder, tmp_path):
 
 
 def test_an_output_folder_of_a_running_job_is_refused(refused, scene_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("setr_hf.training.output_folder.LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("setr_hf.files.LOCK_TIMEOUT", 0.1)
     (tmp_path / "refused").mkdir()
     with FileLock(tmp_path / "refused" / LOCK_NAME):
         error = refused("--dataset", scene_folder, *COMMON, *NETWORK, "--resume-from-checkpoint", "True")

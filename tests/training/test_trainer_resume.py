@@ -10,7 +10,8 @@ from distributed_training import make_trainer, run, start
 from safetensors.torch import load_file
 
 from setr_hf import SetrTrainer
-from setr_hf.training.output_folder import LOCK_NAME, is_complete, last_complete_checkpoint, output_folder_lock
+from setr_hf.files import LOCK_NAME
+from setr_hf.training.output_folder import is_complete, last_complete_checkpoint, output_folder_lock
 
 
 # 3 steps are an epoch. The random numbers of dropout and drop path, too, must continue where they stopped.
@@ -166,7 +167,7 @@ def hold(folder, is_held):
 
 
 def test_a_folder_that_another_running_job_holds_is_refused_until_that_job_is_dead(tmp_path, monkeypatch):
-    monkeypatch.setattr("setr_hf.training.output_folder.LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("setr_hf.files.LOCK_TIMEOUT", 0.1)
     is_held = multiprocessing.get_context("forkserver").Event()
     other = start(hold, tmp_path / "run", is_held)
     assert is_held.wait(60)

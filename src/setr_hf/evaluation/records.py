@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..data.rows import Sample, SegmentationData
 from ..errors import SetrError
-from ..files import make_folder, whole_file
+from ..files import append_lines, complete_lines, make_folder, whole_file
 from ..metrics import confusion_matrix, segmentation_scores
 
 
@@ -80,11 +80,6 @@ def start_processes(num_threads: int) -> PartialState:
     return state
 
 
-def complete_lines(path: Path) -> list[bytes]:
-    """The lines of a file without an incomplete last one, which a killed process may leave."""
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-
-
 def read_records(folder: Path) -> dict[int, dict]:
     """The records of all processes, by the index of their image. Raises [`SetrError`] for damaged or double ones."""
     records = {}
@@ -102,14 +97,6 @@ def read_records(folder: Path) -> dict[int, dict]:
                 )
             records[index] = record
     return records
-
-
-def append_records(path: Path, records: list[dict]) -> None:
-    """Adds records as lines, after dropping an incomplete last line."""
-    with open(path, "ab") as file:
-        if path.stat().st_size:
-            file.truncate(sum(len(line) for line in complete_lines(path)))
-        file.write("".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def read_ahead(data: SegmentationData, groups: list[list[int]]) -> Iterator[list[Sample]]:
@@ -179,7 +166,7 @@ def compute_records(
             new = [{"index": i, "name": names[i], **record} for i, record in zip(group, work(samples))]
             # A killed process may have written a part of a group.
             added = [record for record in new if record["index"] not in records]
-            append_records(file, added)
+            append_lines(file, [json.dumps(record) for record in added])
             total += sum_records(added, num_labels)
             progress.update(len(new))
             progress.set_description(f"mIoU {100 * segmentation_scores(total)['mean_iou']:.2f} %{share}")

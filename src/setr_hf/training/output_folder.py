@@ -4,24 +4,19 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
-from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..errors import SetrError
-from ..files import make_folder
+from ..files import folder_lock
 
 
 logger = logging.get_logger(__name__)
 
-# Names that start with "_" are not uploaded by `Trainer.push_to_hub`.
-LOCK_NAME = "_running.lock"
-# Data loading workers outlive a killed process by 5 seconds; before filelock 4 they hold its lock for as long.
-LOCK_TIMEOUT = 10
 MODEL_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "config.json")
 
 
@@ -67,28 +62,13 @@ def check_unused(output_dir: str | Path) -> None:
 
 @contextmanager
 def output_folder_lock(output_dir: str | Path, resume: bool = False) -> Iterator[None]:
-    """Holds a run's folder, which is created if it is missing, so that no other run writes to it at the same time. The
-    lock ends with the process, however that ends. In a distributed run only the main process holds it. A run on
-    another machine is noticed only if the folder is on a file system that shares locks between machines. Raises
-    [`SetrError`] if another job holds the folder, or it holds checkpoints or a model, and `resume` is off.
+    """As [`folder_lock`], for a run; if it is distributed, only the main process holds the lock. Raises [`SetrError`]
+    too if the folder holds checkpoints or a model, and `resume` is off.
     """
     if not PartialState().is_main_process:
         yield
         return
-    make_folder(Path(output_dir))
-    lock = FileLock(Path(output_dir) / LOCK_NAME)
-    try:
-        lock.acquire(timeout=LOCK_TIMEOUT)
-    except Timeout as error:
-        hint = "wait until it ends, or choose another output_dir"
-        raise SetrError(f"another running job writes to {output_dir}: {hint}") from error
-    try:
+    with folder_lock(Path(output_dir)):
         if not resume:
             check_unused(output_dir)
         yield
-    finally:
-        # While the lock is held: whoever waits for it sees that its file is gone, and locks a new one. Windows does
-        # not delete open files; there, releasing the lock deletes it.
-        with suppress(PermissionError):
-            (Path(output_dir) / LOCK_NAME).unlink(missing_ok=True)
-        lock.release()
