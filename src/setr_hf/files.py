@@ -24,10 +24,9 @@ LOCK_NAME = "_running.lock"
 # Data loading workers outlive a killed process by 5 seconds; before filelock 4 they hold its lock for as long.
 LOCK_TIMEOUT = 10
 # How safetensors, torch and numpy say that the disk is full; their errors carry no errno.
-DISK_IS_FULL = re.compile(
-    r"os error (28|122)|No space left|quota exceeded|PytorchStreamWriter failed|unexpected pos \d+|\d+ requested and \d+ written",
-    re.I,
-)
+FULL_DISK_TEXTS = [r"os error (28|122)", "No space left", "quota exceeded", "PytorchStreamWriter failed"]
+FULL_DISK_TEXTS += [r"unexpected pos \d+ vs \d+", r"\d+ requested and \d+ written"]
+DISK_IS_FULL = re.compile("|".join(FULL_DISK_TEXTS), re.IGNORECASE)
 UNFINISHED = re.compile(r"\..*\.(\d+)\.unfinished(\..*)?")
 
 
