@@ -16,7 +16,7 @@ from setr_hf.evaluation.records import compute_records, sample_record, start_pro
 from setr_hf.evaluation.results import print_scores, summarize, write_report, write_worst_images
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
-from setr_hf.evaluation.submission import server_ids
+from setr_hf.evaluation.submission import server_ids, submission_files
 from setr_hf.files import whole_file
 from setr_hf.repositories import check_model
 
@@ -48,17 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     output = evaluation.output_folder("evaluate", [options.model], source)
     ids = server_ids(data.label_set) if options.submit else None
     submission = output / "submission"
+    files = submission_files(submission, data.rows["name"]) if options.submit else {}
 
     def work(samples: list[Sample]) -> list[dict]:
         predictions = segmenter([sample.photo for sample in samples])
         if ids is not None:
             for sample, prediction in zip(samples, predictions):
-                with whole_file(submission / f"{sample.name}.png") as unfinished:
+                with whole_file(files[sample.name]) as unfinished:
                     Image.fromarray(ids[prediction.numpy()]).save(unfinished)
         return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
 
     def is_missing(name: str) -> bool:
-        return options.submit and not (submission / f"{name}.png").exists()
+        return options.submit and not files[name].exists()
 
     settings = evaluation_settings(segmenter, data, options.batch_size)
     records = compute_records(

@@ -34,6 +34,7 @@ def test_a_spreadsheet_computes_no_class_name():
 
 
 def test_markdown_shows_names_as_they_are():
+    assert markdown_text("2008_000006 _a_") == "2008_000006 \\_a\\_"
     assert markdown_text("a|b\n<b>c</b> [d](e)") == "a\\|b &lt;b&gt;c&lt;/b&gt; \\[d\\](e)"
 
 

@@ -9,7 +9,8 @@ import unicodedata
 JOINERS = "\u200c\u200d"
 # What a spreadsheet takes for the beginning of a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-MARKDOWN = re.compile(r"([\\`*_\[\]|~#!])")
+# Within a word, as in 2008_000006, an underscore is one.
+MARKDOWN = re.compile(r"([\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def printable(text: object) -> str:

@@ -6,7 +6,7 @@ import pytest
 from setr_hf.data.label_sets import LabelSet
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
-from setr_hf.evaluation.submission import server_ids
+from setr_hf.evaluation.submission import server_ids, submission_files
 
 
 @pytest.mark.parametrize("data_set_name, first_ids", [("ade20k", [1, 2, 150]), ("cityscapes", [7, 8, 33])])
@@ -19,3 +19,11 @@ def test_ids_of_the_servers(data_set_name, first_ids):
 def test_other_classes_have_no_server():
     with pytest.raises(SetrError, match="only ADE20K and Cityscapes have a server"):
         server_ids(LabelSet.direct(["sky", "tree"]))
+
+
+def test_each_sample_has_a_file_of_its_own_in_the_folder(tmp_path):
+    assert submission_files(tmp_path, ["a", "city/b"]) == {"a": tmp_path / "a.png", "city/b": tmp_path / "city/b.png"}
+    with pytest.raises(SetrError, match=r"the sample '\.\./\.\./x' cannot have a file"):
+        submission_files(tmp_path, ["a", "../../x"])
+    with pytest.raises(SetrError, match="2 samples are called 'a'"):
+        submission_files(tmp_path, ["a", "b", "a"])

@@ -129,3 +129,8 @@ def test_captions_stand_above_their_rows(samples):
 
 def test_names_without_a_glyph_in_the_font_do_not_matter(samples):
     comparison_sheet(samples, distinct_colors(300), dict.fromkeys(range(300), "空"), ["空", "空"])
+
+
+def test_names_of_any_origin_are_drawn_in_a_line_of_bounded_length():
+    legend = draw_legend(100, [("two\nlines\x1b[2J", [1, 2, 3]), ("x" * 10**6, [4, 5, 6])])
+    assert legend.width < 5000 and legend.height < 100

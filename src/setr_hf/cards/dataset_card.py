@@ -7,6 +7,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..data.label_sets import LabelSet
+from ..text import markdown_text
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def dataset_card(
 ) -> DatasetCard:
     """The card of a data set prepared from `source`; `notes` are sentences on this copy, such as what was left out."""
     counts = "\n".join(f"| {info.name} | {info.num_examples:,} |" for info in splits.values())
-    remarks = "".join(f"\n- {note}" for note in notes)
+    remarks = "".join(f"\n- {markdown_text(note)}" for note in notes)
     text = f"""# {source.title}
 
 [{source.title.split(",")[0]}]({source.homepage}) as parquet files that `load_dataset` reads.

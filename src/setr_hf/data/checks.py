@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
+from ..text import one_line
 from .label_sets import NAMES_FILE, LabelSet
 from .rows import SegmentationData
 
@@ -50,7 +51,7 @@ def check_occurring(occurring: np.ndarray, label_set: LabelSet) -> None:
 def listing(problems: list[str]) -> str:
     """The first problems and how many more there are."""
     more = [f"… and {len(problems) - NUM_NAMED} more"] if len(problems) > NUM_NAMED else []
-    return "; ".join([*problems[:NUM_NAMED], *more])
+    return "; ".join([*map(one_line, problems[:NUM_NAMED]), *more])
 
 
 def checked_samples(

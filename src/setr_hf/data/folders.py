@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value
 
 from ..errors import SetrError
+from ..files import path_inside, read_text
 from .label_sets import (
     NAMES_FILE,
     LabelSet,
@@ -89,8 +90,8 @@ def pascal_context_files(root: Path, split: str) -> SplitFiles:
             "be made from trainval_merged.json first, see `setr-hf prepare pascal-context --help`"
         )
     name = find_split(split, [path.stem for path in lists.glob("*.txt")], lists)
-    stems = (lists / f"{name}.txt").read_text().split()
-    images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
+    stems = read_text(lists / f"{name}.txt").split()
+    images = [path_inside(root / "JPEGImages", stem, ".jpg") for stem in stems]
     return SplitFiles(images, [folder / f"{stem}.png" for stem in stems], published_label_set("pascal_context"))
 
 

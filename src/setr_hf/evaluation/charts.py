@@ -7,12 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..files import whole_file
+from ..text import one_line
 
 
 BAR_COLOR = "#3a6ea5"
 DPI = 120
 # Up to so many classes, the cells of a confusion matrix have room for a number.
 MAX_CLASSES_WITH_NUMBERS = 25
+LONGEST_NAME = 60
 
 
 def class_bars(classes: list[dict], title: str) -> Figure:
@@ -23,7 +25,9 @@ def class_bars(classes: list[dict], title: str) -> Figure:
     bars = axes.barh(range(len(rows)), [100 * (row["iou"] or 0) for row in rows], color=BAR_COLOR)
     labels = ["absent" if row["iou"] is None else f"{100 * row['iou']:.1f}" for row in rows]
     axes.bar_label(bars, labels, padding=3, fontsize=8)
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8, parse_math=False)
+    axes.set_yticks(
+        range(len(rows)), [one_line(row["name"], LONGEST_NAME) for row in rows], fontsize=8, parse_math=False
+    )
     axes.set(xlim=(0, 108), xticks=range(0, 101, 20), ylim=(len(rows) - 0.5, -0.5), axisbelow=True)
     axes.set_title(title, fontsize=10)
     axes.grid(axis="x", color="0.85")
@@ -34,6 +38,7 @@ def class_bars(classes: list[dict], title: str) -> Figure:
 
 def confusion_heat_map(matrix: np.ndarray, names: list[str]) -> Figure:
     """A confusion matrix, truth in the rows, as a heat map of shares; rows without labelled pixels stay white."""
+    names = [one_line(name, LONGEST_NAME) for name in names]
     labelled = matrix.sum(axis=1, keepdims=True)
     shares = np.where(labelled > 0, matrix / np.maximum(labelled, 1), np.nan)
     has_numbers = len(names) <= MAX_CLASSES_WITH_NUMBERS

@@ -10,6 +10,7 @@ from ..files import whole_file
 from ..inference.pictures import class_colors, comparison_sheet
 from ..metrics import segmentation_scores
 from ..tables import percent, print_table
+from ..text import printable
 from .records import sum_records, write_json
 from .segmenter import Segmenter
 
@@ -73,7 +74,7 @@ def print_scores(summary: dict) -> None:
     means = "  ".join(f"{label} {percent(summary[name]) or '–'}" for name, label in MEANS.items())
     print(f"{means}  of {summary['num_images']} images")
     if absent := summary["absent_classes"]:
-        names = ", ".join(absent)
+        names = ", ".join(map(printable, absent))
         print(f"{len(absent)} classes are neither labelled nor predicted and left out of the means: {names}")
 
 

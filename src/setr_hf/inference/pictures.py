@@ -5,11 +5,13 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedConfig
 
 from ..model.image_processing_setr import IGNORED_LABEL
+from ..text import one_line
 from .photos import upright_rgb
 
 
 FONT = ImageFont.load_default(15)
 LINE_HEIGHT = 23
+LONGEST_TEXT = 200
 MARGIN = 8
 SWATCH = 14
 SWATCH_GAP = 6
@@ -66,6 +68,7 @@ def class_shares(label_map: np.ndarray) -> dict[int, float]:
 
 def draw_legend(width: int, entries: list[tuple[str, list[int]]]) -> Image.Image:
     """A white strip with a swatch and a name for each entry, `width` pixels wide, or as wide as the longest entry."""
+    entries = [(one_line(name, LONGEST_TEXT), color) for name, color in entries]
     widths = [SWATCH + SWATCH_GAP + int(FONT.getlength(name)) + 2 * MARGIN for name, _ in entries]
     width = max(width, MARGIN + max(widths))
     positions, left, top = [], MARGIN, MARGIN
@@ -86,7 +89,7 @@ def draw_line(width: int, texts: list[tuple[int, str]]) -> Image.Image:
     """A white strip of `width` pixels with texts, each from the given distance to the left edge."""
     line = Image.new("RGB", (width, LINE_HEIGHT), "white")
     for left, text in texts:
-        ImageDraw.Draw(line).text((left, 2), text, fill="black", font=FONT)
+        ImageDraw.Draw(line).text((left, 2), one_line(text, LONGEST_TEXT), fill="black", font=FONT)
     return line
 
 

@@ -11,12 +11,14 @@ import PIL.Image
 
 from ..data.public_datasets import CLASS_NAMES
 from ..errors import SetrError
+from ..files import path_inside
 from .parquet import SourceImage
 
 
 # The one class that has another name in the file than in the benchmark.
 CLASS_OF_CATEGORY = {"diningtable": "table"}
 NUM_NAMES_SHOWN = 20
+MOST_PIXELS = 10**8
 SPLITS_BY_PHASE = {"train": "train", "val": "validation"}
 # What is read of the file, whose several hundred megabytes are mostly parts, boundaries and occlusions.
 NEEDED_KEYS = {
@@ -51,6 +53,8 @@ def decode_run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     ends = np.flatnonzero(is_last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     position = np.arange(len(code)) - np.repeat(starts, ends - starts + 1)
+    if position.max() > 6:  # No image has so many pixels that 35 bits cannot count them.
+        raise SetrError("malformed run lengths")
     lengths = np.add.reduceat((code & 31) << 5 * position, starts)
     lengths -= np.where(code[ends] & 16, 1 << 5 * (position[ends] + 1), 0)
     lengths[1::2] = np.cumsum(lengths[1::2])
@@ -84,12 +88,23 @@ def class_values(categories: list[dict]) -> dict[int, int]:
     return {number: classes.index(name) if name in classes else 0 for name, number in ids.items()}
 
 
+def check_image(image: ContextImage) -> None:
+    """Raises [`SetrError`] if an image is not a file of a folder of photos, or does not have the size of a photo."""
+    if not isinstance(image.file_name, str) or "/" in image.file_name:
+        raise SetrError(f"the image {image.file_name!r} is not the name of a file")
+    path_inside(Path(), image.file_name, "")
+    sides = (image.height, image.width)
+    if any(type(side) is not int or side < 1 for side in sides) or image.height * image.width > MOST_PIXELS:
+        raise SetrError(f"the image {image.file_name} has the height and width {sides}")
+
+
 def images_by_split(content: dict) -> dict[str, list[ContextImage]]:
     values = class_values(content["categories"])
     images: dict[int, ContextImage] = {}
     splits: dict[str, list[ContextImage]] = {split: [] for split in SPLITS_BY_PHASE.values()}
     for entry in sorted(content["images"], key=lambda entry: entry["file_name"]):
         image = ContextImage(entry["file_name"], entry["height"], entry["width"], masks=[])
+        check_image(image)
         images[entry["image_id"]] = image
         # No published file has masks for the phase "test".
         if entry["phase"] in SPLITS_BY_PHASE:
@@ -117,7 +132,7 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=needed_fields)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SetrError(f"{path} is not JSON, or its download is incomplete: {error}") from None
     not_expected = f"{path} is not the trainval_merged.json of Pascal Context that the Detail API publishes"
     missing = {"images", "categories", "annos_segmentation"} - set(content if isinstance(content, dict) else ())
@@ -125,7 +140,7 @@ def read_context_images(path: str | Path) -> dict[str, list[ContextImage]]:
         raise SetrError(f"{not_expected}: it has no {', '.join(sorted(missing))}")
     try:
         return images_by_split(content)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise SetrError(f"{not_expected}: an entry lacks or refers to {error}") from None
     except SetrError as error:
         raise SetrError(f"{not_expected}: {error}") from None

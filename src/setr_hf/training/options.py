@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.arguments import DataArguments, option
 from ..errors import SetrError
+from ..files import parse_json
 from ..model.configuration_setr import SetrConfig, known_fields
 from .arguments import SetrTrainingArguments
 from .batch_size import AUTO, split_batch
@@ -145,8 +146,8 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
 def read_config(text: str | None) -> dict[str, Any]:
     """The fields of `--config`. Raises [`SetrError`] for what is not a JSON object."""
     try:
-        config = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
+        config = parse_json(text or "{}")
+    except ValueError as error:
         raise SetrError(f"--config {text!r} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise SetrError(f"--config must be a JSON object of SetrConfig fields, got {text}")
