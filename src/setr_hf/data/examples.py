@@ -4,6 +4,7 @@ import logging
 import zlib
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Augmented:
         """Changes the augmentation; to be called before the first example of each epoch is read."""
         self.epoch.fill_(epoch)
 
-    def example(self, row: dict, *state: int) -> dict[str, torch.Tensor]:
+    def example(self, row: dict, *state: int) -> dict[str, Any]:
         """The example of an [`undecoded`] row. Augmentation draws from torch's global generator, which is left as it
         was; what it draws depends on the seed and the numbers of `state` alone. Raises [`SetrError`] for a bad sample.
         """
@@ -51,7 +52,7 @@ class Augmented:
             torch.default_generator.manual_seed(int(torch_seed))
             image, label_map = self.transform(*to_tv_tensors(sample.photo, sample.label_map))
         labels = with_ignore_index(label_map.as_subclass(torch.Tensor).long(), self.ignore_index)
-        return {"pixel_values": image.as_subclass(torch.Tensor), "labels": labels}
+        return {"pixel_values": image.as_subclass(torch.Tensor), "labels": labels, "name": sample.name}
 
 
 class TrainingExamples(Augmented, torch.utils.data.Dataset):
@@ -60,7 +61,7 @@ class TrainingExamples(Augmented, torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         return self.example(self.data.undecoded[index], self.epoch.item(), index)
 
@@ -94,7 +95,7 @@ class StreamingExamples(Augmented, torch.utils.data.IterableDataset):
         super().set_epoch(epoch)
         self.rows.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, num_read, num_skipped = self.epoch.item(), 0, 0
         for row in self.rows:
             num_read += 1
@@ -126,8 +127,9 @@ def training_examples(
     ignore_index: int = IGNORED_LABEL,
     skip_bad_samples: bool = False,
 ) -> TrainingExamples | StreamingExamples:
-    """What `Trainer` trains on: `pixel_values`, float32 of shape `(3, height, width)`, and `labels`, int64 of shape
-    `(height, width)`. Returns [`StreamingExamples`] for a stream, else [`TrainingExamples`].
+    """What `Trainer` trains on: `pixel_values`, float32 of shape `(3, height, width)`, `labels`, int64 of shape
+    `(height, width)`, and the sample's `name`, which [`collate`] leaves out. Returns [`StreamingExamples`] for a
+    stream, else [`TrainingExamples`].
 
     Args:
         data (`SegmentationData`): What to train on. Raises [`SetrError`] if it has no annotations.

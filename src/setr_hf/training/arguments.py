@@ -30,6 +30,8 @@ class SetrTrainingArguments(TrainingArguments):
         remove_unused_columns (`bool`, *optional*, defaults to `False`): See `TrainingArguments`; must stay off.
         metric_for_best_model (`str`, *optional*, defaults to `"mean_iou"`): See `TrainingArguments`.
         batch_eval_metrics (`bool`, *optional*, defaults to `True`): See `TrainingArguments`.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): See `TrainingArguments`. Stock, it hides
+            losses that are not finite, and waits for the GPU at each batch; [`SetrTrainer`] stops at the first.
 
     Raises:
         [`SetrError`]: `num_prediction_pictures` is negative; see also `TrainingArguments`.
@@ -58,6 +60,7 @@ class SetrTrainingArguments(TrainingArguments):
     batch_eval_metrics: bool = option(
         True, "add up the confusion matrices batch by batch, instead of holding all of them"
     )
+    logging_nan_inf_filter: bool = option(False, "leave losses that are not finite out of the log; none get there")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,6 +24,7 @@ from ..errors import SetrError
 from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
 from .arguments import SetrTrainingArguments
+from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
 from .optimization import parameter_groups, poly_schedule
 from .output_folder import is_complete, last_complete_checkpoint, remove_incomplete_checkpoints
 from .prediction_pictures import PredictionSamples, publish_picture
@@ -98,6 +99,7 @@ class SetrTrainer(Trainer):
     - Evaluation of label maps at the photos' original sizes, as the stock pipeline computes them. Gathered from
       processes and batches is one confusion matrix per image, not its logits, so photos may differ in size. There is
       no evaluation loss. Pictures of some predictions go to `output_dir/predictions`.
+    - An end at the first loss or gradient that is not finite, which names the samples; see [`FiniteSteps`].
     - Checkpoints that are known to be complete, and resumption from the last complete one.
 
     Args:
@@ -171,6 +173,8 @@ class SetrTrainer(Trainer):
             )
         if self.optimizer is not None and self.args.head_learning_rate_ratio != 1:
             raise SetrError("head_learning_rate_ratio has no effect on an optimizer that is passed in: leave it at 1")
+        self.data_collator = NamedBatches(self.data_collator)
+        self.finite_steps = FiniteSteps()
         self.add_callback(EpochOfExamples(self.train_dataset))
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate: float | None = None
@@ -240,7 +244,23 @@ class SetrTrainer(Trainer):
             # Here, because `training_step` has just set the whole model to training mode.
             for layer in batch_norm_layers(model):
                 layer.eval()
-        return super().compute_loss(model, *args, **kwargs)
+        loss = super().compute_loss(model, *args, **kwargs)
+        return loss if isinstance(loss, tuple) else spread_to_gradients(loss)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        names = inputs.pop(NAMES, None)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.finite_steps.add(loss, names)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        # Called once in each step of the optimizer, before it changes the weights.
+        norm = super()._get_grad_norm(*args, **kwargs)
+        is_scaled = self.accelerator.scaler is not None
+        self.finite_steps.check(norm, self.state.global_step + 1, self.optimizer, is_scaled)
+        return norm
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As `Trainer.train`, but `resume_from_checkpoint=True` stands for the last **complete** checkpoint in the
@@ -284,6 +304,12 @@ class SetrTrainer(Trainer):
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As stock. Raises a [`SetrError`] before anything is written if a weight is not finite."""
+        step = f"the model of step {self.state.global_step}"
+        check_finite_weights(self.model, step, is_sharded=self.is_fsdp_enabled)
+        super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
