@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -29,7 +30,7 @@ def encoded_names(names: Iterable[str]) -> torch.Tensor:
 
 
 def decoded_names(encoded: torch.Tensor | None) -> list[str]:
-    rows = [] if encoded is None else encoded.cpu().numpy()
+    rows: Iterable[np.ndarray] = [] if encoded is None else encoded.cpu().numpy()
     return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
 

@@ -173,7 +173,7 @@ class SetrTrainer(Trainer):
             )
         if self.optimizer is not None and self.args.head_learning_rate_ratio != 1:
             raise SetrError("head_learning_rate_ratio has no effect on an optimizer that is passed in: leave it at 1")
-        self.data_collator = NamedBatches(self.data_collator)
+        self.data_collator: Callable[[list], Any] = NamedBatches(self.data_collator)
         self.finite_steps = FiniteSteps()
         self.add_callback(EpochOfExamples(self.train_dataset))
         self.prediction_samples = PredictionSamples(0, None)
