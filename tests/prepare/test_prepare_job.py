@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
-from local_upload_hub import TOKEN, upload_hub
+from local_hub import TOKEN, Repository, running_hub
 from paths import ROOT
 
 from setr_hf.cli import run_job
@@ -455,19 +455,19 @@ def test_verification_finds_what_is_wrong_in_the_files(tmp_path, annotation, mes
 
 def test_a_prepared_data_set_is_published_and_read_from_the_hub(context, tmp_path):
     folder, values = context
-    with upload_hub(tmp_path / "hub") as (address, private):
-        environment = {"HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    with running_hub() as hub:
+        environment = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
         environment["HF_HOME"] = str(tmp_path / "home")
         job = ("scripts/prepare.py", *context_arguments(folder), "--push-to-hub", "me/context", "--private")
         output = run(*job, **environment)
-        assert private == {"me/context"}
+        assert hub.find("dataset", "me/context").private
         assert "as the private data set me/context" in output
-        assert f"published: {address}/datasets/me/context" in output
+        assert f"published: {hub.address}/datasets/me/context" in output
         for path in (folder / "prepared").rglob("*"):
             name = path.relative_to(folder / "prepared")
             if path.is_file():
                 assert name.as_posix() in output
-                assert (tmp_path / "hub/me/context" / name).read_bytes() == path.read_bytes()
+                assert hub.find("dataset", "me/context").files()[name.as_posix()] == path.read_bytes()
         read = "from setr_hf.data.loading import load_segmentation_data as load\n"
         read += "data = load('me/context', 'validation'); "
         read += "print(data[0].label_map.tolist(), data.label_set.id2label[58])"
@@ -476,27 +476,27 @@ def test_a_prepared_data_set_is_published_and_read_from_the_hub(context, tmp_pat
 
 
 @pytest.fixture
-def local_hub(tmp_path, monkeypatch):
-    """The folder of a local Hub to which this process is logged in."""
-    with upload_hub(tmp_path / "hub") as (address, _):
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+def local_hub(monkeypatch):
+    """A local Hub to which this process is logged in."""
+    with running_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield tmp_path / "hub"
+        yield hub
 
 
 def test_publishing_replaces_earlier_parquet_files(cityscapes, prepare, local_hub):
-    old = local_hub / "me/city/data/train-00000-of-00002.parquet"
-    old.parent.mkdir(parents=True)
-    old.write_bytes(b"old")
+    repository = local_hub.repositories["dataset", "me/city"] = Repository()
+    repository.commit({"data/train-00000-of-00002.parquet": b"old"})
     output = prepare("cityscapes", cityscapes / "root", cityscapes / "prepared", "--push-to-hub", "me/city")
     assert "do not allow passing the data on" in output
-    files = sorted(path.name for path in old.parent.iterdir())
-    assert files == ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]
+    files = [name for name in repository.files() if name.startswith("data/")]
+    assert sorted(files) == ["data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"]
 
 
 def test_what_would_prevent_publishing_is_found_before_the_work(cityscapes, prepare, local_hub, monkeypatch):
-    (local_hub / "me/public").mkdir(parents=True)
+    local_hub.repositories["dataset", "me/public"] = Repository()
+    local_hub.repositories["dataset", "me/public"].commit({})
     arguments = ("cityscapes", cityscapes / "root", cityscapes / "prepared", "--push-to-hub")
     error = prepare(*arguments, "me/public", "--private", status=2)
     assert "me/public is on the Hub already and public" in error
@@ -507,9 +507,9 @@ def test_what_would_prevent_publishing_is_found_before_the_work(cityscapes, prep
 
 
 def test_an_upload_that_fails_leaves_the_prepared_folder_and_says_how_to_repeat_it(cityscapes, prepare, local_hub):
-    (local_hub / "me").mkdir(parents=True)
-    (local_hub / "me/city").write_text("no folder can be here")
+    local_hub.fault = (2, 403)  # The request that creates the repository.
     arguments = ("cityscapes", cityscapes / "root", cityscapes / "prepared", "--push-to-hub", "me/city")
     error = prepare(*arguments, status=2)
+    assert "POST /api/repos/create" in local_hub.requests
     assert f"repeat it with `hf upload me/city {cityscapes / 'prepared'} --repo-type dataset`" in error
     assert (cityscapes / "prepared/README.md").is_file()
