@@ -27,6 +27,9 @@ setup: $(VENV)/installed  ## make .venv with the package and the tools of its te
 demo: $(VENV)/installed  ## train a small SETR on generated scenes, or on a folder: make demo DATA=path/to/folder
 	$(BIN)/python scripts/demo.py $(if $(DATA),--dataset $(DATA))
 
+cards: $(VENV)/installed  ## write model_cards/ and the README's model zoo from the recipes
+	$(BIN)/python -c 'from pathlib import Path; from setr_hf.hub.zoo import write_zoo; write_zoo(Path("model_cards"), Path("README.md"))'
+
 check: $(VENV)/installed  ## check formatting, lint, types and the import contract; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,4 +49,4 @@ test-hostile: $(VENV)/installed  ## try 10,000 hostile inputs, and say how they 
 test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest versions that pyproject.toml admits
 	$(OLDEST)/bin/python -m pytest -n auto -m 'not slow' tests/model tests/checkpoints tests/data tests/training
 
-.PHONY: help setup demo check style test test-hostile test-oldest
+.PHONY: help setup demo cards check style test test-hostile test-oldest

@@ -5,11 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from setr_hf.checkpoints.convert import IMPLEMENTATIONS, ConversionReport, convert_checkpoint
+from setr_hf.checkpoints.convert import IMPLEMENTATIONS, ConversionReport
 from setr_hf.checkpoints.export import write_public_checkpoint
 from setr_hf.cli import JobParser, run_job
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
+from setr_hf.hub.zoo import convert_with_card
 from setr_hf.tables import print_options
 
 
@@ -64,7 +65,7 @@ def print_report(report: ConversionReport, output: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.to is None:
-        report = convert_checkpoint(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)
+        report = convert_with_card(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)
         print_report(report, arguments.output)
         return 0
     if arguments.dataset or arguments.config:
