@@ -52,8 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores = final_scores(trainer)
         trainer.log_metrics("eval", scores)
         trainer.save_metrics("eval", scores)
+        # Now its scores are known.
+        if arguments.push_to_hub:
+            trainer.push_to_hub(commit_message="Evaluation results")
+        else:
+            trainer.create_model_card()
     if is_main_process:
-        print(f"model, scores and pictures of predictions: {arguments.output_dir}")
+        print(f"model, card, scores and pictures of predictions: {arguments.output_dir}")
     return 0
 
 

@@ -10,7 +10,9 @@ from torchvision.transforms import v2
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.utils import is_torch_bf16_gpu_available
 
+from ..cards.benchmarks import find_benchmark
 from ..checkpoints.encoder import load_encoder
+from ..data.arguments import dataset_name
 from ..data.augmentation import training_transform
 from ..data.checks import checked_samples
 from ..data.examples import collate, evaluation_examples, training_examples
@@ -26,6 +28,7 @@ from .description import batch_row
 from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
+from .run_card import RunFacts
 from .trainer import SetrTrainer
 
 
@@ -174,6 +177,33 @@ def check_length(num_samples: int, arguments: SetrTrainingArguments) -> None:
         )
 
 
+def card_facts(
+    command: Command, job: JobArguments, train_data: SegmentationData, validation_data: SegmentationData
+) -> RunFacts:
+    """What the card of a train job says that its trainer does not know."""
+    dataset = train_data.label_set.dataset
+    splits = {"train": train_data, "validation": validation_data}
+    benchmarks = [
+        None if data.is_stream else find_benchmark(dataset, split, len(data)) for split, data in splits.items()
+    ]
+    counts = [f"{len(data):,} for {split}" for split, data in splits.items() if not data.is_stream]
+    sizes = {"crop": job.crop_size, "size at ratio 1": job.size}
+    return RunFacts(
+        dataset=dataset_name(str(job.dataset)),
+        benchmark=benchmarks[0] if benchmarks[0] == benchmarks[1] else None,
+        model=job.model,
+        encoder=None if job.model or job.encoder == RANDOM_WEIGHTS else job.encoder,
+        recipe=command.recipe.name if command.recipe else None,
+        rows=[
+            *([("photos", ", ".join(counts))] if counts else []),
+            *((name, " × ".join(map(str, sides))) for name, sides in sizes.items() if sides),
+            ("random scale", f"{job.min_scale:g} to {job.max_scale:g}"),
+            ("largest share of a class in a crop", f"{job.category_max_ratio:g}"),
+            ("photometric distortion", "yes" if job.photometric_distortion else "no"),
+        ],
+    )
+
+
 def make_trainer(
     command: Command,
     job: JobArguments,
@@ -221,4 +251,5 @@ def make_trainer(
         eval_dataset=evaluation_examples(validation_data, ignore_index),
         processing_class=processor,
     )
+    trainer.run_facts = card_facts(command, job, train_data, validation_data)
     return trainer, facts

@@ -13,21 +13,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from transformers import EvalPrediction, SchedulerType, Trainer, TrainerCallback, TrainerState
+from transformers import EvalPrediction, PreTrainedModel, SchedulerType, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import ParallelMode
 from transformers.utils import logging
 
+from ..cards.model_card import write_model_card
 from ..errors import SetrError
 from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
+from ..model.image_processing_setr import SetrImageProcessor
+from ..text import markdown_text
 from .arguments import SetrTrainingArguments
 from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
 from .optimization import parameter_groups, poly_schedule
 from .output_folder import is_complete, last_complete_checkpoint, remove_incomplete_checkpoints
 from .prediction_pictures import PredictionSamples, publish_picture
+from .run_card import RunFacts, run_facts
 
 
 logger = logging.get_logger(__name__)
@@ -178,6 +182,7 @@ class SetrTrainer(Trainer):
         self.add_callback(EpochOfExamples(self.train_dataset))
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate: float | None = None
+        self.run_facts = RunFacts()
 
     def prepare_batch_norm(self, model: nn.Module) -> None:
         """Changes BatchNorm in place, before the model is wrapped for several processes: it runs over all of them if
@@ -305,11 +310,53 @@ class SetrTrainer(Trainer):
             return
         super()._run_epoch(**kwargs)
 
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Writes the run's card into the output folder, over one that is there: use, hyperparameters, curves, scores
+        and predictions. `run_facts` says what the trainer does not know. Of the arguments, `language`, `license`,
+        `tags`, `model_name` and `finetuned_from` are used; the model's task is known. See `Trainer`.
+        """
+        if not isinstance(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), PreTrainedModel):
+            super().create_model_card(language, license, tags, model_name, finetuned_from)  # Of an adapter.
+            return
+        tags = [tags] if isinstance(tags, str) else tags or []
+        given = {
+            "tags": list(dict.fromkeys(["generated_from_trainer", *tags])),
+            "more": {"language": language} if language else {},
+        }
+        if license:
+            given |= {"license": license, "license_text": f"{markdown_text(license)}."}
+        if finetuned_from:
+            given |= {"base_model": finetuned_from}
+        self._write_card(Path(self.args.output_dir), model_name, **given)
+
+    def _write_card(self, folder: Path, model_name: str | None = None, **given: Any) -> None:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not self.is_world_process_zero() or not isinstance(model, PreTrainedModel):
+            return
+        repository = self.args.hub_model_id or model_name or folder.resolve().name
+        facts = run_facts(folder, self.run_facts, model.config, self.args, self.state, repository, **given)
+        write_model_card(folder, facts, model.config, self.processing_class or SetrImageProcessor())
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As stock. Raises a [`SetrError`] before anything is written if a weight is not finite."""
+        """As stock, and writes the run's card, see [`create_model_card`]. Raises a [`SetrError`] before anything is
+        written if a weight is not finite.
+        """
         step = f"the model of step {self.state.global_step}"
         check_finite_weights(self.model, step, is_sharded=self.is_fsdp_enabled)
         super().save_model(output_dir, _internal_call)
+        if not _internal_call and not self.args.push_to_hub:
+            self._write_card(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
