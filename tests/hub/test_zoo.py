@@ -7,20 +7,21 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 from paths import ROOT, SCRIPTS
 from PIL import Image
 
-from setr_hf import SetrForSemanticSegmentation
+from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cards.architecture import architecture_figure, architecture_text
 from setr_hf.cards.model_card import model_card
 from setr_hf.cards.pictures import save_figure
 from setr_hf.checkpoints.convert import build_image_processor
 from setr_hf.checkpoints.export import write_public_checkpoint
 from setr_hf.data.public_datasets import CLASS_NAMES
-from setr_hf.hub.zoo import public_facts, published_stem, recipe_config, zoo_recipes, zoo_table
+from setr_hf.hub.zoo import REVISION, public_facts, published_stem, recipe_config, zoo_recipes, zoo_table
 from setr_hf_cli import load_script
 
 
@@ -147,7 +148,7 @@ def test_all_cards_hold_the_same_code():
     assert len(blocks) == 5
     for block in blocks:
         statements = [node for node in ast.parse(block).body if not isinstance(node, ast.Import | ast.ImportFrom)]
-        assert len(statements) <= 9 and 'revision="v' in block.replace('"revision": "', 'revision="')
+        assert len(statements) <= 9 and f'revision="{REVISION}"' in block
 
 
 @pytest.fixture
@@ -176,11 +177,12 @@ def test_the_code_of_the_cards_runs(is_installed, tiny_model, users_folder):
         config = recipe_config(zoo_recipes()[name])
         classes = {"id2label": config.id2label, "label2id": config.label2id, "num_labels": 150}
         tiny_model(decoder_type=decoder, **classes).save_pretrained(users_folder / name)
-        build_image_processor(config).save_pretrained(users_folder / name)
+        SetrImageProcessor(do_split_image=True, size=64, crop_size=64, stride=43).save_pretrained(users_folder / name)
         blocks = [block for block in CODE.findall(read_card(name).text) if ("setr_hf" in block) == is_installed]
         assert len(blocks) == (2 if is_installed else 3)
         # What a block leaves behind is not there for the next one.
-        program += "".join(f"exec({block.replace('max_steps=2000', 'max_steps=1')!r}, {{}})\n" for block in blocks)
+        quick = [block.replace("max_steps=2000", "max_steps=1").replace(": 512", ": 64") for block in blocks]
+        program += "".join(f"exec({block!r}, {{}})\n" for block in quick)
     result = subprocess.run([sys.executable, "-c", program], cwd=users_folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (users_folder / "outputs/mine/checkpoint-1").exists() != is_installed
@@ -198,6 +200,14 @@ def test_the_train_command_of_the_cards_runs(tiny_model, users_folder, monkeypat
     words = command.replace("\\\n", "").replace("2000", "1").split()
     assert load_script(SCRIPTS / "train.py").main([*words, *sizes, "--use-cpu", "--report-to", "none"]) == 0
     assert (users_folder / "outputs/mine/model.safetensors").exists()
+
+
+def test_the_cards_cite_the_paper_as_the_package_does():
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    entry = " ".join(read_card("setr-mla-large-ade20k-b16").text.split("```bibtex")[1].split())
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    assert f"author = {{{authors}}}" in entry and f"title = {{{paper['title']}}}" in entry
+    assert f"pages = {{{paper['start']}--{paper['end']}}}, year = {{{paper['year']}}}" in entry
 
 
 def test_the_published_names_of_files_tell_all_checkpoints_apart():

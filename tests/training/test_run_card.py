@@ -67,10 +67,11 @@ def test_saving_a_model_writes_the_card_of_its_run(make_run, tmp_path):
     assert "trained from the encoder of [google/vit-base-patch16-384](https://huggingface.co/google/" in card.text
     assert "| learning rate | 5e-05, and 0.0005 for the heads |" in card.text and "| steps | 2 |" in card.text
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", card.text)
-    assert pictures == ["architecture.png", "curves.png", "predictions/step-2.png"]
+    assert pictures == ["architecture.png", "curves.png", "predictions.png"]
     for name in pictures:
         with Image.open(folder / name) as picture:
             picture.verify()
+    assert (folder / "predictions.png").read_bytes() == (folder / "predictions/step-2.png").read_bytes()
     assert str(tmp_path) not in (folder / "README.md").read_text()
 
 

@@ -46,15 +46,15 @@ DIFFERENCES = {
 USE = """## Use it
 
 The code of this model travels with it: Transformers (5.17 or newer) and torchvision are all it needs, and
-`trust_remote_code=True` runs that code. Pin a `revision`, as below, so that it is the code you have seen. With the
-package `setr-hf` installed, `import setr_hf` takes the place of `trust_remote_code`.
+`trust_remote_code=True` runs that code. Let `revision` be a tag or the hash of a commit, so that it is the code that
+you have seen. With the package `setr-hf` installed, `import setr_hf` takes the place of `trust_remote_code`.
 
 ### In a pipeline
 
 ```python
 from transformers import pipeline
 
-pinned = {{"revision": {revision}, "trust_remote_code": True}}
+pinned = dict(revision={revision}, trust_remote_code=True)
 segmenter = pipeline("image-segmentation", model={name}, **pinned)
 for segment in segmenter("photo.jpg"):
     print(segment["label"], segment["mask"])
@@ -77,7 +77,7 @@ for segment in segmenter("photo.jpg"):
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-pinned = {{"revision": {revision}, "trust_remote_code": True}}
+pinned = dict(revision={revision}, trust_remote_code=True)
 processor = AutoImageProcessor.from_pretrained({name}, **pinned)
 model = AutoModelForSemanticSegmentation.from_pretrained({name}, **pinned)
 photo = Image.open("photo.jpg")
@@ -106,7 +106,7 @@ from pathlib import Path
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, Trainer, TrainingArguments
 
-pinned = {{"revision": {revision}, "trust_remote_code": True}}
+pinned = dict(revision={revision}, trust_remote_code=True)
 processor = AutoImageProcessor.from_pretrained({name}, **pinned)
 model = AutoModelForSemanticSegmentation.from_pretrained({name}, **pinned)
 model.reset_classifiers({{0: "background", 1: "object"}})  # new ones for your classes; all other weights stay
@@ -155,7 +155,7 @@ class ModelFacts:
         repository (`str`): `name`, or `owner/name` as on the Hub.
         introduction (`str`): Who trained the model, and where its weights come from.
         license_text (`str`): What is known of the terms of the weights.
-        revision (`str`): What users should pin.
+        revision (`str`): The tag or commit that users should pin, or the branch until there is one.
         license (`str`, *optional*): An identifier of the Hub, such as "mit".
         base_model (`str`, *optional*): On the Hub, the model whose weights this one started from.
         benchmark (`Benchmark`, *optional*): The public data set that it was trained on.
@@ -258,8 +258,12 @@ def use_section(facts: ModelFacts, config: SetrConfig, processor: SetrImageProce
     side = config.image_size
     height, width = (window.height, window.width) if window else (side, side) if isinstance(side, int) else side
     size = json.dumps({"height": height, "width": width})
-    name, revision = python_text(facts.repository), python_text(facts.revision)
-    return USE.format(name=name, shell_name=shlex.quote(one_line(facts.repository)), revision=revision, size=size)
+    return USE.format(
+        name=python_text(facts.repository),
+        shell_name=shlex.quote(one_line(facts.repository)),
+        revision=python_text(facts.revision),
+        size=size,
+    )
 
 
 def training_section(facts: ModelFacts) -> str:
@@ -315,7 +319,7 @@ def metadata(facts: ModelFacts) -> ModelCardData:
         metrics=["mean_iou"],
         base_model=facts.base_model,
         base_model_relation="finetune" if facts.base_model else None,
-        widget=WIDGET,
+        widget=WIDGET if facts.benchmark else None,
         model_name=facts.repository.split("/")[-1],
         eval_results=facts.results or None,
         **facts.more,

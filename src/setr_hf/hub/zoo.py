@@ -58,9 +58,9 @@ ORIGINS = {
         "mmsegmentation",
         "https://github.com/open-mmlab/mmsegmentation/tree/main/configs/setr",
         "apache-2.0",
-        "[mmsegmentation](https://github.com/open-mmlab/mmsegmentation), which publishes them, is under the [Apache "
-        "license 2.0](https://github.com/open-mmlab/mmsegmentation/blob/main/LICENSE) and names no other for the "
-        "weights.",
+        "[mmsegmentation](https://github.com/open-mmlab/mmsegmentation), which publishes them, is under the "
+        "[Apache license 2.0](https://github.com/open-mmlab/mmsegmentation/blob/main/LICENSE) and names no other for "
+        "the weights.",
     ),
 }
 

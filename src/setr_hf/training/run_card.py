@@ -1,5 +1,6 @@
 """The card of a training run: hyperparameters, curves, its own figures, and a sheet of predictions."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -19,11 +20,13 @@ from ..cards.benchmarks import Benchmark
 from ..cards.model_card import PAPER, ModelFacts
 from ..cards.pictures import save_figure
 from ..cards.results import METRICS, eval_results
+from ..files import whole_file
 from ..text import markdown_text
 from .arguments import SetrTrainingArguments
 
 
-CURVES = "curves.png"
+# Beside the card, as files of a folder that is published.
+CURVES, PREDICTIONS = "curves.png", "predictions.png"
 UNKNOWN_DATA = "evaluation_data"
 
 
@@ -126,7 +129,7 @@ def run_facts(
     repository: str,
     **given: Any,
 ) -> ModelFacts:
-    """What is known of a run, for the card in `folder`, where the curves are written. `given` are fields of
+    """What is known of a run, for the card in `folder`, where its pictures are written. `given` are fields of
     [`ModelFacts`] that win.
     """
     pictures = []
@@ -134,21 +137,23 @@ def run_facts(
         save_figure(figure, folder / CURVES, "training loss and mean IoU over the steps of the run")
         pictures.append(("Training loss and mean IoU", CURVES))
     scores = scores_of_saved_weights(state, arguments.load_best_model_at_end)
-    sheet = f"predictions/step-{scores.get('step')}.png"
-    if (folder / sheet).is_file():
-        pictures.append(("Photo, ground truth and prediction", sheet))
+    sheet = Path(str(arguments.output_dir)) / "predictions" / f"step-{scores.get('step')}.png"
+    if sheet.is_file():
+        with whole_file(folder / PREDICTIONS) as unfinished:
+            shutil.copyfile(sheet, unfinished)
+        pictures.append(("Photo, ground truth and prediction", PREDICTIONS))
     model = run.model or (None if run.encoder else config._name_or_path) or None
     start = f"fine-tuned from {source_text(model)}" if model else "trained from random weights"
     if run.encoder:
         start = f"trained from the encoder of {source_text(run.encoder)}"
     data = run.benchmark.title if run.benchmark else run.dataset
-    how = f" on {markdown_text(data)}" if data else ""
+    how = f" on the data set {markdown_text(data)}" if data else ""
     how += f" by the recipe {markdown_text(run.recipe)}" if run.recipe else ""
     summary = {name: scores.get(f"eval_{name}") for name in METRICS}
     measured = {name: score for name, score in summary.items() if score is not None and isfinite(score)}
     facts: dict[str, Any] = {
         "introduction": f"SETR-{decoder_name(config)}, from {PAPER}, {start}{how} with `SetrTrainer` of setr-hf.",
-        "license_text": "not stated; the terms of what they were trained from hold for them too.",
+        "license_text": "no license is stated; the terms of what they were trained from hold for them too.",
         "base_model": hub_id(model or run.encoder),
         "benchmark": run.benchmark,
         "datasets": [] if run.benchmark or not hub_id(run.dataset) else [run.dataset],
