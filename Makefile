@@ -43,7 +43,8 @@ style: $(VENV)/installed  ## format the code and mend what lint can mend
 test: $(VENV)/installed  ## run the tests on all cores; SETR_HF_DATA=folder adds those on real photos
 	$(BIN)/python -m pytest -n auto
 
-test-hostile: $(VENV)/installed  ## try 10,000 hostile inputs, and say how they ended
+test-hostile: $(VENV)/installed  ## try 10,000 hostile inputs, and those that coverage guides, and say how they ended
+	$(BIN)/pip install -q -e '.[hostile]'
 	$(BIN)/python -m pytest -n auto -m hostile tests/hostile
 
 test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest versions that pyproject.toml admits

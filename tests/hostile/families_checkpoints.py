@@ -158,6 +158,16 @@ def mlp_weight():
     return stand_in("original", "naive")["backbone.blocks.0.mlp.fc1.weight"]
 
 
+def small_safetensors() -> bytes:
+    return safetensors_bytes({"weight": torch.ones(2, 2), "bias": torch.ones(2)})
+
+
+def small_npy() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ones((1, 1, 4), dtype=np.float32))
+    return file.getvalue()
+
+
 def hostile_safetensors(random) -> bytes:
     """A small file of safetensors whose header lies."""
     data = struct.pack("<4f", 1, 2, 3, 4)

@@ -121,13 +121,13 @@ def peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
 
 
-def check_refusal(error: Exception, attempt: Attempt) -> None:
-    """Asserts that an error says in one line what is wrong."""
+def check_refusal(error: Exception, absent: Path | None = None) -> None:
+    """Asserts that an error says in one line what is wrong, and that `absent` does not exist."""
     line = str(error) if isinstance(error, SetrError) else message_of(error)
     assert line.strip(), f"{type(error).__name__} says nothing"
     assert len(line.splitlines()) == 1 and "Traceback" not in line, f"not one line: {line!r}"
     assert len(line) < LONGEST_MESSAGE, f"{len(line)} characters: {line[:500]}"
-    assert attempt.absent is None or not os.path.lexists(attempt.absent), f"{attempt.absent} was left behind"
+    assert absent is None or not os.path.lexists(absent), f"{absent} was left behind"
 
 
 def try_one(name: str, number: int) -> str:
@@ -144,7 +144,7 @@ def try_one(name: str, number: int) -> str:
                     attempt.check(attempt.run())
                     ending = "result"
                 except attempt.refusals as error:
-                    check_refusal(error, attempt)
+                    check_refusal(error, attempt.absent)
                     ending = "refused"
             grown = (peak() - before) / 2**20
             assert grown < entry.mebibytes, f"{grown:.0f} MiB of memory"

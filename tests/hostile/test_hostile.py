@@ -22,3 +22,7 @@ def test_a_sample_of_hostile_inputs_ends_well(name, report_endings):
 @pytest.mark.parametrize("name, part", LARGE_RUN, ids=[f"{name}-{part.start}" for name, part in LARGE_RUN])
 def test_hostile_inputs_end_well(name, part, report_endings):
     report_endings(name, try_family(name, part))
+
+
+def test_the_large_run_holds_ten_thousand_inputs():
+    assert sum(entry.count for entry in FAMILIES.values()) >= 10_000
