@@ -366,6 +366,11 @@ def test_an_edited_recipe_is_followed(tmp_path):
         ("config: {hiden_size: 3}", ["hiden_size"]),
         ("crop_size: [1, 2", ["mine.yaml", "not valid YAML", "line 1"]),
         ("- 1", ["mine.yaml", "mapping"]),
+        ("max_steps: 1\nmax_steps: 2", ["'max_steps' occurs twice", "line 1"]),
+        ("a: !!python/object/apply:os.system ['true']", ["mine.yaml", "could not determine a constructor"]),
+        ("a: &a [*a]", ["more than 10,000 values"]),
+        ("config: " + "[" * 5000, ["mine.yaml", "recursion"]),
+        ("published: {single_scale: high}", ["published single_scale", "'high'"]),
         (None, ["mine.yaml", "does not exist"]),
     ],
 )
