@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from setr_hf.cards.model_card import ModelFacts
 from setr_hf.checkpoints.convert import IMPLEMENTATIONS, ConversionReport
 from setr_hf.checkpoints.export import write_public_checkpoint
 from setr_hf.cli import JobParser, run_job
@@ -44,8 +45,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def print_report(report: ConversionReport, output: Path) -> None:
+def print_report(report: ConversionReport, facts: ModelFacts, output: Path) -> None:
     config = report.config
+    card = (
+        f"of {facts.repository}, by its name" if facts.results else "of what the file shows, as it has no public name"
+    )
     print_options(
         [
             ("implementation", IMPLEMENTATIONS[report.implementation]),
@@ -57,6 +61,7 @@ def print_report(report: ConversionReport, output: Path) -> None:
             *[("assumed", f"{assumption} (--config overrides it)") for assumption in report.assumptions],
             ("tensors", f"{report.num_used} used; {report.num_set} of {report.num_set} parameters and buffers set"),
             *[("left out", f"{key}: {reason}") for key, reason in sorted(report.unused.items())],
+            ("card", card),
             ("written to", output),
         ]
     )
@@ -65,8 +70,8 @@ def print_report(report: ConversionReport, output: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.to is None:
-        report = convert_with_card(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)
-        print_report(report, arguments.output)
+        report, facts = convert_with_card(arguments.checkpoint, arguments.output, arguments.dataset, arguments.config)
+        print_report(report, facts, arguments.output)
         return 0
     if arguments.dataset or arguments.config:
         raise SetrError("--to takes neither --dataset nor --config: the folder says all")

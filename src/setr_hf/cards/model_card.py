@@ -18,7 +18,7 @@ from ..text import markdown_text, one_line
 from .architecture import architecture_figure, architecture_text, decoder_name
 from .benchmarks import Benchmark
 from .pictures import save_figure
-from .results import results_section
+from .results import CARD, results_section
 
 
 PAPER = (
@@ -167,7 +167,7 @@ class ModelFacts:
         results (`list[EvalResult]`): Published and measured ones.
         results_text (`str`): What is to be known of them.
         differences (`str`): How the network differs from the other implementation's of the same name.
-        more (`dict[str, Any]`): Further metadata of the Hub.
+        language (`str`, *optional*): Of the class names.
     """
 
     repository: str
@@ -185,7 +185,7 @@ class ModelFacts:
     results: list[EvalResult] = field(default_factory=list)
     results_text: str = ""
     differences: str = ""
-    more: dict[str, Any] = field(default_factory=dict)
+    language: str | None = None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -311,6 +311,7 @@ Code in this repository: Apache-2.0.{terms}
 def metadata(facts: ModelFacts) -> ModelCardData:
     hub_ids = [facts.benchmark.hub_id] if facts.benchmark and facts.benchmark.hub_id else []
     return ModelCardData(
+        language=facts.language,
         license=facts.license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
@@ -322,7 +323,6 @@ def metadata(facts: ModelFacts) -> ModelCardData:
         widget=WIDGET if facts.benchmark else None,
         model_name=facts.repository.split("/")[-1],
         eval_results=facts.results or None,
-        **facts.more,
     )
 
 
@@ -354,5 +354,5 @@ def write_model_card(folder: Path, facts: ModelFacts, config: SetrConfig, proces
     """Writes `README.md` and the picture of the architecture into the folder of a model."""
     save_figure(architecture_figure(config), folder / ARCHITECTURE, architecture_text(config))
     card = model_card(facts, config, processor)
-    with whole_file(folder / "README.md") as unfinished:
+    with whole_file(folder / CARD) as unfinished:
         card.save(unfinished)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..files import whole_file
 from ..text import markdown_text, one_line
@@ -16,6 +16,7 @@ from .benchmarks import Benchmark
 from .reading import read_card
 
 
+CARD = "README.md"
 METRICS = {"mean_iou": "mean IoU", "overall_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
 BETWEEN_NAME_AND_PROTOCOL = " (%), "
 # What stands between these lines of a card is written anew when a result is added, and nothing else.
@@ -132,18 +133,20 @@ def add_results(card: ModelCard, results: list[EvalResult], model: str) -> None:
 def update_card(model: str, results: list[EvalResult]) -> None:
     """As [`add_results`], to a model's card: in a folder's `README.md`, or by a commit on the Hub."""
     folder = Path(model)
-    path = folder / "README.md"
-    name = folder.resolve().name if folder.is_dir() else model
-    new = f"---\nlibrary_name: transformers\n---\n\n# {markdown_text(name.split('/')[-1])}\n\n{BEGIN}\n{END}\n"
-    if folder.is_dir():
-        card = read_card(path) if path.exists() else ModelCard(new)
-        add_results(card, results, name)
-        with whole_file(path) as unfinished:
-            card.save(unfinished)
-        return
+    is_folder = folder.is_dir()
+    name = folder.resolve().name if is_folder else model
     try:
-        card = ModelCard.load(model)
-    except EntryNotFoundError:
-        card = ModelCard(new)
+        path = folder / CARD if is_folder else Path(hf_hub_download(model, CARD))
+    except RemoteEntryNotFoundError:
+        path = None
+    if path is None or not path.exists():
+        title = markdown_text(name.split("/")[-1])
+        card = ModelCard(f"---\nlibrary_name: transformers\n---\n\n# {title}\n\n{BEGIN}\n{END}\n")
+    else:
+        card = read_card(path)
     add_results(card, results, name)
-    card.push_to_hub(model, commit_message="Add evaluation results")
+    if is_folder:
+        with whole_file(folder / CARD) as unfinished:
+            card.save(unfinished)
+    else:
+        card.push_to_hub(model, commit_message="Add evaluation results")

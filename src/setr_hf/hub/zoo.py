@@ -138,8 +138,8 @@ shapes."""
     return text if recipe.origin == "original" else f"{text}\n\n{PATCH_BIAS}"
 
 
-def public_facts(recipe: Recipe, repository: str | None = None, revision: str = REVISION) -> ModelFacts:
-    """What is known of a public checkpoint, for the card of its repository (by default named as the recipe is)."""
+def public_facts(recipe: Recipe) -> ModelFacts:
+    """What is known of a public checkpoint, for the card of its repository, which is named as the recipe is."""
     dataset, config, origin = dataset_of(recipe), recipe_config(recipe), ORIGINS[str(recipe.origin)]
     benchmark = BENCHMARKS[dataset]
     is_original = recipe.origin == "original"
@@ -154,8 +154,8 @@ def public_facts(recipe: Recipe, repository: str | None = None, revision: str = 
     ]
     who = "The authors of the paper" if is_original else "The authors of mmsegmentation"
     return ModelFacts(
-        repository=repository or recipe.name,
-        revision=revision,
+        repository=recipe.name,
+        revision=REVISION,
         introduction=f"SETR-{decoder_name(config)} with a {ENCODERS[encoder_of(recipe)]} encoder, from {PAPER}. "
         f"{who} trained it on [{benchmark.title}]({benchmark.homepage}) and [published the weights]({origin.url}); "
         "`setr-hf convert` made them into a model of 🤗 Transformers with the same logits.",
@@ -185,16 +185,11 @@ def zoo_table() -> str:
     return "\n".join(lines)
 
 
-def write_public_card(recipe: Recipe, folder: Path, repository: str | None = None, revision: str = REVISION) -> None:
-    """Writes the card of a public checkpoint into a folder, with the picture that it shows."""
-    config = recipe_config(recipe)
-    write_model_card(folder, public_facts(recipe, repository, revision), config, build_image_processor(config))
-
-
 def write_zoo(folder: Path, readme: Path) -> None:
     """Writes the card of each public checkpoint into `folder/name`, and their table into its place in a README."""
     for name, recipe in zoo_recipes().items():
-        write_public_card(recipe, folder / name)
+        config = recipe_config(recipe)
+        write_model_card(folder / name, public_facts(recipe), config, build_image_processor(config))
     before, rest = read_text(readme).split(BEGIN_TABLE)
     after = rest.split(END_TABLE)[1]
     with whole_file(readme) as unfinished:
@@ -234,23 +229,24 @@ def converted_facts(checkpoint: Path, output: Path, report: ConversionReport) ->
     """What is known of a converted checkpoint: all of a public one, or what its file shows."""
     if recipe := recognize(checkpoint, output, report):
         return public_facts(recipe)
-    form = IMPLEMENTATIONS[report.implementation]
     return ModelFacts(
         repository=output.name,
         introduction=f"SETR-{decoder_name(report.config)}, from {PAPER}, converted by `setr-hf convert` from "
-        f"{markdown_text(checkpoint.name)}, a checkpoint in the form of {form}. Who trained it, on what and how, the "
-        "file does not say.",
+        f"{markdown_text(checkpoint.name)}, a checkpoint in the form of {IMPLEMENTATIONS[report.implementation]}. Who "
+        "trained it, on what and how, the file does not say.",
         license_text="not known; see where the checkpoint comes from.",
     )
 
 
 def convert_with_card(
     checkpoint: str | Path, output_dir: str | Path, dataset: str | None = None, overrides: dict | None = None
-) -> ConversionReport:
-    """As [`convert_checkpoint`], with the card of the public checkpoint that it is, or one of what its file shows."""
+) -> tuple[ConversionReport, ModelFacts]:
+    """As [`convert_checkpoint`], with the card of the public checkpoint that it is, or one of what its file shows.
+    Returns the report and what the card says.
+    """
     output = Path(output_dir)
     with whole_folder(output) as folder:
         report = convert_checkpoint(checkpoint, folder, dataset, overrides)
         facts = converted_facts(Path(checkpoint), output.resolve(), report)
         write_model_card(folder, facts, report.config, SetrImageProcessor.from_pretrained(folder))
-    return report
+    return report, facts

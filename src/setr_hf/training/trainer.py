@@ -330,10 +330,7 @@ class SetrTrainer(Trainer):
             super().create_model_card(language, license, tags, model_name, finetuned_from)  # Of an adapter.
             return
         tags = [tags] if isinstance(tags, str) else tags or []
-        given = {
-            "tags": list(dict.fromkeys(["generated_from_trainer", *tags])),
-            "more": {"language": language} if language else {},
-        }
+        given = {"tags": list(dict.fromkeys(["generated_from_trainer", *tags])), "language": language}
         if license:
             given |= {"license": license, "license_text": f"{markdown_text(license)}."}
         if finetuned_from:

@@ -1,0 +1,76 @@
+"""Cards that are written to a Hub, here one on localhost."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+from local_hub import TOKEN, Repository, hub_process, running_hub
+from paths import SCRIPTS
+
+from setr_hf.cards.results import BEGIN, END, eval_results, update_card
+from setr_hf.errors import SetrError
+from setr_hf_cli import load_script
+
+
+RESULTS = eval_results({"mean_iou": 0.5}, "me/photos", "validation")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    with running_hub() as hub, hub_process(cache, HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN) as process:
+        yield hub, process
+
+
+def publish(hub, name, files):
+    repository = hub.repositories["model", name] = Repository()
+    repository.commit({path: text.encode() for path, text in files.items()})
+    return repository
+
+
+def card_of(repository):
+    return ModelCard(repository.files()["README.md"].decode())
+
+
+def test_results_are_added_to_a_card_on_the_hub_by_one_commit_each(hub):
+    hub, process = hub
+    text = f"---\nlicense: mit\n---\n\nAbove.\n\n{BEGIN}\n{END}\n\nBelow.\n"
+    described = publish(hub, "me/described", {"README.md": text, "config.json": "{}"})
+    bare = publish(hub, "me/bare", {"config.json": "{}"})
+    for repository, name in ((described, "me/described"), (bare, "me/bare")):
+        process.submit(update_card, name, RESULTS).result()
+        card = card_of(repository)
+        assert card.data.eval_results == RESULTS and card.data.model_name == name.removeprefix("me/")
+        assert f"setr-hf evaluate --model {name} --dataset me/photos\n" in card.text
+        assert [commit.title for _, commit in repository.history()] == ["Add evaluation results", "initial commit"]
+        assert repository.files()["config.json"] == b"{}"
+    assert card_of(described).data.license == "mit"
+    assert card_of(described).text.startswith("\nAbove.") and card_of(described).text.endswith("\nBelow.\n")
+
+
+def test_a_card_that_cannot_be_read_is_left_as_it_is(hub):
+    hub, process = hub
+    repository = publish(hub, "me/broken", {"README.md": "---\nlicense: [mit\n---\n\nText.\n"})
+    with pytest.raises(SetrError, match="cannot be read"):
+        process.submit(update_card, "me/broken", RESULTS).result()
+    assert len(list(repository.history())) == 1
+
+
+def train(*arguments):
+    return load_script(SCRIPTS / "train.py").main(arguments)
+
+
+def test_a_train_job_pushes_the_card_of_its_run(hub, scene_folder, tmp_path):
+    hub, process = hub
+    config = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    arguments = ["--dataset", str(scene_folder), "--config", json.dumps(config), "--crop-size", "64", "--use-cpu"]
+    arguments += ["--max-steps", "1", "--save-strategy", "no", "--report-to", "none", "--encoder", "none"]
+    arguments += ["--output-dir", str(tmp_path / "out"), "--push-to-hub", "--hub-model-id", "me/run"]
+    assert process.submit(train, *arguments).result() == 0
+    files = hub.repositories["model", "me/run"].files()
+    card = ModelCard(files["README.md"].decode())
+    scores = json.loads((tmp_path / "out/eval_results.json").read_text())
+    assert card.data.eval_results[0].metric_value == round(100 * scores["eval_mean_iou"], 2)
+    assert 'model="me/run", **pinned' in card.text and card.data.model_name == "run"
+    assert {"architecture.png", "curves.png", "predictions.png", "modeling_setr.py"} <= set(files)
+    assert str(tmp_path) not in files["README.md"].decode()
