@@ -50,4 +50,7 @@ test-hostile: $(VENV)/installed  ## try 10,000 hostile inputs, and those that co
 test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest versions that pyproject.toml admits
 	$(OLDEST)/bin/python -m pytest -n auto -m 'not slow' tests/model tests/checkpoints tests/data tests/training
 
-.PHONY: help setup demo cards check style test test-hostile test-oldest
+audit: $(OLDEST)/installed  ## look for known vulnerabilities in the oldest versions that pyproject.toml admits
+	$(OLDEST)/bin/uv tool run -q pip-audit --skip-editable --path $(wildcard $(OLDEST)/lib/python3*/site-packages)
+
+.PHONY: help setup demo cards check style test test-hostile test-oldest audit

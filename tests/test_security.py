@@ -53,6 +53,8 @@ def faults(tree):
             yield "np.load() without allow_pickle=False"
         if name == "yaml.load" and name_of(options.get("Loader")) != "RecipeLoader":
             yield "yaml.load() with another loader than that of recipes"
+        if getattr(options.get("trust_remote_code"), "value", False):
+            yield f"{name}(trust_remote_code=True)"
         if getattr(options.get("shell"), "value", False):
             yield f"{name}(shell=True)"
 
@@ -68,7 +70,8 @@ def test_no_source_runs_what_it_reads():
     [
         "eval(text)", "os.system(name)", "torch.load(path)", "torch.load(path, weights_only=False)",
         "pickle.loads(data)", "np.load(path, allow_pickle=True)", "yaml.load(text, Loader=yaml.Loader)",
-        "subprocess.run(command, shell=True)", "import tarfile", "archive.extractall(folder)",
+        "subprocess.run(command, shell=True)", "load(name, trust_remote_code=True)",
+        "import tarfile", "archive.extractall(folder)",
     ],
 )  # fmt: skip
 def test_the_check_sees_what_it_forbids(source):
