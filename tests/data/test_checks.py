@@ -153,3 +153,12 @@ def test_processes_share_the_checks_and_the_samples(folder, tmp_path):
     assert len(first["streamed"]) == len(second["streamed"])
     for kind in ("read", "streamed"):
         assert set(first[kind] + second[kind]) == {0, 3, 6, 8, 9, 11}
+
+
+def test_postscript_is_not_run(folder):
+    path = folder / "images/train/03.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(
+        ValueError, match=r"the image of 03 .* cannot be read: PostScript is a program, which is not run"
+    ):
+        load(folder)[3]

@@ -1,5 +1,7 @@
 """A segmentation data set as one object: its rows, the meaning of their annotations, and the one reader of both."""
 
+import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -116,9 +118,18 @@ class SegmentationData:
         return table["name"].filter(table["annotation"].is_null()).to_pylist()
 
 
+def refuse_postscript(file: dict) -> None:
+    """Raises `ValueError` for PostScript, a program that Pillow would pass to Ghostscript."""
+    if file["bytes"] is not None or (file["path"] and os.path.isfile(file["path"])):
+        with PILImage.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as picture:
+            if picture.format == "EPS":
+                raise ValueError("PostScript is a program, which is not run")
+
+
 def decode(file: dict, what: str) -> PILImage.Image:
     """The picture in an image file, upright. Raises a [`SetrError`] that calls it `what` if it cannot be read."""
     try:
+        refuse_postscript(file)
         return Image().decode_example(file)
     # Pillow's readers of damaged files raise many types.
     except Exception as error:
