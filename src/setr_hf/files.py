@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape as glob_escape
 from pathlib import Path
@@ -65,13 +65,22 @@ def read_text(path: Path, most_bytes: int = 2**22) -> str:
         raise SetrError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def first_repeated(values: Iterable[str]) -> str | None:
+    """The first of the values that was there before; `None` if there is none."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these keys and values. Raises `ValueError` if a key occurs twice: the last would win silently."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-    return content
+    repeated = first_repeated(key for key, _ in pairs)
+    if repeated is not None:
+        raise ValueError(f"the key {repeated!r} occurs twice")
+    return dict(pairs)
 
 
 def no_number(name: str) -> NoReturn:

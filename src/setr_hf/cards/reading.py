@@ -12,7 +12,7 @@ def read_card(path: Path) -> ModelCard:
     """The model card in a `README.md`. Raises a [`SetrError`] if its metadata, the YAML between the two lines `---` at
     its beginning, cannot be read: what cannot be read would be lost when the card is written again.
     """
-    text = read_text(path)
+    text = read_text(path, most_bytes=2**20)
     try:
         card = ModelCard(text)
         # Writing what was read shows whether it can be written.

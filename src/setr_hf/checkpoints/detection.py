@@ -46,7 +46,7 @@ class Shapes(dict):
     """The shape of each tensor by its key. A missing key is an error that names the closest one."""
 
     def __missing__(self, key: str) -> tuple[int, ...]:
-        close = difflib.get_close_matches(key, self, n=1)
+        close = difflib.get_close_matches(key, [known for known in self if len(known) < 100][:5000], n=1)
         hint = f". Was it renamed to {close[0]}?" if close else ""
         raise SetrError(f"the key {key} is missing{hint}")
 

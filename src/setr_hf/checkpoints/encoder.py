@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from ..errors import SetrError
-from ..files import check_is_file
+from ..files import check_is_file, first_repeated
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation, SetrModel, resize
 from ..repositories import check_model
@@ -188,8 +188,8 @@ def rename(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str,
         return rename_public(state_dict, config)
     names = [re.sub(r"^(vit|deit|setr)\.", "", key) for key in state_dict]
     names = [name.replace("patch_embeddings.projection.", "patch_embeddings.") for name in names]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise SetrError(f"two of its keys mean {twice[0]}")
+    if (repeated := first_repeated(names)) is not None:
+        raise SetrError(f"two of its keys mean {repeated}")
     return dict(zip(names, state_dict.values()))
 
 

@@ -167,9 +167,10 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     """The weights of a checkpoint, without a `module.` prefix, and its `meta` dictionary, empty if there is none.
 
     Reads files of `torch.save` (in the zip and the older format; a bare state dict, or one under "state_dict" or
-    "model") and safetensors. Zip files are mapped into memory, so tensors that are not used, such as an optimizer's,
-    cost none. Unpickling is torch's weights-only one; objects of mmengine's training loop are not constructed. Raises
-    [`SetrError`] if the file is missing, damaged or not a checkpoint, or its pickle would import anything else.
+    "model") and safetensors. Zip files are read once to compare their checksums, and then mapped into memory, so that
+    tensors which are not used, such as an optimizer's, cost none. Unpickling is torch's weights-only one; objects of
+    mmengine's training loop are not constructed. Raises [`SetrError`] if the file is missing, damaged or not a
+    checkpoint, or its pickle would import anything else.
     """
     path = Path(path)
     check_looks_loadable(path)

@@ -17,12 +17,14 @@ import yaml
 
 from ..data.public_datasets import CLASS_NAMES
 from ..errors import SetrError
-from ..files import read_text
+from ..files import first_repeated, read_text
 
 
 FOLDER = Path(__file__).with_name("recipes")
 SUFFIXES = (".yaml", ".yml")
 MOST_VALUES = 10_000
+# YAML is read slowly, a megabyte in some ten seconds.
+MOST_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class RecipeLoader(yaml.SafeLoader):
         if node not in self.flattened:
             self.flattened.add(node)
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if repeated := [key for key in keys if keys.count(key) > 1]:
-                raise yaml.MarkedYAMLError(problem=f"{repeated[0]!r} occurs twice", problem_mark=node.start_mark)
+            if (repeated := first_repeated(keys)) is not None:
+                raise yaml.MarkedYAMLError(problem=f"{repeated!r} occurs twice", problem_mark=node.start_mark)
         super().flatten_mapping(node)
         if len(node.value) > MOST_VALUES:
             raise yaml.MarkedYAMLError(problem="it merges too many keys", problem_mark=node.start_mark)
@@ -128,7 +130,7 @@ def check_size(content: Any) -> None:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a file. Raises [`SetrError`] if it cannot be read or holds something else."""
-    text = read_text(path)
+    text = read_text(path, MOST_BYTES)
     try:
         content = yaml.load(text, Loader=RecipeLoader)
         check_size(content)
