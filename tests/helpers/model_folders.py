@@ -21,6 +21,7 @@ def save_model(folder, names, seed=0):
         auxiliary_out_indices=[],
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
+        semantic_loss_ignore_index=255 if len(names) < 256 else -100,
     )
     model = SetrForSemanticSegmentation(config).eval()
     with torch.no_grad():

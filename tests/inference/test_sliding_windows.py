@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 from transformers import pipeline
+from transformers.image_utils import SizeDict
 
 from setr_hf import SetrImageProcessor
 from setr_hf.data.public_datasets import published_scales
@@ -146,8 +149,81 @@ def test_published_scales_by_data_set_and_decoder():
     assert published_scales("cityscapes", "mla") == published_scales(None, "mla") == six
 
 
-def test_wrong_settings_are_named(model, processor):
+@pytest.fixture
+def any_model(tiny_model):
+    return tiny_model(decoder_type="naive")
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (-1.0,), (float("nan"),), (float("inf"),), ("1",), 1.0])
+def test_scales_that_are_not_ratios_are_named(any_model, processor, scales):
     with pytest.raises(SetrError, match="positive ratios"):
-        segment(model, processor, [photo_of(70, 70)], scales=(0.0,))
+        segment(any_model, processor, [photo_of(70, 70)], scales=scales)
+
+
+@pytest.mark.parametrize("window_batch_size", [0, -1, 2.5, "8", None])
+def test_a_window_batch_size_that_counts_nothing_is_named(any_model, processor, window_batch_size):
     with pytest.raises(SetrError, match="window_batch_size must be at least 1"):
-        segment(model, processor, [photo_of(70, 70)], window_batch_size=0)
+        segment(any_model, processor, [photo_of(70, 70)], window_batch_size=window_batch_size)
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        (np.zeros((70, 70, 3), np.uint8), "photo 1 is of the type ndarray: segment takes PIL images"),
+        ("photo.jpg", "photo 1 is of the type str"),
+        (Image.new("RGB", (0, 70)), "photo 1: there are no pixels in it"),
+        (Image.fromarray(np.full((70, 70), np.nan, np.float32)), "photo 1: its floating-point intensities"),
+    ],
+    ids=["array", "path", "empty", "NaN"],
+)
+def test_what_is_not_a_photo_is_named(any_model, processor, photo, message):
+    with pytest.raises(SetrError, match=message):
+        segment(any_model, processor, [photo_of(70, 70), photo])
+
+
+@pytest.mark.parametrize("scales", [None, (1.0,)])
+def test_a_photo_that_would_fill_the_memory_is_refused(any_model, processor, scales):
+    processor.size = SizeDict(shortest_edge=64)
+    with pytest.raises(SetrError, match="would be enlarged to 64×64000000"):
+        segment(any_model, processor, [Image.new("L", (10**6, 1))], scales=scales)
+
+
+@pytest.mark.parametrize("scales", [None, (1.0,)])
+def test_weights_that_are_not_finite_give_no_label_map(any_model, processor, scales):
+    with torch.no_grad():
+        any_model.decode_head.classifier.bias[0] = torch.nan
+    with pytest.raises(SetrError, match="logits are NaN or infinite"):
+        segment(any_model, processor, [photo_of(70, 70)], scales=scales)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=3),
+    crop=st.integers(3, 40),
+    fraction=st.floats(0.3, 1),
+    edge=st.integers(1, 60),
+    window_batch_size=st.integers(1, 9),
+)
+def test_photos_of_any_size_follow_the_protocol_alone_and_together(
+    any_model, sizes, crop, fraction, edge, window_batch_size
+):
+    processor = SetrImageProcessor(
+        do_split_image=True,
+        size={"shortest_edge": edge, "longest_edge": 4 * edge},
+        crop_size=crop,
+        stride=max(1, int(crop * fraction)),
+        antialias=False,
+    )
+    photos = [photo_of(*size, seed) for seed, size in enumerate(sizes)]
+    together = segment(any_model, processor, photos, window_batch_size=window_batch_size)
+    for photo, size, label_map in zip(photos, sizes, together):
+        assert label_map.shape == size
+        assert (segment(any_model, processor, [photo])[0] == label_map).float().mean() >= 0.99
+        image = processor(photo, do_split_image=False, return_tensors="pt").pixel_values[0]
+        scores = reference_scores(any_model, image, crop, processor.stride)
+        expected = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
+        assert (expected == label_map).float().mean() >= 0.99
+
+
+def test_no_photos_have_no_label_maps(any_model, processor):
+    assert segment(any_model, processor, []) == []

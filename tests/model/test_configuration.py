@@ -1,6 +1,7 @@
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from setr_hf import SetrConfig
+from setr_hf import SetrConfig, SetrForSemanticSegmentation
 
 
 def test_defaults_are_setr_mla_large_on_512_pixels():
@@ -57,8 +58,76 @@ def test_a_backbone_configuration_decides_width_depth_and_patches():
         ({"mla_classifier_kernel_size": 2}, "must be odd"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate must be in \[0, 1\)"),
         ({"backbone_config": {"model_type": "swin"}}, "plain ViT"),
+        ({"backbone_config": {"hidden_size": 32}}, "backbone_config has no model_type"),
+        ({"num_labels": 0}, "num_labels must be a number from 1 to 65536, got 0"),
+        ({"num_labels": -3}, "got -3"),
+        ({"num_labels": 2.5}, "got 2.5"),
+        ({"num_labels": 10**12}, "got 1000000000000"),
+        ({"id2label": {}}, "num_labels must be a number from 1 to 65536, got 0"),
+        ({"id2label": {0: "sky", 2: "tree"}}, "id2label must name the classes 0 to 1, but 1 is missing among 2 names"),
+        ({"id2label": {"sky": "0"}}, "0 is missing among 1 names"),
+        ({"hidden_size": 0}, "hidden_size must be a number from 1 to 1048576, got 0"),
+        ({"intermediate_size": -1}, "intermediate_size must be"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be"),
+        ({"num_hidden_layers": 1001}, "num_hidden_layers must be at most 1000, got 1001"),
+        ({"patch_size": -16}, "patch_size must be"),
+        ({"num_channels": 0}, "num_channels must be"),
+        ({"decoder_kernel_size": 0}, "decoder_kernel_size must be"),
+        ({"decoder_num_convs": 0}, "decoder_num_convs must be"),
+        ({"decoder_scale_factor": 0}, "decoder_scale_factor must be"),
+        ({"auxiliary_num_convs": -1}, "auxiliary_num_convs must be"),
+        ({"mla_hidden_size": 0}, "mla_hidden_size must be"),
+        (
+            {"decoder_type": "pup", "decoder_scale_factor": 64},
+            "64 after each of 4 convolutions upsamples by more",
+        ),
+        ({"image_size": 0}, "image_size must be a positive number, or a positive height and width, got 0"),
+        ({"image_size": [512, -1]}, "image_size must be"),
+        ({"image_size": [512]}, "image_size must be"),
+        ({"image_size": [1, 2, 3]}, "image_size must be"),
+        ({"auxiliary_loss_weight": -0.4}, "auxiliary_loss_weight must be finite and not negative, got -0.4"),
+        ({"auxiliary_loss_weight": float("nan")}, "auxiliary_loss_weight must be finite"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be finite"),
+        ({"drop_path_rate": float("nan")}, "drop_path_rate must be in"),
+        ({"hidden_act": "swoosh"}, "hidden_act must be one such as gelu, relu, silu or quick_gelu, got 'swoosh'"),
+        ({"palette": [[0, 0, 0]]}, "palette must hold 2 colours, one for each class, got 1"),
+        (
+            {"palette": [[0, 0, 0], [0, 0, 256]]},
+            r"RGB colours of 0 to 255, got \[0, 0, 256\] for class 1",
+        ),
+        ({"palette": [[0, 0, 0], [0, 0]]}, r"got \[0, 0\] for class 1"),
+        ({"num_labels": 256}, "semantic_loss_ignore_index 255 is one of the 256 classes"),
+        ({"out_indices": "last"}, "out_indices must be a list of int, got 'last'"),
+        ({"out_features": [1]}, r"out_features must be a list of str, got \[1\]"),
     ],
 )
 def test_contradictions_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         SetrConfig(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"id2label": {0: "sky", 1: None}}, {"hidden_size": "32"}, {"qkv_bias": 1}])
+def test_values_of_another_type_are_named(fields):
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=next(iter(fields))):
+        SetrConfig(**fields)
+
+
+def test_classes_that_are_changed_at_loading_leave_their_colours_behind(tiny_model, tmp_path):
+    """The usual way to fine-tune: `from_pretrained(…, num_labels=3, ignore_mismatched_sizes=True)`."""
+    tiny_model(palette=[[0, 0, 0]] * 5).save_pretrained(tmp_path)
+    model = SetrForSemanticSegmentation.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    assert model.config.num_labels == 3 and model.config.palette is None
+
+
+@pytest.mark.parametrize("overrides", [{"num_labels": 0}, {"hidden_act": "swoosh"}, {"auxiliary_loss_weight": -1}])
+def test_what_is_overridden_at_loading_is_checked_too(overrides, tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=next(iter(overrides))):
+        SetrForSemanticSegmentation.from_pretrained(tmp_path, **overrides)
+
+
+def test_a_decoder_without_layers_is_refused(tiny_config):
+    with pytest.raises(ValueError, match="out_indices must name a layer"):
+        SetrForSemanticSegmentation(tiny_config(out_indices=[]))

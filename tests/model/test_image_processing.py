@@ -254,3 +254,189 @@ def test_saved_and_loaded_for_either_backend(backend, photo, tmp_path):
     inputs = loaded(photo, return_tensors="pt")
     assert torch.equal(inputs.patch_offsets, expected.patch_offsets)
     assert (inputs.pixel_windows - expected.pixel_windows).abs().max() < 1.01 / 255 / min(processor.image_std)
+
+
+WINDOWED = {"do_split_image": True, "size": {"shortest_edge": 64}, "crop_size": 64, "stride": 43}
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"image_std": [0.0, 1.0, 1.0]}, r"image_std must hold positive numbers, got \[0.0, 1.0, 1.0\]"),
+        ({"image_std": [float("nan")] * 3}, "image_std must hold a number for each channel"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean is for 2 channels and image_std for 3"),
+        ({"image_mean": "gray"}, r"image_mean must hold a number for each channel, got \['gray'\]"),
+        ({"rescale_factor": 0}, "rescale_factor must be a positive number, got 0"),
+        ({"size": {"shortest_edge": 0}}, r"size must hold positive whole numbers of pixels, got {'shortest_edge': 0}"),
+        ({"size": {"height": -1, "width": 5}}, "size must hold positive whole numbers"),
+        ({"size": {"shortest_edge": 64, "longest_edge": 0}}, "size must hold positive whole numbers"),
+        ({"size": {"longest_edge": 64}}, "size must hold `height` and `width`, or `shortest_edge`"),
+        ({"size": {"height": "64", "width": 5}}, "'size'"),
+        ({"size": [5]}, "these sizes cannot be read"),
+        ({**WINDOWED, "crop_size": 0}, "do_split_image needs a crop_size"),
+        ({**WINDOWED, "crop_size": {"height": -4, "width": 4}}, "crop_size must hold positive whole numbers"),
+        ({**WINDOWED, "stride": 0}, "stride must be between 1 and the crop size 64×64"),
+        ({**WINDOWED, "stride": 2.5}, "'stride' expected int, got float"),
+        ({"resample": 77}, "resample must be one of Pillow's filters, 0 to 5, got 77"),
+        ({"do_resize": "no"}, "'do_resize'"),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_creation_and_in_a_call(processor_class, photo, settings_, message):
+    with pytest.raises(ValueError, match=message):
+        processor_class(**settings_)
+    if "rescale_factor" not in settings_:
+        with pytest.raises(ValueError):
+            processor_class()(photo, **settings_)
+
+
+def test_whole_numbers_in_a_file_are_numbers():
+    processor = SetrImageProcessor(image_mean=[0, 0, 0], image_std=[1, 1, 1], rescale_factor=1)
+    assert processor(np.full((5, 5, 3), 7, np.uint8), return_tensors="pt").pixel_values.unique().tolist() == [7]
+
+
+LEVELS = np.arange(75, dtype=np.float32).reshape(5, 5, 3)
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("RGB", (0, 10)), "there are no pixels in it: its height is 10 and its width 0"),
+        (np.zeros((0, 10, 3), np.uint8), "there are no pixels in it"),
+        (np.full((5, 5, 3), np.nan, np.float32), "it holds NaN or infinite values"),
+        (torch.full((3, 4, 4), torch.inf), "it holds NaN or infinite values"),
+        (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "lie within nan and nan"),
+        (LEVELS / 255, "its values lie within 0 and 0.290196: pass intensities of 0 to 255, or do_rescale=False"),
+        (torch.from_numpy(LEVELS / 255), "do_rescale=False"),
+        (LEVELS / 37 - 1, "its values lie within -1 and 1:"),
+        (LEVELS * 300, "its intensities lie within 0 and 22200, not 0 and 255"),
+        ((LEVELS * 300).astype(np.int32), "its intensities lie within 0 and 22200, not 0 and 255"),
+        (LEVELS.astype(np.int8) - 1, "its intensities lie within -1 and 73"),
+        (np.full((5, 5, 3), None), "it holds values of the type object, not intensities"),
+        (LEVELS.astype(complex), "complex128"),
+        (LEVELS > 3, "type bool"),
+        (torch.zeros(3, 4, 4, device="meta"), "it is a sparse, quantized or meta tensor"),
+        (np.zeros((5, 6, 7), np.uint8), "channel"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_images_that_cannot_be_right_are_refused_by_their_number(processor_class, photo, image, message):
+    with pytest.raises(ValueError, match=f"^image 1: .*{message}"):
+        processor_class()([photo, image], return_tensors="pt")
+
+
+@both_backends
+def test_channels_without_a_mean_are_refused(processor_class, photo):
+    with pytest.raises(ValueError, match="image 0: it has 3 channels, but image_mean has 2"):
+        processor_class(image_mean=[0.5, 0.5], image_std=[0.5, 0.5])(photo)
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "the list of images is empty"),
+        ([[], []], "the list of images is empty"),
+        (None, "got NoneType"),
+        ([[1, 2], [3]], "got int"),
+        (np.zeros(4, np.uint8), r"arrays are \(height, width\), .* got \(4,\)"),
+        (np.zeros((2, 2, 4, 4, 3), np.uint8), r"got \(2, 2, 4, 4, 3\)"),
+        ("nowhere.jpg", "nowhere.jpg cannot be read as a photo: No such file or directory"),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_photo_is_refused(processor_class, images, message):
+    with pytest.raises(ValueError, match=message):
+        processor_class()(images)
+
+
+@both_backends
+def test_intensities_of_every_type_give_the_same_pixels(processor_class, photo):
+    processor, levels = processor_class(do_resize=False), np.array(photo)
+    expected = processor(photo, return_tensors="pt").pixel_values
+    for kind in (np.int16, np.int64, np.float16, np.float32, np.float64):
+        pixels = processor(levels.astype(kind), return_tensors="pt").pixel_values
+        torch.testing.assert_close(pixels.float(), expected, atol=1e-3, rtol=0)
+    scaled = processor(levels / 255, do_rescale=False, return_tensors="pt").pixel_values
+    torch.testing.assert_close(scaled.float(), expected)
+    black = processor(np.zeros((5, 5, 3), np.float32), return_tensors="pt").pixel_values
+    torch.testing.assert_close(black, processor(Image.new("RGB", (5, 5)), return_tensors="pt").pixel_values)
+
+
+@both_backends
+def test_only_enlarging_is_limited(processor_class):
+    strip = Image.new("L", (20_000, 1))
+    with pytest.raises(ValueError, match="image 0: its 1×20000 pixels would be enlarged to 512×10240000"):
+        processor_class(size={"shortest_edge": 512})(strip)
+    assert resized_size(1, 20_000, SizeDict(shortest_edge=512, longest_edge=2048)) == (1, 2048)
+    assert resized_size(10_000, 10_000, SizeDict(height=10_000, width=10_000)) == (10_000, 10_000)
+    windows = processor_class(do_split_image=True, do_resize=False, crop_size=64, stride=43)(
+        strip, return_tensors="pt"
+    )
+    assert windows.pixel_windows.shape == (1, 465, 3, 64, 64)
+
+
+@both_backends
+def test_windows_beyond_all_measure_are_refused(processor_class, photo):
+    with pytest.raises(ValueError, match="image 0: its 64×82 pixels would be cut into 1 windows of 100000×100000"):
+        processor_class(**WINDOWED | {"crop_size": 100_000})(photo)
+    with pytest.raises(ValueError, match="would be cut into 316,545 windows of 64×64"):
+        processor_class(**WINDOWED | {"stride": 1, "size": {"height": 512, "width": 768}})(photo)
+
+
+@both_backends
+def test_damaged_photos_and_damaged_exif_data(processor_class, photo, tmp_path):
+    photo.save(tmp_path / "photo.jpg", exif=b"Exif\x00\x00" + bytes(range(40)))
+    pixels = processor_class(do_resize=False)(Image.open(tmp_path / "photo.jpg"), return_tensors="pt").pixel_values
+    assert pixels.shape == (1, 3, 70, 90)
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:1200])
+    with pytest.raises(ValueError, match="image 1: it cannot be decoded: image file is truncated"):
+        processor_class()([photo, Image.open(tmp_path / "half.jpg")])
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("label_map", "message"),
+    [
+        (np.full((70, 90), np.nan), "class ids, which are whole numbers, got others or NaN"),
+        (np.full((70, 90), 1.5), "whole numbers"),
+        (np.full((70, 90), "sky"), "class ids, got values of the type <U3"),
+    ],
+    ids=["NaN", "halves", "text"],
+)
+def test_label_maps_hold_ids(processor_class, photo, label_map, message):
+    with pytest.raises(ValueError, match=message):
+        processor_class()(photo, label_map)
+
+
+LOGITS = torch.zeros(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "target_sizes", "message"),
+    [
+        ({"logits": LOGITS}, [(4, 4), (0, 4)], r"target_sizes\[1\] must be a height and a width .* got \(0, 4\)"),
+        ({"logits": LOGITS}, [(4, 4.5), (4, 4)], r"target_sizes\[0\]"),
+        ({"logits": LOGITS}, [(4, 4), (-1, 4)], r"target_sizes\[1\]"),
+        ({"logits": LOGITS}, [(4, 4, 3)] * 2, r"target_sizes\[0\]"),
+        ({"logits": LOGITS}, [(4, float("nan"))] * 2, r"target_sizes\[0\]"),
+        ({"logits": LOGITS}, [4, 4], r"target_sizes\[0\]"),
+        ({"logits": LOGITS}, [(4, 4)] * 3, "3 target sizes for a batch of 2"),
+        ({"logits": LOGITS[:0]}, [], r"none of them 0, got \(0, 3, 4, 4\)"),
+        ({"logits": LOGITS[0]}, None, r"got \(3, 4, 4\)"),
+        ({"logits": LOGITS + torch.nan}, None, "logits are NaN or infinite.*weights.*precision"),
+        ({"logits": LOGITS, "patch_offsets": torch.zeros(2, 1, 6)}, None, "with patch_offsets"),
+        ({"logits": LOGITS[None], "patch_offsets": torch.zeros(1, 2, 6)}, None, "name no window of image 0"),
+        ({"logits": LOGITS[None], "patch_offsets": torch.zeros(1, 1, 6)}, None, "with patch_offsets"),
+    ],
+)
+def test_what_post_processing_cannot_read_is_refused(outputs, target_sizes, message):
+    with pytest.raises(ValueError, match=message):
+        SetrImageProcessor().post_process_semantic_segmentation(SimpleNamespace(**outputs), target_sizes)
+
+
+def test_target_sizes_may_be_tensors():
+    sizes = torch.tensor([[5, 6], [7, 8]])
+    label_maps = SetrImageProcessor().post_process_semantic_segmentation(SimpleNamespace(logits=LOGITS), sizes)
+    assert [tuple(label_map.shape) for label_map in label_maps] == [(5, 6), (7, 8)]

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -379,6 +380,10 @@ def test_loss_is_memory_frugal_and_still_exact():
     torch.testing.assert_close(gradient, expected_gradient)
 
 
+WINDOWS = torch.zeros(1, 2, 3, 32, 32)
+OFFSETS = torch.tensor([[[0, 0, 32, 32, 32, 40], [0, 8, 32, 32, 32, 40]]])
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -395,7 +400,23 @@ def test_loss_is_memory_frugal_and_still_exact():
             {"pixel_values": torch.zeros(1, 3, 32, 32), "labels": torch.full((1, 32, 32), 7)},
             r"ids \[7\], but the model has the classes 0 to 4",
         ),
+        ({"pixel_values": np.zeros((1, 3, 32, 32))}, "pixel_values as a tensor, got ndarray"),
+        ({"pixel_values": torch.zeros(1, 3, 32, 32).byte()}, "pixel_values must be floating-point .* got torch.uint8"),
+        ({"pixel_values": torch.zeros(0, 3, 32, 32)}, r"got \(0, 3, 32, 32\), which is empty"),
+        ({"pixel_values": torch.zeros(1, 3, 0, 32)}, r"got \(1, 3, 0, 32\), which is empty"),
+        ({"pixel_values": torch.zeros(1, 3, 32, 32), "labels": [[0]]}, "labels must be a tensor, got list"),
         ({"pixel_windows": torch.zeros(1, 2, 3, 32, 32)}, "patch_offsets"),
+        ({"pixel_windows": torch.zeros(2, 3, 32, 32), "patch_offsets": OFFSETS}, r"got \(2, 3, 32, 32\)"),
+        ({"pixel_windows": torch.zeros(1, 0, 3, 32, 32), "patch_offsets": OFFSETS}, "which is empty"),
+        (
+            {"pixel_windows": torch.zeros(1, 3, 3, 32, 32), "patch_offsets": OFFSETS},
+            r"shape \(1, 3, 6\).* got \(1, 2, 6\)",
+        ),
+        ({"pixel_windows": WINDOWS, "patch_offsets": OFFSETS.float()}, "whole numbers, got torch.float32"),
+        ({"pixel_windows": WINDOWS, "patch_offsets": OFFSETS * 0}, "all zeros"),
+        ({"pixel_windows": WINDOWS, "patch_offsets": OFFSETS - 1}, r"patch_offsets \[-1, -1, 31, 31, 31, 39\]"),
+        ({"pixel_windows": WINDOWS, "patch_offsets": OFFSETS + 1}, r"\[1, 1, 33, 33, 33, 41\]"),
+        ({"pixel_windows": WINDOWS, "patch_offsets": OFFSETS * 2}, r"windows of 32×32 pixels"),
     ],
 )
 def test_wrong_inputs_are_named(tiny_model, inputs, message):
@@ -413,3 +434,10 @@ def test_wrong_inputs_are_named(tiny_model, inputs, message):
 def test_layers_that_do_not_suit_the_decoder_are_named(tiny_config, fields, message):
     with pytest.raises(ValueError, match=message):
         SetrForSemanticSegmentation(tiny_config(**fields))
+
+
+@pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])
+def test_images_of_one_pixel_work(tiny_model, decoder_type):
+    model = tiny_model(decoder_type=decoder_type)
+    outputs = model(torch.zeros(2, 3, 1, 1), labels=torch.zeros(2, 1, 1).long())
+    assert outputs.logits.shape == (2, 5, 1, 1) and outputs.loss.isfinite()

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from ..errors import SetrError
 from ..files import whole_file
+from ..inference.loading import load_network
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .convert import META_KEY, UNREADABLE_FIELDS
@@ -135,7 +136,7 @@ def write_public_checkpoint(model_dir: str | Path, checkpoint: str | Path, imple
         raise SetrError(f"{checkpoint} exists already: name another file or remove it")
     if not (Path(model_dir) / "config.json").is_file():
         raise SetrError(f"{model_dir} does not hold a converted or trained SETR model: it has no config.json")
-    model = SetrForSemanticSegmentation.from_pretrained(model_dir, dtype=torch.float32)
+    model = load_network(model_dir, torch.float32)
     state_dict = to_public_state_dict(model, implementation)
     with whole_file(checkpoint) as unfinished:
         torch.save({"meta": public_metadata(model.config), "state_dict": state_dict}, unfinished)

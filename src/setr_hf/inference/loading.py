@@ -1,22 +1,207 @@
-"""A trained model with its image processor."""
+"""The one way in for trained models: whole, finite and without a pickle, or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import (
+    CONFIG_NAME,
+    IMAGE_PROCESSOR_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    logging,
+)
 
 from ..errors import SetrError
+from ..files import parse_json, read_text
+from ..model.image_processing_setr import SetrImageProcessorMixin
+
+
+# What Transformers raises for files that were not written by it, or not completely.
+LOADING_ERRORS = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+# No format that is read stores more than two parameters in a byte.
+MOST_PARAMETERS_PER_BYTE = 2
+
+
+class NotASetr(SetrError):
+    """A model of another architecture."""
+
+    def __init__(self, path: str | Path, model_type: Any):
+        super().__init__(f"the model {path} is not a SETR: it is a {model_type or 'model that names no model_type'}")
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Makes a [`SetrError`] of what goes wrong, and keeps the warnings of Transformers to what it says itself."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except SetrError:
+        raise
+    except (*LOADING_ERRORS, SafetensorError, StrictDataclassError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = " ".join(lines) if isinstance(error, StrictDataclassError) else lines[0]
+        raise SetrError(f"{what} cannot be loaded: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises [`SetrError`] if there is no such file, or it holds something else."""
+    if not path.is_file():
+        raise SetrError(f"{path.parent} does not hold a model: it has no {path.name}")
+    try:
+        content = parse_json(read_text(path))
+    except SetrError:
+        raise
+    except ValueError as error:
+        raise SetrError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise SetrError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's weights. Raises [`SetrError`] if one is missing, or there are only pickles."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [folder / SAFE_WEIGHTS_NAME]
+    if not (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        pickles = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if (folder / name).exists()]
+        if not pickles:
+            raise SetrError(f"{folder} holds no weights: it has no {SAFE_WEIGHTS_NAME}")
+        raise SetrError(
+            f"{folder} holds its weights as a pickle, {pickles[0]}, which can run any code and is not loaded. If you "
+            "trust it, SetrForSemanticSegmentation.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) writes "
+            f"them as {SAFE_WEIGHTS_NAME}"
+        )
+    weight_map = read_object(folder / SAFE_WEIGHTS_INDEX_NAME).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) and all(map(is_name, weight_map.values())) else {}
+    if not names:
+        raise SetrError(f"{folder / SAFE_WEIGHTS_INDEX_NAME} has no weight_map of tensors and files of this folder")
+    for name in sorted(names):
+        if not (folder / name).is_file():
+            raise SetrError(f"{folder} lacks {name}, which its {SAFE_WEIGHTS_INDEX_NAME} lists: copy it there again")
+    return [folder / name for name in sorted(names)]
+
+
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).name == value
+
+
+def check_folder(folder: Path) -> None:
+    """Raises [`SetrError`], which names the file at fault, unless the files of a folder can be those of a SETR."""
+    model_type = read_object(folder / CONFIG_NAME).get("model_type")
+    if model_type != "setr":
+        raise NotASetr(folder, model_type)
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise SetrError(f"{path} is damaged or incomplete, copy or download it again: {error}") from error
+
+
+def check_extent(config: PreTrainedConfig, folder: Path) -> None:
+    """Raises [`SetrError`] if the network is so much larger than its weights that building it may fill the memory."""
+    with torch.device("meta"):
+        parameters = AutoModelForSemanticSegmentation.from_config(config).num_parameters()
+    stored = sum(path.stat().st_size for path in weight_files(folder))
+    if parameters > MOST_PARAMETERS_PER_BYTE * stored:
+        raise SetrError(
+            f"{folder / CONFIG_NAME} describes a network of {parameters:,} parameters, but the weights beside it have "
+            f"only {stored:,} bytes"
+        )
+
+
+def check_loading_info(info: dict[str, Any], path: str) -> None:
+    """Raises [`SetrError`] unless all tensors were there, none was left over, and all had the right shapes."""
+    mismatched = [f"{key} {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]]
+    faults = list(info["error_msgs"])
+    for verb, keys in (
+        ("lacks", info["missing_keys"]),
+        ("has the unknown", info["unexpected_keys"]),
+        ("has", mismatched),
+    ):
+        if keys:
+            faults.append(f"it {verb} {min(keys)}" + f" and {len(keys) - 1} more" * (len(keys) > 1))
+    if faults:
+        raise SetrError(f"the weights of {path} are not those of its {CONFIG_NAME}: {'; '.join(faults)}")
+
+
+def check_finite(model: nn.Module, name: str) -> None:
+    """Raises [`SetrError`] if a parameter or buffer of a model, which the error calls `name`, is NaN or infinite."""
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise SetrError(
+                f"{name} holds NaN or infinite numbers in {key}: its training diverged, its file is damaged, or its "
+                f"weights overflow in {str(tensor.dtype).removeprefix('torch.')}"
+            )
+
+
+def load_network(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """The model of a folder or Hub id, in evaluation mode on the CPU; see [`load_model`]."""
+    is_folder = Path(path).is_dir()
+    if is_folder:
+        check_folder(Path(path))
+    # Code that lies beside the weights is not run, and no question is asked about it.
+    options = {"trust_remote_code": False}
+    with loading(f"the model {path}"):
+        config = AutoConfig.from_pretrained(path, **options)
+        if config.model_type != "setr":
+            raise NotASetr(path, config.model_type)
+        if is_folder:
+            check_extent(config, Path(path))
+        model, info = AutoModelForSemanticSegmentation.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # They come back in `info`, instead of as a table in a log.
+            output_loading_info=True,
+            **options,
+        )
+    check_loading_info(info, str(path))
+    check_finite(model, f"the model {path}")
+    return model
+
+
+def load_processor(path: str | Path, **settings: Any) -> BaseImageProcessor:
+    """The image processor of a folder or Hub id; `settings` override its own. Raises [`SetrError`] if there is none,
+    its file is not valid, a setting is out of range, or it is not SETR's.
+    """
+    if Path(path).is_dir():
+        read_object(Path(path) / IMAGE_PROCESSOR_NAME)
+    with loading(f"the image processor of {path}"):
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **settings)
+    if not isinstance(processor, SetrImageProcessorMixin):
+        raise SetrError(f"the image processor of {path} is a {type(processor).__name__}, not a SetrImageProcessor")
+    return processor
 
 
 def load_model(
-    path: str, dtype: str = "auto", device: str | torch.device = "cpu"
+    path: str | Path, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """The model of a folder or Hub id, in evaluation mode, and its image processor. `dtype` is "float32", "bfloat16",
-    "float16", or "auto": as saved. Raises [`SetrError`] if there is none of that name, or it is not a SETR.
+    "float16", or "auto": as saved.
+
+    No pickle is loaded and no code that lies beside the weights is run. Raises [`SetrError`] if there is no model of
+    that name, it is not a SETR, its files are damaged or contradict each other, a tensor is missing, left over or of
+    another shape than its config.json says, or a weight is NaN or infinite.
     """
-    try:
-        model = AutoModelForSemanticSegmentation.from_pretrained(path, dtype=dtype)
-        processor = AutoImageProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise SetrError(f"the model {path} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if model.config.model_type != "setr":
-        raise SetrError(f"the model {path} is not a SETR, but of the type {model.config.model_type!r}")
+    model, processor = load_network(path, dtype), load_processor(path)
     return model.to(device).eval(), processor

@@ -1,16 +1,20 @@
 """The paper's test protocol: sliding windows at one scale, or at several scales with mirror images."""
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..errors import SetrError
-from ..model.image_processing_setr import MAX_SCORES_AT_ONCE, merge_windows, resize_scores
+from ..model.image_processing_setr import MAX_SCORES_AT_ONCE, check_logits, merge_windows, resize_scores
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
-from .photos import upright, upright_rgb
+from ..model.photos_setr import decoded, upright
+from .photos import upright_rgb
 
 
 def check_multi_scale(processor: BaseImageProcessor, scales: tuple[float, ...]) -> None:
@@ -20,8 +24,23 @@ def check_multi_scale(processor: BaseImageProcessor, scales: tuple[float, ...]) 
             "several scales need sliding windows, but this model's image processor resizes each photo to one size: "
             "set do_split_image=True, crop_size and stride in its preprocessor_config.json"
         )
-    if not scales or min(scales) <= 0:
-        raise SetrError(f"scales must be positive ratios such as (0.5, 1.0, 1.5), got {tuple(scales)}")
+    ratios = scales if isinstance(scales, (list, tuple)) else []
+    if not ratios or not all(isinstance(ratio, (int, float)) and 0 < ratio < math.inf for ratio in ratios):
+        raise SetrError(f"scales must be positive ratios such as (0.5, 1.0, 1.5), got {scales}")
+
+
+@contextmanager
+def users_mistakes() -> Iterator[None]:
+    """Makes a [`SetrError`] of what image processors refuse: the photo, the settings or the weights are at fault."""
+    try:
+        yield
+    except ValueError as error:
+        raise SetrError(error) from error
+
+
+def preprocessed(processor: BaseImageProcessor, images: Any, **settings: Any) -> BatchFeature:
+    with users_mistakes():
+        return processor(images, return_tensors="pt", **settings)
 
 
 def short_sides(processor: BaseImageProcessor, scales: tuple[float, ...]) -> Counter[int]:
@@ -38,8 +57,6 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
     sizes, which occur only in views smaller than the crop, run separately. Each view holds `pixel_windows` and
     `patch_offsets` of one image.
     """
-    if window_batch_size < 1:
-        raise SetrError(f"window_batch_size must be at least 1, got {window_batch_size}")
     windows = torch.cat([view["pixel_windows"] for view in views], dim=1)
     offsets = torch.cat([view["patch_offsets"] for view in views], dim=1)
     counts = [view["patch_offsets"].shape[1] for view in views]
@@ -65,14 +82,17 @@ def segment_single_scale(
     """The label maps that the processor, the model and the processor's post-processing give."""
     sizes = [(photo.height, photo.width) for photo in photos]
     if not processor.do_split_image:
-        inputs = processor(photos, do_convert_rgb=False, return_tensors="pt").to(model.device)
+        inputs = preprocessed(processor, photos, do_convert_rgb=False).to(model.device)
         with torch.inference_mode():
-            return processor.post_process_semantic_segmentation(model(**inputs), sizes)
-    views = [processor(photo, do_convert_rgb=False, return_tensors="pt") for photo in photos]
+            outputs = model(**inputs)
+        with users_mistakes():
+            return processor.post_process_semantic_segmentation(outputs, sizes)
+    views = [preprocessed(processor, photo, do_convert_rgb=False) for photo in photos]
     label_maps: list[torch.Tensor] = []
     for view, size, logits in zip(views, sizes, window_logits(model, views, window_batch_size)):
         outputs = SetrSemanticSegmenterOutput(logits=logits, patch_offsets=view["patch_offsets"])
-        label_maps += processor.post_process_semantic_segmentation(outputs, [size])
+        with users_mistakes():
+            label_maps += processor.post_process_semantic_segmentation(outputs, [size])
     return label_maps
 
 
@@ -110,17 +130,31 @@ def segment_multi_scale(
     as_it_is = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
     for short_side, weight in short_sides(processor, scales).items():
         size = {"shortest_edge": short_side}
-        inputs = processor(photo, size=size, do_convert_rgb=False, do_split_image=False, return_tensors="pt")
+        inputs = preprocessed(processor, photo, size=size, do_convert_rgb=False, do_split_image=False)
         image = inputs["pixel_values"][0]
         for mirror in (False, True):
             view = image.flip(-1) if mirror else image
-            views.append(processor(view, input_data_format="channels_first", return_tensors="pt", **as_it_is))
+            views.append(preprocessed(processor, view, input_data_format="channels_first", **as_it_is))
             mirrored.append(mirror)
             weights.append(weight)
     total = torch.zeros((model.config.num_labels, photo.height, photo.width), device=model.device)
     for view, mirror, weight, logits in zip(views, mirrored, weights, window_logits(model, views, window_batch_size)):
+        with users_mistakes():
+            check_logits(logits, view["patch_offsets"])
         add_probabilities(total, logits[0], view["patch_offsets"][0].tolist(), mirror, weight)
     return total.argmax(dim=0)
+
+
+def checked_photo(photo: Any, index: int, normalize: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    if not isinstance(photo, Image.Image):
+        raise SetrError(
+            f"photo {index} is of the type {type(photo).__name__}: segment takes PIL images, which read_photo and "
+            "PIL.Image.fromarray make"
+        )
+    try:
+        return normalize(decoded(photo))
+    except ValueError as error:
+        raise SetrError(f"photo {index}: {error}") from error
 
 
 def segment(
@@ -147,8 +181,9 @@ def segment(
         upright photo, on the CPU.
 
     Raises:
-        [`SetrError`]: `scales` is given although the processor does not cut windows, a ratio is not positive, or
-            `window_batch_size` is less than 1.
+        [`SetrError`]: `scales` is given although the processor does not cut windows, a ratio is not positive,
+            `window_batch_size` is less than 1, a photo is not a PIL image or is empty, would be enlarged beyond all
+            measure, or the logits are not finite.
 
     Example:
 
@@ -164,8 +199,12 @@ def segment(
     torch.Size([100, 200])
     ```
     """
+    if not isinstance(window_batch_size, int) or window_batch_size < 1:
+        raise SetrError(f"window_batch_size must be at least 1, got {window_batch_size!r}")
     normalize = upright_rgb if processor.do_convert_rgb else upright
-    photos = [normalize(photo) for photo in photos]
+    photos = [checked_photo(photo, index, normalize) for index, photo in enumerate(photos)]
+    if not photos:
+        return []
     if scales is None:
         label_maps = segment_single_scale(model, processor, photos, window_batch_size)
     else:

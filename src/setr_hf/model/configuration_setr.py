@@ -1,10 +1,12 @@
 """SETR model configuration."""
 
+import math
 from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
 
@@ -19,6 +21,15 @@ AUTO_MAP = {
 DECODER_TYPES = ("naive", "pup", "mla")
 LOSS_AVERAGES = ("valid", "all")
 
+# Fields that count something or measure a side, and limits beyond which they are mistakes that exhaust the memory.
+SIZES = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "num_channels"]
+SIZES += ["decoder_hidden_size", "decoder_kernel_size", "decoder_num_convs", "decoder_scale_factor"]
+SIZES += ["auxiliary_num_convs", "auxiliary_scale_factor", "mla_hidden_size", "mla_classifier_kernel_size"]
+MAX_SIZE = 2**20
+MAX_LAYERS = 1000
+MAX_LABELS = 2**16
+MAX_UPSAMPLING = 1024
+
 # Layers (counted from 1) that feed the auxiliary heads of the published models, by decoder and encoder depth.
 PUBLISHED_AUXILIARY_INDICES = {
     ("naive", 24): [10, 15, 20],
@@ -31,6 +42,11 @@ PUBLISHED_AUXILIARY_INDICES = {
 def quarter_depths(num_layers: int) -> list[int]:
     """The layers after each quarter of an encoder, such as `[6, 12, 18, 24]` for 24 layers."""
     return sorted({max(1, num_layers * quarter // 4) for quarter in (1, 2, 3, 4)})
+
+
+def check_num_labels(num_labels: Any) -> None:
+    if not isinstance(num_labels, int) or not 1 <= num_labels <= MAX_LABELS:
+        raise ValueError(f"num_labels must be a number from 1 to {MAX_LABELS}, got {num_labels!r}")
 
 
 @strict
@@ -81,7 +97,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         mla_align_corners (`bool`, defaults to `True`): Whether the ×4 upsampling of "mla" aligns corners.
         mla_classifier_kernel_size (`int`, defaults to 3): Kernel of the classifier of "mla".
         mla_auxiliary_bias (`bool`, defaults to `False`): Bias of the auxiliary classifiers of "mla".
-        semantic_loss_ignore_index (`int`, defaults to 255): Label that the loss leaves out.
+        semantic_loss_ignore_index (`int`, defaults to 255): Label that the loss leaves out; not the id of a class.
         semantic_loss_average (`str`, defaults to `"valid"`): What the sum of the pixels' losses is divided by. With
             `"valid"`, by the number of pixels that are not ignored, as in the other models of Transformers. With
             `"all"`, by the number of all pixels, ignored and padded ones too, so that images with many of them weigh
@@ -159,11 +175,22 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.use_class_token is None:
             self.use_class_token = self.decoder_type != "mla"
         is_pup = self.decoder_type == "pup"
-        self.decoder_kernel_size = self.decoder_kernel_size or (3 if is_pup else 1)
-        self.decoder_num_convs = self.decoder_num_convs or (4 if is_pup else 1)
-        self.decoder_scale_factor = self.decoder_scale_factor or (2 if is_pup else 1)
-        self.auxiliary_scale_factor = self.auxiliary_scale_factor or (4 if is_pup else 1)
+        defaults = {"decoder_kernel_size": 3 if is_pup else 1, "decoder_num_convs": 4 if is_pup else 1}
+        defaults |= {"decoder_scale_factor": 2 if is_pup else 1, "auxiliary_scale_factor": 4 if is_pup else 1}
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        # These first: what follows counts with them.
+        self._check_sizes()
+        num_labels = kwargs.get("num_labels", self.num_labels or 2)
+        check_num_labels(num_labels)
+        if self.id2label is not None:
+            self._check_names()
+            if num_labels != self.num_labels:
+                # `from_pretrained(…, num_labels=3)`: the colours are those of other classes.
+                self.palette = None
         self._set_layer_indices(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
+        kwargs.pop("stage_names", None)  # Files hold them, but the depth decides.
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
         if self.id2label and not getattr(self, "label2id", None):
@@ -173,6 +200,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _adopt_backbone_config(self) -> None:
         if isinstance(self.backbone_config, dict):
+            if not isinstance(self.backbone_config.get("model_type"), str):
+                raise ValueError(f"backbone_config has no model_type, got {self.backbone_config}")
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
             value = getattr(self.backbone_config, name, None)
@@ -188,6 +217,10 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         if out_features is None and out_indices is None:
             is_mla = self.decoder_type == "mla"
             out_indices = quarter_depths(self.num_hidden_layers) if is_mla else [self.num_hidden_layers]
+        for name, value, kind in (("out_features", out_features, str), ("out_indices", out_indices, int)):
+            is_list = isinstance(value, (list, tuple)) and all(isinstance(item, kind) for item in value)
+            if value is not None and not is_list:
+                raise ValueError(f"{name} must be a list of {kind.__name__}, got {value!r}")
         if out_indices is not None and any(abs(index) > self.num_hidden_layers for index in out_indices):
             raise ValueError(f"out_indices {list(out_indices)} lie outside the {self.num_hidden_layers} layers")
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
@@ -201,8 +234,71 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         default = quarter_depths(self.num_hidden_layers)[:-1]
         return PUBLISHED_AUXILIARY_INDICES.get((self.decoder_type, self.num_hidden_layers), default)
 
+    def _check_sizes(self) -> None:
+        for name in SIZES:
+            if not 1 <= getattr(self, name) <= MAX_SIZE:
+                raise ValueError(f"{name} must be a number from 1 to {MAX_SIZE}, got {getattr(self, name)}")
+        if self.num_hidden_layers > MAX_LAYERS:
+            raise ValueError(f"num_hidden_layers must be at most {MAX_LAYERS}, got {self.num_hidden_layers}")
+        for part in ("decoder", "auxiliary"):
+            scale_factor, num_convs = getattr(self, f"{part}_scale_factor"), getattr(self, f"{part}_num_convs")
+            if scale_factor > 1 and num_convs * math.log(scale_factor) > math.log(MAX_UPSAMPLING):
+                raise ValueError(
+                    f"{part}_scale_factor {scale_factor} after each of {num_convs} convolutions upsamples by more "
+                    f"than {MAX_UPSAMPLING}"
+                )
+        sides = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
+        if len(sides) != 2 or min(sides) < 1:
+            raise ValueError(
+                f"image_size must be a positive number, or a positive height and width, got {self.image_size}"
+            )
+
+    def _check_values(self) -> None:
+        for name in ("auxiliary_loss_weight", "initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act must be one such as gelu, relu, silu or quick_gelu, got {self.hidden_act!r}")
+
+    def _check_names(self) -> None:
+        check_num_labels(self.num_labels)
+        # Keys are text in JSON.
+        missing = {str(index) for index in range(self.num_labels)} - {str(key) for key in self.id2label}
+        if missing:
+            raise ValueError(
+                f"id2label must name the classes 0 to {self.num_labels - 1}, but {min(missing, key=int)} is missing "
+                f"among {self.num_labels} names"
+            )
+        for index, name in self.id2label.items():
+            if not isinstance(name, str):
+                raise ValueError(f"id2label must hold names, got {name!r} for class {index}")
+
+    def _check_classes(self) -> None:
+        self._check_names()
+        if self.semantic_loss_ignore_index in self.id2label:
+            raise ValueError(
+                f"semantic_loss_ignore_index {self.semantic_loss_ignore_index} is one of the {self.num_labels} "
+                "classes, which would never be trained: choose another, such as -100"
+            )
+        if self.palette is None:
+            return
+        if len(self.palette) != self.num_labels:
+            raise ValueError(
+                f"palette must hold {self.num_labels} colours, one for each class, got {len(self.palette)}"
+            )
+        for index, color in enumerate(self.palette):
+            if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+                raise ValueError(f"palette must hold RGB colours of 0 to 255, got {color} for class {index}")
+
     def validate_architecture(self) -> None:
         """Checks that the fields fit together; runs at creation, on saving and when a model is built."""
+        self._check_sizes()
+        self._check_values()
+        self._check_classes()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
@@ -221,9 +317,6 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("decoder_kernel_size", "mla_classifier_kernel_size"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd, got {getattr(self, name)}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     @property
     def decoder_indices(self) -> list[int]:
@@ -232,6 +325,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def check_decoder(self) -> None:
         """Checks that the layers suit the decoder; backbones, which have none, skip this."""
+        if not self.decoder_indices:
+            raise ValueError("out_indices must name a layer, got none")
         if self.decoder_type != "mla":
             if len(self.decoder_indices) != 1:
                 raise ValueError(

@@ -1,11 +1,16 @@
 """Image processors of SETR, torchvision and PIL backends: photos in, windows out, label maps back from the logits."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvF
@@ -27,12 +32,26 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput
 
-from .photos_setr import channels_first_rgb, pil_to_rgb, upright
+from .photos_setr import (
+    channels_first_rgb,
+    check_intensities,
+    check_size,
+    check_type,
+    decoded,
+    load_photo,
+    pil_to_rgb,
+    upright,
+)
 
 
 IGNORED_LABEL = 255
 # Class scores at image size are computed for as many classes at a time as stay below this count (128 MB in fp32).
 MAX_SCORES_AT_ONCE = 2**25
+# Limits on what is made of a photo; none that is larger by itself is refused. They are 25 times what 1024×2048 needs.
+MAX_ENLARGED_PIXELS = 64 * 10**6
+MAX_WINDOWS = 10_000
+MAX_WINDOW_OVERLAP = 16
+RESAMPLINGS = {item.value for item in (*PILImageResampling, *tvF.InterpolationMode)}
 NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
@@ -68,6 +87,96 @@ def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def check_enlarging(height: int, width: int, size: SizeDict) -> None:
+    """Raises `ValueError` if resizing would make so many pixels of an image that they may fill the memory."""
+    new_height, new_width = resized_size(height, width, size)
+    if new_height * new_width > max(MAX_ENLARGED_PIXELS, height * width):
+        raise ValueError(
+            f"its {height}×{width} pixels would be enlarged to {new_height}×{new_width}, which is more than "
+            f"{MAX_ENLARGED_PIXELS // 10**6} megapixels: set a longest_edge in size, or a smaller size"
+        )
+
+
+def is_whole(number: Any) -> bool:
+    """Whether a number counts something: whole and positive."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 1)
+
+
+def kind_of(image: Any) -> Any:
+    """What to call something that should be an image: its shape, or else its type."""
+    return tuple(image.shape) if hasattr(image, "shape") else type(image).__name__
+
+
+def check_sides(name: str, sides: SizeDict | None) -> None:
+    """Raises `ValueError` unless all sides that are given are whole numbers of pixels."""
+    told = {key: value for key, value in dict(sides or {}).items() if value is not None}
+    if not told or not all(is_whole(value) for value in told.values()):
+        raise ValueError(f"{name} must hold positive whole numbers of pixels, got {told}")
+
+
+def is_finite(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+
+
+def check_normalization(mean: Any, std: Any) -> None:
+    """Raises `ValueError` unless these are a mean and a standard deviation, one for each channel or one for all."""
+    lists = [list(values) if isinstance(values, (list, tuple)) else [values] for values in (mean, std)]
+    for name, values in zip(("image_mean", "image_std"), lists):
+        if not values or not all(is_finite(value) for value in values):
+            raise ValueError(f"{name} must hold a number for each channel, got {values}")
+    if len(lists[0]) != len(lists[1]):
+        raise ValueError(f"image_mean is for {len(lists[0])} channels and image_std for {len(lists[1])}")
+    if min(lists[1]) <= 0:
+        raise ValueError(f"image_std must hold positive numbers, got {lists[1]}")
+
+
+def whole_sides(sides: Any, name: str) -> list[int]:
+    """Height and width as numbers of Python. Raises `ValueError` unless they are whole and positive."""
+    try:
+        whole = [int(side) for side in sides]
+    except (OverflowError, TypeError, ValueError):
+        whole = []
+    if len(whole) != 2 or min(whole) < 1 or any(a != b for a, b in zip(whole, sides)):
+        raise ValueError(f"{name} must be a height and a width in pixels, whole and positive, got {sides}")
+    return whole
+
+
+def check_logits(logits: torch.Tensor, patch_offsets: torch.Tensor | None) -> None:
+    """Raises `ValueError` unless logits are finite and of the shape that a model returns."""
+    shape = tuple(logits.shape)
+    expected = "(batch_size, num_labels, h, w)"
+    if patch_offsets is not None:
+        expected = "(batch_size, num_windows, num_labels, h, w) with patch_offsets (batch_size, num_windows, 6)"
+    is_right = len(shape) == (4 if patch_offsets is None else 5)
+    if is_right and patch_offsets is not None:
+        is_right = tuple(patch_offsets.shape) == (*shape[:2], 6)
+    if not is_right or 0 in shape:
+        raise ValueError(f"logits must have the shape {expected}, none of them 0, got {shape}")
+    if not logits.isfinite().all():
+        raise ValueError(
+            "logits are NaN or infinite, and no label can be read from them: the model's weights are not finite, or "
+            "they overflow in this precision (float32 and bfloat16 hold larger numbers than float16)"
+        )
+
+
+@contextmanager
+def named(image: str) -> Iterator[None]:
+    """Says in an error which image it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from error
+
+
+@contextmanager
+def types_checked() -> Iterator[None]:
+    """Turns the errors of the typed dictionary of settings, several lines long, into a `ValueError` of one line."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def opencv_taps(
     length: int, new_length: int, device: torch.device, drop_fraction: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -90,13 +199,12 @@ def resize_like_opencv(images: torch.Tensor, size: tuple[int, int]) -> torch.Ten
     trained and tested on such pixels.
     """
     height, width = images.shape[-2:]
-    pixels = images.int()
     if (height, width) == (2 * size[0], 2 * size[1]):
         # OpenCV averages 2×2 pixels when both sides are halved.
-        rows = pixels[..., ::2, :] + pixels[..., 1::2, :]
+        rows = images[..., ::2, :].int() + images[..., 1::2, :]
         return ((rows[..., ::2] + rows[..., 1::2] + 2) >> 2).to(torch.uint8)
     left, right, weight = opencv_taps(width, size[1], images.device, drop_fraction=True)
-    pixels = (pixels[..., left] * (2048 - weight) + pixels[..., right] * weight) >> 4
+    pixels = (images[..., left] * (2048 - weight) + images[..., right] * weight) >> 4
     top, bottom, weight = opencv_taps(height, size[0], images.device, drop_fraction=False)
     weight = weight[:, None]
     above, below = pixels[..., top, :] * (2048 - weight) >> 16, pixels[..., bottom, :] * weight >> 16
@@ -112,6 +220,11 @@ def resize_without_antialias(images: torch.Tensor, size: tuple[int, int]) -> tor
     return resized.reshape(*images.shape[:-2], *size).to(images.dtype)
 
 
+def windows_along(side: int, crop: int, stride: int) -> int:
+    """How many windows there are along a side."""
+    return max(side - crop + stride - 1, 0) // stride + 1
+
+
 def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) -> list[tuple[int, int, int, int]]:
     """Top, left, height and width in pixels of the sliding windows over an image, row by row.
 
@@ -120,8 +233,7 @@ def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) ->
     """
 
     def starts(side: int, crop: int) -> list[int]:
-        count = max(side - crop + stride - 1, 0) // stride + 1
-        return [max(min(index * stride, side - crop), 0) for index in range(count)]
+        return [max(min(index * stride, side - crop), 0) for index in range(windows_along(side, crop, stride))]
 
     return [
         (top, left, min(crop_size.height, height), min(crop_size.width, width))
@@ -130,11 +242,29 @@ def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) ->
     ]
 
 
+def check_windows(height: int, width: int, crop_size: SizeDict, stride: int) -> None:
+    """Raises `ValueError` if the windows over an image are too many or too large for the memory."""
+    crop_height, crop_width = crop_size.height, crop_size.width
+    number = windows_along(height, crop_height, stride) * windows_along(width, crop_width, stride)
+    most_pixels = max(MAX_ENLARGED_PIXELS, MAX_WINDOW_OVERLAP * height * width)
+    if number > MAX_WINDOWS or number * crop_height * crop_width > most_pixels:
+        raise ValueError(
+            f"its {height}×{width} pixels would be cut into {number:,} windows of {crop_height}×{crop_width}, which "
+            f"are too many: set a larger stride than {stride}, a smaller size, or another crop_size"
+        )
+
+
 def label_map_tensor(segmentation_map: Any) -> torch.Tensor:
     """A segmentation map (PIL image, array or tensor) as an int64 tensor of shape `(height, width)`."""
-    if not isinstance(segmentation_map, torch.Tensor):
-        segmentation_map = torch.from_numpy(np.array(segmentation_map, dtype=np.int64))
-    labels = segmentation_map.to(torch.int64)
+    values = segmentation_map
+    if not isinstance(values, torch.Tensor):
+        values = np.array(values)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"a segmentation map holds class ids, got values of the type {values.dtype}")
+        values = torch.from_numpy(values if values.dtype.kind == "f" else values.astype(np.int64))
+    labels = values.to(torch.int64)
+    if values.is_floating_point() and not torch.equal(labels.to(values.dtype), values):
+        raise ValueError("a segmentation map holds class ids, which are whole numbers, got others or NaN")
     if labels.ndim == 3 and 1 in (labels.shape[0], labels.shape[-1]):
         labels = labels.squeeze(0 if labels.shape[0] == 1 else -1)
     if labels.ndim != 2:
@@ -184,8 +314,10 @@ class SetrImageProcessorMixin:
       image, in pixels. Images with fewer windows than others are padded with zeros in both.
 
     Raises:
-        `ValueError`: `stride` exceeds `crop_size`, a segmentation map differs in size from its image or is not a map
-        of ids, or images of several sizes are to be stacked.
+        `ValueError`: a setting is out of range, such as a `stride` that exceeds `crop_size`; an image, which the error
+        counts from 0, is empty, holds NaN or intensities of another range than 0 to 255, or would be enlarged to more
+        than 64 megapixels; a segmentation map differs in size from its image or is not a map of ids; or images of
+        several sizes are to be stacked.
 
     Example:
 
@@ -219,8 +351,12 @@ class SetrImageProcessorMixin:
     do_split_image = False
 
     def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]):
+        with types_checked():
+            # Numbers of normalization may be whole in files, which the types do not admit.
+            typed = set(self.valid_kwargs.__annotations__) - set(NORMALIZATION)
+            validate_typed_dict(self.valid_kwargs, {name: kwargs[name] for name in typed if name in kwargs})
         super().__init__(**kwargs)
-        self._check_windows(self.do_split_image, self.crop_size, self.stride)
+        self._check_settings(**{name: getattr(self, name) for name in self.valid_kwargs.__annotations__})
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -233,35 +369,56 @@ class SetrImageProcessorMixin:
         }
         return output
 
-    def _check_windows(self, do_split_image: bool, crop_size: SizeDict | None, stride: int | None) -> None:
-        if not do_split_image:
-            return
-        if not (crop_size and crop_size.height and crop_size.width):
-            raise ValueError(f"do_split_image needs a crop_size with height and width, got {crop_size}")
-        if not stride or stride < 1 or stride > min(crop_size.height, crop_size.width):
-            raise ValueError(
-                f"stride must be between 1 and the crop size {crop_size.height}×{crop_size.width}, or windows would "
-                f"leave gaps; got {stride}"
-            )
+    def _standardize_kwargs(self, **kwargs: Any) -> dict:
+        try:
+            return super()._standardize_kwargs(**kwargs)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            sizes = {name: kwargs.get(name) for name in ("size", "crop_size", "pad_size")}
+            raise ValueError(f"these sizes cannot be read: {sizes}: {error}") from error
+
+    def _check_settings(self, **settings: Any) -> None:
+        """Raises `ValueError` for settings that are out of range or contradict each other."""
+        size, crop_size, stride = settings["size"], settings["crop_size"], settings["stride"]
+        if settings["do_resize"]:
+            check_sides("size", size)
+            if not (size.height and size.width) and not size.shortest_edge:
+                raise ValueError(f"size must hold `height` and `width`, or `shortest_edge`, got {dict(size)}")
+            # Pillow's resampling filters have numbers as values, torchvision's have names.
+            resample = getattr(settings["resample"], "value", settings["resample"])
+            if resample not in RESAMPLINGS:
+                raise ValueError(f"resample must be one of Pillow's filters, 0 to 5, got {settings['resample']!r}")
+            if not settings["antialias"] and resample not in (PILImageResampling.BILINEAR, "bilinear"):
+                raise ValueError(f"resizing without antialias is bilinear, but resample is {settings['resample']!r}")
+        factor = settings["rescale_factor"]
+        if settings["do_rescale"] and not (is_finite(factor) and factor > 0):
+            raise ValueError(f"rescale_factor must be a positive number, got {factor}")
+        if settings["do_normalize"]:
+            check_normalization(settings["image_mean"], settings["image_std"])
+        if settings["do_split_image"]:
+            if not (crop_size and crop_size.height and crop_size.width):
+                raise ValueError(f"do_split_image needs a crop_size with height and width, got {crop_size}")
+            check_sides("crop_size", crop_size)
+            if not is_whole(stride) or stride > min(crop_size.height, crop_size.width):
+                raise ValueError(
+                    f"stride must be between 1 and the crop size {crop_size.height}×{crop_size.width}, or windows "
+                    f"would leave gaps; got {stride}"
+                )
+        for name in ("do_center_crop", "do_pad"):
+            if settings.get(name):
+                raise ValueError(f"{type(self).__name__} has no {name}")
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
-        self._check_windows(kwargs["do_split_image"], kwargs["crop_size"], kwargs["stride"])
-        # Pillow's resampling filters have numbers as values, torchvision's have names.
-        resample = getattr(kwargs["resample"], "value", kwargs["resample"])
-        is_bilinear = resample in (PILImageResampling.BILINEAR, "bilinear")
-        if kwargs["do_resize"] and not kwargs["antialias"] and not is_bilinear:
-            raise ValueError(f"resizing without antialias is bilinear, but resample is {kwargs['resample']!r}")
-        for name in ("do_center_crop", "do_pad"):
-            if kwargs.get(name):
-                raise ValueError(f"{type(self).__name__} has no {name}")
+        self._check_settings(**kwargs)
 
     def fetch_images(self, images: Any) -> Any:
         """Opens local paths at their full bit depth; the rest, such as web addresses, is left to Transformers."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        if isinstance(images, str) and not images.startswith(("http://", "https://")):
-            return Image.open(images)
+        if isinstance(images, Path) or (isinstance(images, str) and not images.startswith(("http://", "https://"))):
+            return load_photo(images)
+        if not isinstance(images, (str, Image.Image, np.ndarray, torch.Tensor)):
+            raise ValueError(f"photos must be PIL images, arrays, tensors or paths, got {type(images).__name__}")
         return super().fetch_images(images)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
@@ -272,7 +429,18 @@ class SetrImageProcessorMixin:
                 return [with_channels(item) for item in image]
             return image[None] if getattr(image, "ndim", 3) == 2 else image
 
-        return super()._prepare_images_structure(with_channels(images), expected_ndims)
+        images = self.fetch_images(images)
+        try:
+            images = super()._prepare_images_structure(with_channels(images), expected_ndims)
+        except (IndexError, ValueError) as error:
+            got = [kind_of(image) for image in images[:3]] if isinstance(images, list) else kind_of(images)
+            raise ValueError(
+                "images must be a photo or a list of photos; arrays are (height, width), (channels, height, width) or "
+                f"(height, width, channels), got {got}"
+            ) from error
+        if not len(images):
+            raise ValueError("the list of images is empty")
+        return images
 
     def process_image(
         self,
@@ -286,10 +454,13 @@ class SetrImageProcessorMixin:
         many channels as will be normalized, `num_channels`, are left alone if that is not 3.
         """
         if isinstance(image, Image.Image):
-            image = upright(image)
+            image = upright(decoded(image))
             image = pil_to_rgb(image) if do_convert_rgb else image
         else:
-            if image.shape[0] == 1:
+            check_type(image)
+            if isinstance(image, torch.Tensor) and image.dtype == torch.bfloat16 and isinstance(self, PilBackend):
+                image = image.float()
+            if image.shape[0] == 1 and (input_data_format is None or image.shape[-1] not in (1, 3, 4)):
                 input_data_format = ChannelDimension.FIRST
             if input_data_format is None:
                 input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
@@ -307,11 +478,13 @@ class SetrImageProcessorMixin:
         r"""
         Args:
             images (`ImageInput`): A photo or a list of them: PIL images, arrays, tensors or paths. Grayscale, palette,
-                RGBA, CMYK and 16-bit photos are converted to RGB; EXIF rotation is applied to PIL images and paths.
+                RGBA, CMYK, 16-bit and floating-point photos are converted to RGB; EXIF rotation is applied to PIL
+                images and paths. Of an animation the first frame counts.
             segmentation_maps (`ImageInput`, *optional*): A map of class ids for each image, of its size.
             kwargs: Any attribute of the processor, for this call.
         """
-        return super().preprocess(images, segmentation_maps, **kwargs)
+        with types_checked():
+            return super().preprocess(images, segmentation_maps, **kwargs)
 
     def _preprocess_image_like_inputs(
         self,
@@ -327,14 +500,23 @@ class SetrImageProcessorMixin:
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        image_mean = kwargs["image_mean"]
-        images = self._prepare_image_like_inputs(
-            images=images,
-            do_convert_rgb=do_convert_rgb,
-            input_data_format=input_data_format,
-            num_channels=len(image_mean) if isinstance(image_mean, (list, tuple)) else 3,
-            device=device,
-        )
+        image_mean = kwargs["image_mean"] if kwargs["do_normalize"] else None
+        num_channels = len(image_mean) if isinstance(image_mean, (list, tuple)) else None
+        options = {"do_convert_rgb": do_convert_rgb, "input_data_format": input_data_format, "device": device}
+        options["num_channels"] = num_channels or 3
+        from_8_bit = kwargs["do_rescale"] and abs(kwargs["rescale_factor"] * 255 - 1) < 0.01
+        prepared = []
+        for index, image in enumerate(self._prepare_images_structure(images)):
+            with named(f"image {index}"):
+                image = self.process_image(image, **options)
+                check_size(*image.shape[-2:])
+                check_intensities(image, from_8_bit)
+                if num_channels not in (None, image.shape[0]):
+                    raise ValueError(f"it has {image.shape[0]} channels, but image_mean has {num_channels}")
+                if kwargs["do_resize"]:
+                    check_enlarging(*image.shape[-2:], kwargs["size"])
+                prepared.append(image)
+        images = prepared
         data: dict[str, Any] = {}
         if segmentation_maps is not None:
             if do_split_image:
@@ -394,7 +576,11 @@ class SetrImageProcessorMixin:
         self, images: Sequence[np.ndarray | torch.Tensor], crop_size: SizeDict, stride: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = [torch.as_tensor(image) for image in images]
-        offsets = [window_offsets(image.shape[-2], image.shape[-1], crop_size, stride) for image in tensors]
+        offsets = []
+        for index, image in enumerate(tensors):
+            with named(f"image {index}"):
+                check_windows(*image.shape[-2:], crop_size, stride)
+            offsets.append(window_offsets(*image.shape[-2:], crop_size, stride))
         most = max(len(image_offsets) for image_offsets in offsets)
         first = tensors[0]
         windows = first.new_zeros((len(tensors), most, first.shape[0], crop_size.height, crop_size.width))
@@ -425,9 +611,11 @@ class SetrImageProcessorMixin:
             with `segmentation` and `segmentation_scores` of shape `(num_labels, height, width)` for each image.
 
         Raises:
-            `ValueError`: there are more or fewer `target_sizes` than images.
+            `ValueError`: there are more or fewer `target_sizes` than images, one of them is not a positive height and
+                width, the batch is empty, or logits are not finite.
         """
         logits, patch_offsets = outputs.logits, getattr(outputs, "patch_offsets", None)
+        check_logits(logits, patch_offsets)
         if target_sizes is None:
             target_sizes = [None] * len(logits)
         if len(target_sizes) != len(logits):
@@ -436,9 +624,11 @@ class SetrImageProcessorMixin:
         results = []
         for image_logits, target_size, index in zip(logits, target_sizes, range(len(logits))):
             offsets = None if patch_offsets is None else [row for row in patch_offsets[index].tolist() if row[2] > 0]
+            if offsets == []:
+                raise ValueError(f"patch_offsets name no window of image {index}")
             size = offsets[0][4:] if offsets else image_logits.shape[-2:]
             if target_size is not None:
-                size = [int(side) for side in target_size]
+                size = whole_sides(target_size, f"target_sizes[{index}]")
             scores_of = partial(self._scores, image_logits, offsets, size)
             if return_segmentation_scores:
                 scores = scores_of(slice(None))
@@ -487,7 +677,10 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
             if do_resize:
                 new_size = resized_size(stacked.shape[-2], stacked.shape[-1], size)
                 if antialias:
-                    stacked = tvF.resize(stacked, new_size, interpolation=mode, antialias=True)
+                    try:
+                        stacked = tvF.resize(stacked, new_size, interpolation=mode, antialias=True)
+                    except NotImplementedError as error:
+                        raise ValueError(f"resample {mode.value!r} needs the PIL backend: {error}") from error
                 else:
                     stacked = resize_without_antialias(stacked, new_size)
             processed[shape] = self.rescale_and_normalize(stacked, *(kwargs[name] for name in NORMALIZATION))

@@ -349,6 +349,46 @@ class SetrAuxiliaryHeads(nn.Module):
         return tuple(head(feature_map) for head, feature_map in zip(self.heads, feature_maps))
 
 
+def check_pixels(pixels: torch.Tensor | None, config: SetrConfig, name: str, ndim: int) -> None:
+    """Raises `ValueError` unless these are images `(…, num_channels, height, width)` that a model can take."""
+    if not isinstance(pixels, torch.Tensor):
+        raise ValueError(f"the model needs {name} as a tensor, got {type(pixels).__name__}")
+    shape = tuple(pixels.shape)
+    channels = config.num_channels if config.backbone_config is None else None
+    if len(shape) != ndim or 0 in shape or channels not in (None, shape[-3]):
+        leading = "batch_size, num_windows" if ndim == 5 else "batch_size"
+        expected = f"({leading}, {channels or 'num_channels'}, height, width)"
+        raise ValueError(f"{name} must have the shape {expected}, got {shape}{', which is empty' * (0 in shape)}")
+    if not pixels.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating-point numbers, normalized as the image processor does, got {pixels.dtype}"
+        )
+
+
+def check_offsets(patch_offsets: torch.Tensor | None, pixel_windows: torch.Tensor) -> None:
+    """Raises `ValueError` unless each row says where in its image a window lies, or is all zeros."""
+    expected = (*pixel_windows.shape[:2], 6)
+    is_tensor = isinstance(patch_offsets, torch.Tensor)
+    shape = tuple(patch_offsets.shape) if is_tensor else type(patch_offsets).__name__
+    if shape != expected:
+        raise ValueError(f"patch_offsets must have the shape {expected}, as there are windows, got {shape}")
+    if patch_offsets.is_floating_point() or patch_offsets.is_complex() or patch_offsets.dtype == torch.bool:
+        raise ValueError(f"patch_offsets must be whole numbers, got {patch_offsets.dtype}")
+    top, left, height, width, image_height, image_width = patch_offsets.unbind(-1)
+    full_height, full_width = pixel_windows.shape[-2:]
+    is_padding = (patch_offsets == 0).all(-1)
+    fits = (top >= 0) & (top + height <= image_height) & (left >= 0) & (left + width <= image_width)
+    fits &= (height > 0) & (height <= full_height) & (width > 0) & (width <= full_width)
+    wrong = patch_offsets[~(fits | is_padding)]
+    if len(wrong):
+        raise ValueError(
+            f"patch_offsets {wrong[0].tolist()} (top, left, height and width of a window, height and width of its "
+            f"image) do not lie within the image and the windows of {full_height}×{full_width} pixels"
+        )
+    if is_padding.all():
+        raise ValueError("patch_offsets are all zeros: there is not one window")
+
+
 class SetrPreTrainedModel(PreTrainedModel):
     config: SetrConfig
     config_class = SetrConfig
@@ -425,15 +465,6 @@ class SetrModel(SetrPreTrainedModel):
         )
         self.post_init()
 
-    def _check_pixel_values(self, pixel_values: torch.Tensor | None) -> None:
-        if pixel_values is None:
-            raise ValueError("the model needs pixel_values")
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
-            raise ValueError(
-                f"pixel_values must have the shape (batch_size, {self.config.num_channels}, height, width), "
-                f"got {tuple(pixel_values.shape)}"
-            )
-
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -449,7 +480,7 @@ class SetrModel(SetrPreTrainedModel):
             out_indices (`list[int]`, *optional*): Layers to return as `feature_maps`, counted from 1; 0 is the
                 embedding.
         """
-        self._check_pixel_values(pixel_values)
+        check_pixels(pixel_values, self.config, "pixel_values", 4)
         hidden_states, grid_size = self.embeddings(pixel_values)
         out_indices = out_indices or []
         num_patches = math.prod(grid_size)
@@ -544,6 +575,9 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
     def __init__(self, config: SetrConfig):
         super().__init__(config)
+        if config.palette is not None and len(config.palette) != config.num_labels:
+            # `from_pretrained(…, num_labels=3)` changes the classes of a configuration that has been checked.
+            config.palette = None
         config.validate_architecture()
         config.check_decoder()
         self.num_labels = config.num_labels
@@ -630,11 +664,13 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
+        if not isinstance(labels, torch.Tensor):
+            raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
         if tuple(labels.shape) != expected:
             raise ValueError(
                 f"labels must have the images' size (batch, height, width) {expected}, got {tuple(labels.shape)}"
             )
-        if labels.is_floating_point():
+        if labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"labels must be class ids of an integer type, got {labels.dtype}")
 
     def _invalid_labels(self, labels: torch.Tensor) -> ValueError:
@@ -727,11 +763,14 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
                 raise ValueError("pixel_windows come with patch_offsets and without pixel_values")
             if labels is not None or output_auxiliary_logits:
                 raise ValueError("labels and auxiliary logits need pixel_values: windows are for inference")
+            check_pixels(pixel_windows, self.config, "pixel_windows", 5)
+            check_offsets(patch_offsets, pixel_windows)
             logits = self._forward_windows(pixel_windows, patch_offsets)
             return SetrSemanticSegmenterOutput(logits=logits, patch_offsets=patch_offsets)
 
         if pixel_values is None:
             raise ValueError("the model needs pixel_values, or pixel_windows with patch_offsets")
+        check_pixels(pixel_values, self.config, "pixel_values", 4)
         if labels is not None:
             self._check_labels(labels, pixel_values)
         with_auxiliary = labels is not None if output_auxiliary_logits is None else output_auxiliary_logits

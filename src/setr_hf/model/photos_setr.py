@@ -38,9 +38,17 @@ def load_photo(path: str | Path) -> Image.Image:
         with Image.open(path) as photo:
             if photo.format == "EPS":
                 raise ValueError("PostScript is a program, which is not run")
-            photo.load()
+            return decoded(photo)
     except Exception as error:  # Damaged files break Pillow's readers wherever they happen to.
         raise ValueError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
+
+
+def decoded(photo: Image.Image) -> Image.Image:
+    """The photo itself, decoded if its file has only been opened. Raises `ValueError` if it cannot be, or is empty."""
+    try:
+        photo.load()
+    except Exception as error:
+        raise ValueError(f"it cannot be decoded: {reason_of(error)}") from error
     check_size(photo.height, photo.width)
     return photo
 
@@ -118,8 +126,13 @@ def channels_first_rgb(
 
 def check_type(image: Any) -> None:
     """Raises `ValueError` unless an array or tensor holds real numbers, and has two or three dimensions."""
-    numeric = image.dtype.kind in "uif" if isinstance(image, np.ndarray) else not image.is_complex()
-    if not numeric or str(image.dtype) == "torch.bool":
+    if isinstance(image, np.ndarray):
+        is_numeric = image.dtype.kind in "uif"
+    else:
+        is_numeric = not image.is_complex() and image.dtype != torch.bool
+        if image.layout != torch.strided or image.is_meta or image.is_quantized:
+            raise ValueError("it is a sparse, quantized or meta tensor, not a plain one")
+    if not is_numeric:
         raise ValueError(f"it holds values of the type {image.dtype}, not intensities")
     if image.ndim not in (2, 3):
         raise ValueError(

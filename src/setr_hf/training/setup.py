@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 from torchvision.transforms import v2
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..cards.benchmarks import find_benchmark
@@ -20,6 +19,7 @@ from ..data.label_sets import LabelSet, check_classes
 from ..data.public_datasets import CLASS_NAMES
 from ..data.rows import SegmentationData
 from ..errors import SetrError
+from ..inference.loading import NotASetr, load_network, load_processor
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
@@ -71,7 +71,7 @@ def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcesso
     if test_size := job.test_size or job.size:
         settings |= {"size": size_of(test_size), "do_resize": True}
     if job.model:
-        return AutoImageProcessor.from_pretrained(job.model, **settings)
+        return load_processor(job.model, **settings)
     return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
 
 
@@ -83,28 +83,18 @@ def is_classifier(name: str) -> bool:
 def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """`job.model` with the data's classes, or new classifiers if asked for, and a line on what was loaded."""
     try:
-        config = AutoConfig.from_pretrained(job.model)
-    except (OSError, ValueError) as error:
-        raise SetrError(f"the model {job.model} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if config.model_type != "setr":
-        raise SetrError(
-            f"{job.model} is a {config.model_type}, not a SETR: --encoder {job.model} starts a new SETR from its "
-            "encoder"
-        )
+        # Weights saved in half precision would be trained in it, where small steps are rounded away.
+        model = load_network(str(job.model), torch.float32)
+    except NotASetr as error:
+        raise SetrError(f"{error}: --encoder {job.model} starts a new SETR from its encoder") from None
     if not job.reinitialize_classifier:
         try:
-            check_classes(config, label_set)
+            check_classes(model.config, label_set)
         except SetrError as error:
             raise SetrError(
                 f"{job.model}: {error}. --reinitialize-classifier trains new classifiers for the data's classes and "
                 "keeps all other weights"
             ) from None
-    # Weights saved in half precision would be trained in it, where small steps are rounded away.
-    model, info = AutoModelForSemanticSegmentation.from_pretrained(
-        job.model, dtype=torch.float32, output_loading_info=True
-    )
-    if missing := sorted(info["missing_keys"]):
-        raise SetrError(f"{job.model} lacks {len(missing)} parameters, such as {missing[0]}")
     loss_fields = {"semantic_loss_average": job.loss_average} if job.loss_average else {}
     if not job.reinitialize_classifier:
         model.config.update(label_set.config_fields | loss_fields)
