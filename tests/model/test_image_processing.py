@@ -427,7 +427,7 @@ LOGITS = torch.zeros(2, 3, 4, 4)
         ({"logits": LOGITS[0]}, None, r"got \(3, 4, 4\)"),
         ({"logits": LOGITS + torch.nan}, None, "logits are NaN or infinite.*weights.*precision"),
         ({"logits": LOGITS, "patch_offsets": torch.zeros(2, 1, 6)}, None, "with patch_offsets"),
-        ({"logits": LOGITS[None], "patch_offsets": torch.zeros(1, 2, 6)}, None, "name no window of image 0"),
+        ({"logits": LOGITS[None], "patch_offsets": torch.zeros(1, 2, 6)}, None, "image 0 hold 0 windows"),
         ({"logits": LOGITS[None], "patch_offsets": torch.zeros(1, 1, 6)}, None, "with patch_offsets"),
     ],
 )

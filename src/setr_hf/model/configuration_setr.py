@@ -29,6 +29,7 @@ MAX_SIZE = 2**20
 MAX_LAYERS = 1000
 MAX_LABELS = 2**16
 MAX_UPSAMPLING = 1024
+FLOAT32_MAX = 3e38
 
 # Layers (counted from 1) that feed the auxiliary heads of the published models, by decoder and encoder depth.
 PUBLISHED_AUXILIARY_INDICES = {
@@ -182,6 +183,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
                 setattr(self, name, value)
         # These first: what follows counts with them.
         self._check_sizes()
+        if not isinstance(self.id2label, (dict, type(None))):
+            raise ValueError(f"id2label must be a dictionary of ids and names, got {self.id2label!r}")
         num_labels = kwargs.get("num_labels", self.num_labels or 2)
         check_num_labels(num_labels)
         if self.id2label is not None:
@@ -248,7 +251,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"than {MAX_UPSAMPLING}"
                 )
         sides = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
-        if len(sides) != 2 or min(sides) < 1:
+        if len(sides) != 2 or min(sides) < 1 or max(sides) > MAX_SIZE:
             raise ValueError(
                 f"image_size must be a positive number, or a positive height and width, got {self.image_size}"
             )
@@ -256,7 +259,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_values(self) -> None:
         for name in ("auxiliary_loss_weight", "initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if not 0 <= value < FLOAT32_MAX:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:

@@ -1,6 +1,5 @@
 """Image processors of SETR, torchvision and PIL backends: photos in, windows out, label maps back from the logits."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -47,10 +46,14 @@ from .photos_setr import (
 IGNORED_LABEL = 255
 # Class scores at image size are computed for as many classes at a time as stay below this count (128 MB in fp32).
 MAX_SCORES_AT_ONCE = 2**25
-# Limits on what is made of a photo; none that is larger by itself is refused. They are 25 times what 1024×2048 needs.
+# Limits on what is made of a photo, many times what the published protocols need; photos that are larger by themselves
+# are not refused.
 MAX_ENLARGED_PIXELS = 64 * 10**6
+MAX_WINDOW_PIXELS = 16 * 10**6
 MAX_WINDOWS = 10_000
 MAX_WINDOW_OVERLAP = 16
+MAX_LABEL_MAP_PIXELS = 2**30
+FLOAT32_MAX = 3e38
 RESAMPLINGS = {item.value for item in (*PILImageResampling, *tvF.InterpolationMode)}
 NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
@@ -99,7 +102,7 @@ def check_enlarging(height: int, width: int, size: SizeDict) -> None:
 
 def is_whole(number: Any) -> bool:
     """Whether a number counts something: whole and positive."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 1)
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and 1 <= int(number) < 2**31
 
 
 def kind_of(image: Any) -> Any:
@@ -115,7 +118,7 @@ def check_sides(name: str, sides: SizeDict | None) -> None:
 
 
 def is_finite(number: Any) -> bool:
-    return isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) < FLOAT32_MAX
 
 
 def check_normalization(mean: Any, std: Any) -> None:
@@ -138,7 +141,28 @@ def whole_sides(sides: Any, name: str) -> list[int]:
         whole = []
     if len(whole) != 2 or min(whole) < 1 or any(a != b for a, b in zip(whole, sides)):
         raise ValueError(f"{name} must be a height and a width in pixels, whole and positive, got {sides}")
+    if whole[0] * whole[1] > MAX_LABEL_MAP_PIXELS:
+        raise ValueError(f"{name} must have at most {MAX_LABEL_MAP_PIXELS:,} pixels, got {whole[0]}×{whole[1]}")
     return whole
+
+
+def valid_offsets(rows: list[list[int]], index: int) -> list[list[int]]:
+    """The rows of `patch_offsets` that are not padding. Raises `ValueError` unless they lie within one image and can
+    cover it.
+    """
+    rows = [row for row in rows if row[2] > 0]
+    area = 0
+    for top, left, height, width, image_height, image_width in rows:
+        if [image_height, image_width] != rows[0][4:]:
+            raise ValueError(f"patch_offsets of image {index} name several sizes of it: {rows[0][4:]} and others")
+        if not (0 <= top <= image_height - height and 0 <= left <= image_width - width and width > 0):
+            raise ValueError(
+                f"patch_offsets of image {index} hold a window that lies outside it: {[top, left, height, width]}"
+            )
+        area += height * width
+    if not rows or area < rows[0][4] * rows[0][5]:
+        raise ValueError(f"patch_offsets of image {index} hold {len(rows)} windows, which do not cover it")
+    return rows
 
 
 def check_logits(logits: torch.Tensor, patch_offsets: torch.Tensor | None) -> None:
@@ -246,7 +270,7 @@ def check_windows(height: int, width: int, crop_size: SizeDict, stride: int) -> 
     """Raises `ValueError` if the windows over an image are too many or too large for the memory."""
     crop_height, crop_width = crop_size.height, crop_size.width
     number = windows_along(height, crop_height, stride) * windows_along(width, crop_width, stride)
-    most_pixels = max(MAX_ENLARGED_PIXELS, MAX_WINDOW_OVERLAP * height * width)
+    most_pixels = max(MAX_WINDOW_PIXELS, MAX_WINDOW_OVERLAP * height * width)
     if number > MAX_WINDOWS or number * crop_height * crop_width > most_pixels:
         raise ValueError(
             f"its {height}×{width} pixels would be cut into {number:,} windows of {crop_height}×{crop_width}, which "
@@ -297,6 +321,8 @@ def merge_windows(logits: torch.Tensor, offsets: list[list[int]]) -> torch.Tenso
             window_logits = resize_scores(window_logits, (height, width))
         merged[:, top : top + height, left : left + width] += window_logits[:, :height, :width]
         counts[top : top + height, left : left + width] += 1
+    if not counts.all():
+        raise ValueError("windows leave gaps in their image")
     return merged.div_(counts)
 
 
@@ -353,7 +379,7 @@ class SetrImageProcessorMixin:
     def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]):
         with types_checked():
             # Numbers of normalization may be whole in files, which the types do not admit.
-            typed = set(self.valid_kwargs.__annotations__) - set(NORMALIZATION)
+            typed = set(self.valid_kwargs.__annotations__) - {"rescale_factor", "image_mean", "image_std"}
             validate_typed_dict(self.valid_kwargs, {name: kwargs[name] for name in typed if name in kwargs})
         super().__init__(**kwargs)
         self._check_settings(**{name: getattr(self, name) for name in self.valid_kwargs.__annotations__})
@@ -385,7 +411,7 @@ class SetrImageProcessorMixin:
                 raise ValueError(f"size must hold `height` and `width`, or `shortest_edge`, got {dict(size)}")
             # Pillow's resampling filters have numbers as values, torchvision's have names.
             resample = getattr(settings["resample"], "value", settings["resample"])
-            if resample not in RESAMPLINGS:
+            if not isinstance(resample, (int, str)) or resample not in RESAMPLINGS:
                 raise ValueError(f"resample must be one of Pillow's filters, 0 to 5, got {settings['resample']!r}")
             if not settings["antialias"] and resample not in (PILImageResampling.BILINEAR, "bilinear"):
                 raise ValueError(f"resizing without antialias is bilinear, but resample is {settings['resample']!r}")
@@ -432,7 +458,7 @@ class SetrImageProcessorMixin:
         images = self.fetch_images(images)
         try:
             images = super()._prepare_images_structure(with_channels(images), expected_ndims)
-        except (IndexError, ValueError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             got = [kind_of(image) for image in images[:3]] if isinstance(images, list) else kind_of(images)
             raise ValueError(
                 "images must be a photo or a list of photos; arrays are (height, width), (channels, height, width) or "
@@ -458,6 +484,8 @@ class SetrImageProcessorMixin:
             image = pil_to_rgb(image) if do_convert_rgb else image
         else:
             check_type(image)
+            if str(image.dtype).removeprefix("torch.") in ("uint32", "uint64"):  # torch cannot calculate with them.
+                image = image.astype(np.int64) if isinstance(image, np.ndarray) else image.to(torch.int64)
             if isinstance(image, torch.Tensor) and image.dtype == torch.bfloat16 and isinstance(self, PilBackend):
                 image = image.float()
             if image.shape[0] == 1 and (input_data_format is None or image.shape[-1] not in (1, 3, 4)):
@@ -618,14 +646,14 @@ class SetrImageProcessorMixin:
         check_logits(logits, patch_offsets)
         if target_sizes is None:
             target_sizes = [None] * len(logits)
+        if not isinstance(target_sizes, (list, tuple, np.ndarray, torch.Tensor)):
+            raise ValueError(f"target_sizes must be a list of heights and widths, got {target_sizes!r}")
         if len(target_sizes) != len(logits):
             raise ValueError(f"got {len(target_sizes)} target sizes for a batch of {len(logits)} images")
 
         results = []
         for image_logits, target_size, index in zip(logits, target_sizes, range(len(logits))):
-            offsets = None if patch_offsets is None else [row for row in patch_offsets[index].tolist() if row[2] > 0]
-            if offsets == []:
-                raise ValueError(f"patch_offsets name no window of image {index}")
+            offsets = None if patch_offsets is None else valid_offsets(patch_offsets[index].tolist(), index)
             size = offsets[0][4:] if offsets else image_logits.shape[-2:]
             if target_size is not None:
                 size = whole_sides(target_size, f"target_sizes[{index}]")
@@ -646,14 +674,16 @@ class SetrImageProcessorMixin:
         return resize_scores(merge_windows(logits[: len(offsets), classes], offsets), size)
 
     @staticmethod
+    @torch.no_grad()
     def _best_labels(scores_of: Callable[[slice], torch.Tensor], num_labels: int, chunk_size: int) -> torch.Tensor:
         """The argmax over classes, with the scores of `chunk_size` classes in memory; the first of equals wins."""
         best_scores, best_labels = scores_of(slice(0, chunk_size)).max(dim=0)
         for start in range(chunk_size, num_labels, chunk_size):
             scores, labels = scores_of(slice(start, start + chunk_size)).max(dim=0)
-            better = scores > best_scores
-            best_scores = torch.where(better, scores, best_scores)
-            best_labels = torch.where(better, labels + start, best_labels)
+            # In place and freed, since each tensor of a photo of 100 megapixels has 400 or 800 MB.
+            torch.where(scores > best_scores, labels.add_(start), best_labels, out=best_labels)
+            torch.maximum(scores, best_scores, out=best_scores)
+            del scores, labels
         return best_labels
 
 
@@ -670,17 +700,18 @@ class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
         disable_grouping: bool | None = None,
         **kwargs: Any,
     ) -> list[torch.Tensor]:
-        mode = resample if isinstance(resample, tvF.InterpolationMode) else pil_torch_interpolation_mapping[resample]
         groups, indices = group_images_by_shape(images, disable_grouping=disable_grouping)
         processed = {}
         for shape, stacked in groups.items():
             if do_resize:
                 new_size = resized_size(stacked.shape[-2], stacked.shape[-1], size)
                 if antialias:
+                    is_mode = isinstance(resample, tvF.InterpolationMode)
+                    mode = resample if is_mode else pil_torch_interpolation_mapping[resample]
                     try:
                         stacked = tvF.resize(stacked, new_size, interpolation=mode, antialias=True)
                     except NotImplementedError as error:
-                        raise ValueError(f"resample {mode.value!r} needs the PIL backend: {error}") from error
+                        raise ValueError(f"resample {resample!r} needs the PIL backend: {error}") from error
                 else:
                     stacked = resize_without_antialias(stacked, new_size)
             processed[shape] = self.rescale_and_normalize(stacked, *(kwargs[name] for name in NORMALIZATION))

@@ -675,9 +675,10 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
     def _invalid_labels(self, labels: torch.Tensor) -> ValueError:
         ignore_index = self.config.semantic_loss_ignore_index
-        invalid = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.num_labels))]
+        invalid = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.num_labels))].unique().tolist()
+        others = f" and {len(invalid) - 10} more" * (len(invalid) > 10)
         return ValueError(
-            f"labels hold the ids {invalid.unique().tolist()}, but the model has the classes 0 to "
+            f"labels hold the ids {invalid[:10]}{others}, but the model has the classes 0 to "
             f"{self.num_labels - 1} and ignores {ignore_index}. If 0 stands for «other» and classes count from 1, set "
             "do_reduce_labels=True on the image processor; else set num_labels to the number of classes"
         )

@@ -60,14 +60,19 @@ def check_size(height: int, width: int) -> None:
 
 
 def upright(photo: Image.Image) -> Image.Image:
-    """A photo turned as its EXIF orientation says; itself if there is nothing to turn, or the EXIF data is damaged."""
+    """A photo turned as its EXIF orientation says; or itself. Damaged EXIF data is dropped."""
     try:
+        # Pillow complains of damaged data only once, which may have been at opening.
+        probe = Image.new("1", (1, 1))
+        probe.info = photo.info
+        probe.getexif()
         turn = TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # As above; a photo is worth more than its EXIF data.
-        turn = None
-    if turn is None:
-        return photo
-    turned = photo.transpose(turn)
+        turned = photo.copy()
+    else:
+        if turn is None:
+            return photo
+        turned = photo.transpose(turn)
     for name in ORIENTATION_SOURCES:
         turned.info.pop(name, None)
     return turned
@@ -145,14 +150,16 @@ def check_intensities(image: np.ndarray | torch.Tensor, from_8_bit: bool) -> Non
     """Raises `ValueError` if an array or tensor holds NaN or infinity or, where intensities of 0 to 255 are expected
     (`from_8_bit`), numbers that are clearly of another range.
     """
-    values = torch.as_tensor(image)
-    if values.dtype == torch.uint8:
+    name = str(image.dtype).removeprefix("torch.")
+    if name == "uint8":
         return
-    is_float = values.is_floating_point()
-    if is_float and not values.isfinite().all():
+    is_float = "float" in name
+    if is_float and not (np.isfinite(image) if isinstance(image, np.ndarray) else image.isfinite()).all():
         raise ValueError("it holds NaN or infinite values")
     if not from_8_bit:
         return
+    # torch cannot compare unsigned integers of 16 bits.
+    values = image.cpu().numpy() if name == "uint16" and isinstance(image, torch.Tensor) else image
     low, high = values.min().item(), values.max().item()
     # Bicubic resizing, for one, leaves floating-point intensities a little outside the range.
     if low < -255 * is_float or high > 255 + 255 * is_float:
