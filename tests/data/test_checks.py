@@ -162,3 +162,14 @@ def test_postscript_is_not_run(folder):
         ValueError, match=r"the image of 03 .* cannot be read: PostScript is a program, which is not run"
     ):
         load(folder)[3]
+
+
+def test_a_photo_of_an_unknown_range_is_named(folder):
+    """`Image.convert` would clip it to white and black."""
+    path = folder / "images/train/03.tiff"
+    (folder / "images/train/03.png").unlink()
+    Image.fromarray(np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)).save(path)
+    with pytest.raises(ValueError, match="the image of 03 cannot be read: its floating-point intensities"):
+        load(folder)[3]
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(path)
+    assert load(folder)[3].photo.getextrema() == ((0, 255),) * 3

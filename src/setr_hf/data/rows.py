@@ -12,6 +12,7 @@ from datasets import Dataset, Image, IterableDataset
 from PIL import Image as PILImage
 
 from ..errors import SetrError
+from ..model.photos_setr import pil_to_rgb
 from .label_sets import LabelSet
 
 
@@ -89,6 +90,12 @@ class SegmentationData:
         if row["image"] is None:
             raise SetrError(f"{name} has no image")
         photo, label_map = decode(row["image"], f"the image of {name}"), None
+        if photo.mode.startswith(("F", "I")):
+            # Their intensities may be out of range, which must show while the sample's name is known.
+            try:
+                photo = pil_to_rgb(photo)
+            except ValueError as error:
+                raise SetrError(f"the image of {name} cannot be read: {error}") from error
         if row.get("annotation") is not None:
             annotation = decode(row["annotation"], f"the annotation of {name}")
             label_map = self.label_set.encode(annotation, name, photo.size)

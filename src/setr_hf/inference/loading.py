@@ -47,7 +47,7 @@ class NotASetr(SetrError):
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Makes a [`SetrError`] of what goes wrong, and keeps the warnings of Transformers to what it says itself."""
+    """Makes a [`SetrError`] of what goes wrong, of which Transformers would log a table first."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -133,11 +133,8 @@ def check_loading_info(info: dict[str, Any], path: str) -> None:
     """Raises [`SetrError`] unless all tensors were there, none was left over, and all had the right shapes."""
     mismatched = [f"{key} {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]]
     faults = list(info["error_msgs"])
-    for verb, keys in (
-        ("lacks", info["missing_keys"]),
-        ("has the unknown", info["unexpected_keys"]),
-        ("has", mismatched),
-    ):
+    kinds = {"lacks": info["missing_keys"], "has the unknown": info["unexpected_keys"], "has": mismatched}
+    for verb, keys in kinds.items():
         if keys:
             faults.append(f"it {verb} {min(keys)}" + f" and {len(keys) - 1} more" * (len(keys) > 1))
     if faults:
@@ -155,7 +152,7 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 
 def load_network(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
-    """The model of a folder or Hub id, in evaluation mode on the CPU; see [`load_model`]."""
+    """The model of a folder or Hub id, in evaluation mode on the CPU, with the checks of [`load_model`]."""
     is_folder = Path(path).is_dir()
     if is_folder:
         check_folder(Path(path))

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import SetrError
-from ..model.photos_setr import load_photo, pil_to_rgb, upright
+from ..model.photos_setr import load_photo, pil_to_rgb, reason_of, upright
 
 
 def upright_rgb(photo: Image.Image) -> Image.Image:
@@ -27,4 +27,4 @@ def read_photo(path: str | Path) -> Image.Image:
     try:
         return upright_rgb(photo)
     except (ValueError, MemoryError) as error:
-        raise SetrError(f"{path} cannot be read as a photo: {error}") from error
+        raise SetrError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
