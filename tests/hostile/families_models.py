@@ -4,7 +4,6 @@ import json
 import shutil
 import tempfile
 from functools import cache
-from pathlib import Path
 
 import torch
 from hostile import Attempt, family
@@ -82,9 +81,10 @@ def settings_of_image_processors(random, folder):
 
 @cache
 def saved_model():
-    folder = Path(tempfile.mkdtemp(prefix="hostile-model-"))
-    small_model().save_pretrained(folder)
-    small_processor().save_pretrained(folder)
+    """A folder that is removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="hostile-model-")
+    small_model().save_pretrained(folder.name)
+    small_processor().save_pretrained(folder.name)
     return folder
 
 
@@ -110,7 +110,7 @@ def hostile_weights(random, path):
 @family(count=700)
 def model_folders(random, folder):
     folder = folder / "model"
-    shutil.copytree(saved_model(), folder)
+    shutil.copytree(saved_model().name, folder)
     path = folder / random.choice(["config.json", "preprocessor_config.json", "model.safetensors"])
     kind = random.randrange(8)
     if kind == 0:
