@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
             self.read_chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(length)
         )
         if isinstance(self.fault, int):
-            self.refuse(self.fault, "Injected")
+            self.refuse(self.fault, "Injected", url=f"{self.hub.address}/{USER}/injected")
             return
         try:
             with self.hub.lock:
@@ -456,12 +456,16 @@ ROUTES = [
 ]
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # Downloads open many connections at once.
+
+
 @contextlib.contextmanager
 def running_hub(root: Path | None = None):
     """A `LocalHub` that answers at its `address`."""
     hub = LocalHub(root)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
