@@ -13,19 +13,26 @@ from tqdm import tqdm
 from setr_hf.cli import JobParser, run_job
 from setr_hf.data.folders import IMAGE_SUFFIXES
 from setr_hf.errors import SetrError
-from setr_hf.files import whole_file
+from setr_hf.files import folder_lock, whole_file
 from setr_hf.inference.loading import load_model
 from setr_hf.inference.photos import read_photo
 from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.repositories import check_model
+from setr_hf.text import csv_cell, one_line
+
+
+# What is written for each photo, after its name.
+RESULTS = (".png", "_overlay.jpg", ".csv")
 
 
 def usable_device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {error}") from None
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = one_line(error, 200)
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {reason}") from None
+    return torch.device(name)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,18 +66,30 @@ def output_stems(photos: list[Path]) -> list[str]:
     return names
 
 
+def check_overwrites_nothing(photos: list[Path], folder: Path, stems: list[str]) -> None:
+    """Raises a [`SetrError`] if a result would take the place of a photo."""
+    inputs = {photo.resolve() for photo in photos}
+    for stem in stems:
+        for result in (folder / f"{stem}{end}" for end in RESULTS):
+            if result.resolve() in inputs or (
+                result.exists() and any(map(result.samefile, filter(Path.exists, inputs)))
+            ):
+                raise SetrError(f"{result} is one of the photos and would be overwritten: name another --output")
+
+
 def write_results(
     folder: Path, stem: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
 ) -> None:
     """`STEM.png` with class ids, `STEM_overlay.jpg`, and `STEM.csv` with the share of the area of each class."""
-    with whole_file(folder / f"{stem}.png") as unfinished:
+    ids, picture, shares = (folder / f"{stem}{end}" for end in RESULTS)
+    with whole_file(ids) as unfinished:
         Image.fromarray(label_map).save(unfinished)
-    with whole_file(folder / f"{stem}_overlay.jpg") as unfinished:
+    with whole_file(picture) as unfinished:
         overlay_with_legend(photo, label_map, colors, id2label).save(unfinished, quality=90)
-    with whole_file(folder / f"{stem}.csv") as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+    with whole_file(shares) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "class", "share"])
-        table.writerows([i, id2label[i], f"{share:.6f}"] for i, share in class_shares(label_map).items())
+        table.writerows([i, csv_cell(id2label[i]), f"{share:.6f}"] for i, share in class_shares(label_map).items())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,19 +98,24 @@ def main(argv: list[str] | None = None) -> int:
     if not paths:
         raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
     stems = output_stems(paths)
+    check_overwrites_nothing(paths, arguments.output, stems)
     check_model(arguments.model)
     model, processor = load_model(arguments.model, device=arguments.device)
     colors = class_colors(model.config)
     id_type = np.uint8 if model.config.num_labels <= 256 else np.uint16
     failures = []
-    for path, stem in zip(tqdm(paths, unit="photo"), stems):
-        try:
-            photo = read_photo(path)
-        except SetrError as error:
-            failures.append(str(error))
-            continue
-        label_map = segment(model, processor, [photo])[0].numpy().astype(id_type)
-        write_results(arguments.output, stem, photo, label_map, colors, model.config.id2label)
+    with folder_lock(arguments.output):
+        for path, stem in zip(tqdm(paths, unit="photo"), stems):
+            try:
+                photo = read_photo(path)
+                label_map = segment(model, processor, [photo])[0].numpy().astype(id_type)
+            except SetrError as error:
+                failures.append(str(error))
+                continue
+            except ValueError as error:
+                failures.append(f"{path}: {one_line(error)}")
+                continue
+            write_results(arguments.output, stem, photo, label_map, colors, model.config.id2label)
     for failure in failures:
         print(f"skipped {failure}", file=sys.stderr)
     print(f"{len(paths) - len(failures)} of {len(paths)} photos segmented into {arguments.output}")

@@ -61,10 +61,14 @@ def main() -> int:
         print(f"{USAGE}\nerror: there is no job {job!r}: {hint}", file=sys.stderr)
         return 2
 
-    from setr_hf.cli import run_job
-
     sys.argv[:2] = [f"setr-hf {job}"]
-    return run_job(lambda: load_script(scripts[job]).main())
+    try:
+        from setr_hf.cli import run_job
+
+        return run_job(lambda: load_script(scripts[job]).main())
+    except KeyboardInterrupt:  # While it is imported, which takes seconds.
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

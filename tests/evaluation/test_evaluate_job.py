@@ -21,6 +21,7 @@ from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
 from setr_hf.evaluation.submission import server_ids
+from setr_hf.files import folder_lock
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf_cli import load_script
@@ -245,3 +246,14 @@ def test_prediction_job_pipeline_and_evaluation_choose_the_same_classes(data_set
 def test_counts_below_one_are_refused(option, model_folder, data_set, tmp_path):
     with pytest.raises(SetrError, match=f"{option} must be at least 1, got 0"):
         run_here(model_folder, data_set, tmp_path, option, "0")
+
+
+def test_a_second_evaluation_into_the_same_folder_is_refused_before_its_first_image(
+    model_folder, data_set, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("setr_hf.files.LOCK_TIMEOUT", 0.1)
+    evaluate = load_script(SCRIPTS / "evaluate.py").main
+    with folder_lock(tmp_path / "out/records"), pytest.raises(SetrError, match="another running job writes to"):
+        evaluate(arguments(model_folder, data_set, tmp_path / "out", "--limit", "2"))
+    assert not any((tmp_path / "out").glob("*.json")) and not any((tmp_path / "out/records").iterdir())
+    assert evaluate(arguments(model_folder, data_set, tmp_path / "out", "--limit", "2")) == 0

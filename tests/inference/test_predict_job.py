@@ -9,6 +9,7 @@ from paths import SCRIPTS
 from PIL import ExifTags, Image
 from transformers import pipeline
 
+from setr_hf.errors import SetrError
 from setr_hf_cli import load_script
 
 
@@ -46,3 +47,36 @@ def test_a_turned_photo_gives_the_label_map_of_the_pipeline(tmp_path):
     segmenter = pipeline("image-segmentation", model=str(tmp_path / "model"))
     for segment in segmenter(str(tmp_path / "photo.png")):
         assert (label_map[np.asarray(segment["mask"]) > 0] == segmenter.model.config.label2id[segment["label"]]).all()
+
+
+@pytest.mark.parametrize("as_link", [False, True])
+def test_photos_are_never_overwritten_by_their_label_maps(as_link, tmp_path):
+    save_model(tmp_path / "model", ["sky", "tree", "road", "car"])
+    (tmp_path / "photos").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photos/a.png")
+    before = (tmp_path / "photos/a.png").read_bytes()
+    output = tmp_path / "photos"
+    if as_link:
+        output = tmp_path / "link"
+        output.symlink_to(tmp_path / "photos")
+    with pytest.raises(SetrError, match=r"a.png is one of the photos and would be overwritten: name another --output"):
+        predict(tmp_path / "photos", "--model", tmp_path / "model", "--output", output)
+    assert (tmp_path / "photos/a.png").read_bytes() == before
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta"])
+def test_a_device_that_does_not_exist_is_named(device, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        predict(tmp_path, "--model", tmp_path, "--output", tmp_path / "out", "--device", device)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and repr(device) in error
+
+
+def test_class_names_are_no_formulas_in_the_table(tmp_path):
+    save_model(tmp_path / "model", ["=1+1", "@tree", "road", "car"])
+    Image.effect_noise((70, 50), 100).save(tmp_path / "photo.png")
+    predict(tmp_path / "photo.png", "--model", tmp_path / "model", "--output", tmp_path / "out")
+    with open(tmp_path / "out/photo.csv", encoding="utf-8") as file:
+        assert {row["class"] for row in csv.DictReader(file)} <= {"'=1+1", "'@tree", "road", "car"}

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.rows import Sample, SegmentationData
 from ..errors import SetrError
-from ..files import append_lines, complete_lines, make_folder, whole_file
+from ..files import append_lines, complete_lines, folder_lock, make_folder, whole_file
 from ..metrics import confusion_matrix, segmentation_scores
 
 
@@ -140,39 +141,42 @@ def compute_records(
         is_missing (`Callable`, *optional*): Whether the image of a name must be computed although it has a record.
 
     Raises a [`SetrError`] if only some images have annotations, a sample cannot be read, or `folder` holds damaged
-    records or those of other settings, or is not shared by all processes.
+    records or those of other settings, is not shared by all processes, or another job writes to it.
     """
     if missing := data.missing_annotations():
         raise SetrError(f"{len(missing)} images have no annotation, the first is {missing[0]!r}")
     state = PartialState()
     names, num_labels = list(data.rows["name"]), len(data.label_set.names)
     wanted = range(len(names) if limit is None else min(limit, len(names)))
-    check_settings(folder, settings)
-    records = read_records(folder)
-    groups = [list(wanted[start : start + batch_size]) for start in range(0, len(wanted), batch_size)]
-    groups = [group for group in groups if any(i not in records or is_missing(names[i]) for i in group)]
-    # Nobody writes before everybody has read: all must divide the same groups.
-    state.wait_for_everyone()
-    make_folder(folder)
-    if state.is_main_process:
-        write_json(folder / SETTINGS_FILE, settings)
+    with folder_lock(folder) if state.is_main_process else nullcontext():
+        check_settings(folder, settings)
+        records = read_records(folder)
+        groups = [list(wanted[start : start + batch_size]) for start in range(0, len(wanted), batch_size)]
+        groups = [group for group in groups if any(i not in records or is_missing(names[i]) for i in group)]
+        # Nobody writes before everybody has read: all must divide the same groups.
+        state.wait_for_everyone()
+        make_folder(folder)
+        if state.is_main_process:
+            write_json(folder / SETTINGS_FILE, settings)
 
-    mine = groups[state.process_index :: state.num_processes]
-    file = folder / RECORD_FILES.format(state.process_index)
-    total = sum_records([records[i] for i in wanted if i in records], num_labels)
-    share = f", process 1 of {state.num_processes}" if state.num_processes > 1 else ""
-    with tqdm(total=sum(map(len, mine)), unit="image", disable=not state.is_main_process) as progress:
-        for group, samples in zip(mine, read_ahead(data, mine)):
-            new = [{"index": i, "name": names[i], **record} for i, record in zip(group, work(samples))]
-            # A killed process may have written a part of a group.
-            added = [record for record in new if record["index"] not in records]
-            append_lines(file, [json.dumps(record) for record in added])
-            total += sum_records(added, num_labels)
-            progress.update(len(new))
-            progress.set_description(f"mIoU {100 * segmentation_scores(total)['mean_iou']:.2f} %{share}")
-    state.wait_for_everyone()
-    records = read_records(folder)
-    lost = [names[i] for i in wanted if i not in records]
-    if lost:
-        raise SetrError(f"{len(lost)} images have no record, such as {lost[0]!r}: do all processes share {folder}?")
-    return [records[i] for i in wanted]
+        mine = groups[state.process_index :: state.num_processes]
+        file = folder / RECORD_FILES.format(state.process_index)
+        total = sum_records([records[i] for i in wanted if i in records], num_labels)
+        share = f", process 1 of {state.num_processes}" if state.num_processes > 1 else ""
+        with tqdm(total=sum(map(len, mine)), unit="image", disable=not state.is_main_process) as progress:
+            for group, samples in zip(mine, read_ahead(data, mine)):
+                new = [{"index": i, "name": names[i], **record} for i, record in zip(group, work(samples))]
+                # A killed process may have written a part of a group.
+                added = [record for record in new if record["index"] not in records]
+                append_lines(file, [json.dumps(record) for record in added])
+                total += sum_records(added, num_labels)
+                progress.update(len(new))
+                progress.set_description(f"mIoU {100 * segmentation_scores(total)['mean_iou']:.2f} %{share}")
+        state.wait_for_everyone()
+        records = read_records(folder)
+        lost = [names[i] for i in wanted if i not in records]
+        if lost:
+            raise SetrError(
+                f"{len(lost)} images have no record, such as {lost[0]!r}: do all processes share {folder}?"
+            )
+        return [records[i] for i in wanted]
