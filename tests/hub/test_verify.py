@@ -133,6 +133,8 @@ def test_measured_figures_are_computed_again_to_the_printed_digit(copy, scene_fo
     write_manifest(copy)
     assert call("verify", copy, *data) == 0
     assert "figures    as it should be" in capsys.readouterr().out
+    with staged(copy, "you/yours", "v1.0") as folder:
+        assert "setr-hf evaluate --model you/yours" in (folder / "README.md").read_text()
     card = (copy / "README.md").read_text()
     value = next(line for line in card.splitlines() if line.strip().startswith("value: "))
     figure = float(value.partition("value: ")[2])

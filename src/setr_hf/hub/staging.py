@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .. import model as model_room
 from ..cards.model_card import ModelFacts, write_model_card
 from ..cards.reading import read_card
+from ..cards.results import add_results
 from ..checkpoints.convert import load_original
 from ..errors import SetrError
 from ..files import check_space, read_text, size_of
@@ -89,13 +90,19 @@ def size_of_weights(source: Path) -> int:
 
 
 def name_repository(path: Path, name: str, repo_id: str, revision: str) -> None:
-    """Lets a card's examples, which load a folder by its `name`, load the repository at `revision`."""
+    """Lets a card's examples, which load a folder by its `name`, load the repository at `revision`, and its commands
+    evaluate that.
+    """
     text = read_text(path)
     blocks = re.split(r"(```python\n.*?\n```)", text, flags=re.DOTALL)
     for index in range(1, len(blocks), 2):
         renamed = blocks[index].replace(f'"{name}"', f'"{repo_id}"')
         blocks[index] = renamed.replace('revision="main"', f'revision="{revision}"')
     path.write_text("".join(blocks), encoding="utf-8")
+    card = read_card(path)
+    if cast(ModelCardData, card.data).eval_results:
+        add_results(card, [], repo_id)
+        card.save(path)
 
 
 @torch.inference_mode()
