@@ -15,6 +15,9 @@ FORBIDDEN = {
     "mktemp": "names a file that others may make", "read_pickle": "unpickles", "full_load": "makes Python's objects",
     "unsafe_load": "makes Python's objects", "load_all": "makes Python's objects",
 }  # fmt: skip
+# Processes of their own that run the code of one published model at a pinned revision: the one that reads back what was
+# just published, with our own code in it, and the Space of a demonstration.
+PINNED_CODE = {f"{name}: pipeline(trust_remote_code=True)" for name in ("read_back.py", "app.py")}
 FORBIDDEN_IMPORTS = {"dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile"}
 
 
@@ -61,8 +64,8 @@ def faults(tree):
 
 def test_no_source_runs_what_it_reads():
     assert len(SOURCES) > 60
-    found = [f"{path.name}: {fault}" for path in SOURCES for fault in faults(ast.parse(path.read_text()))]
-    assert not found
+    found = {f"{path.name}: {fault}" for path in SOURCES for fault in faults(ast.parse(path.read_text()))}
+    assert found == PINNED_CODE
 
 
 @pytest.mark.parametrize(

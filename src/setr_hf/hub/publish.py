@@ -215,7 +215,7 @@ def check_read_back(folder: Path, repo_id: str, revision: str) -> None:
             raise SetrError(
                 f"{repo_id} is published, but could not be read back at {revision}: {reason}. Start again to check it"
             )
-        published = np.load(output)
+        published = np.load(output, allow_pickle=False)
     expected = segment(model, processor, [photo])[0].numpy()
     if not np.array_equal(published, expected):
         share = (published != expected).mean() if published.shape == expected.shape else 1.0
