@@ -66,15 +66,23 @@ def output_stems(photos: list[Path]) -> list[str]:
     return names
 
 
-def check_overwrites_nothing(photos: list[Path], folder: Path, stems: list[str]) -> None:
-    """Raises a [`SetrError`] if a result would take the place of a photo."""
-    inputs = {photo.resolve() for photo in photos}
+def check_overwrites_nothing(inputs: list[Path], photos: list[Path], folder: Path, stems: list[str]) -> None:
+    """Raises a [`SetrError`] if results would go into a folder of photos, where the next run would take them for
+    photos, or one would take the place of a photo.
+    """
+    if any(path.is_dir() and folder.exists() and path.samefile(folder) for path in inputs):
+        raise SetrError(f"{folder} holds the photos: name another --output")
+    taken = {identity(photo) for photo in photos if photo.exists()}
     for stem in stems:
         for result in (folder / f"{stem}{end}" for end in RESULTS):
-            if result.resolve() in inputs or (
-                result.exists() and any(map(result.samefile, filter(Path.exists, inputs)))
-            ):
+            if result.exists() and identity(result) in taken:
                 raise SetrError(f"{result} is one of the photos and would be overwritten: name another --output")
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def write_results(
@@ -98,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     if not paths:
         raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
     stems = output_stems(paths)
-    check_overwrites_nothing(paths, arguments.output, stems)
+    check_overwrites_nothing(arguments.inputs, paths, arguments.output, stems)
     check_model(arguments.model)
     model, processor = load_model(arguments.model, device=arguments.device)
     colors = class_colors(model.config)
@@ -113,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
                 failures.append(str(error))
                 continue
             except ValueError as error:
-                failures.append(f"{path}: {one_line(error)}")
+                failures.append(one_line(f"{path}: {error}"))
                 continue
             write_results(arguments.output, stem, photo, label_map, colors, model.config.id2label)
     for failure in failures:

@@ -49,21 +49,28 @@ def test_a_turned_photo_gives_the_label_map_of_the_pipeline(tmp_path):
         assert (label_map[np.asarray(segment["mask"]) > 0] == segmenter.model.config.label2id[segment["label"]]).all()
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 @pytest.mark.parametrize("as_link", [False, True])
-def test_photos_are_never_overwritten_by_their_label_maps(as_link, tmp_path):
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_results_never_go_where_the_photos_are(name, as_link, as_folder, tmp_path):
     save_model(tmp_path / "model", ["sky", "tree", "road", "car"])
     (tmp_path / "photos").mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "photos/a.png")
-    before = (tmp_path / "photos/a.png").read_bytes()
+    photo = tmp_path / "photos" / name
+    Image.effect_noise((70, 50), 100).convert("RGB").save(photo)
+    before = photo.read_bytes()
     output = tmp_path / "photos"
     if as_link:
         output = tmp_path / "link"
         output.symlink_to(tmp_path / "photos")
-    with pytest.raises(SetrError, match=r"a.png is one of the photos and would be overwritten: name another --output"):
-        predict(tmp_path / "photos", "--model", tmp_path / "model", "--output", output)
-    assert (tmp_path / "photos/a.png").read_bytes() == before
-    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
+    arguments = ("--model", tmp_path / "model", "--output", output)
+    if as_folder or name == "a.png":
+        message = r"holds the photos: name" if as_folder else r"a.png is one of the photos and would be overwritten"
+        with pytest.raises(SetrError, match=message):
+            predict(tmp_path / "photos" if as_folder else photo, *arguments)
+        assert [path.name for path in (tmp_path / "photos").iterdir()] == [name]
+    else:
+        assert predict(photo, *arguments) == 0
+    assert photo.read_bytes() == before
 
 
 @pytest.mark.parametrize("device", ["banana", "cuda:99", "meta"])
