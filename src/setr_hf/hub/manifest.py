@@ -16,8 +16,10 @@ from ..files import parse_json, read_text, whole_file
 
 MANIFEST = "MANIFEST.json"
 SIGNATURE = "model.sig"
-# The signature is made of the files, the manifest among them; the last one is the Hub's own.
-UNLISTED = {MANIFEST, SIGNATURE, ".gitattributes"}
+# What the Hub itself puts into a new repository.
+FILES_OF_THE_HUB = {".gitattributes"}
+# The signature is made of the files, the manifest among them.
+UNLISTED = {MANIFEST, SIGNATURE, *FILES_OF_THE_HUB}
 ALGORITHM = "sha256"
 
 

@@ -13,22 +13,20 @@ import numpy as np
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.sha import git_hash, sha_fileobj
+from huggingface_hub.utils.sha import git_hash
 from PIL import Image
 
 from ..errors import SetrError
 from ..inference.loading import load_model
 from ..inference.sliding_windows import segment
 from ..text import one_line
-from .manifest import write_manifest
+from .manifest import FILES_OF_THE_HUB, checksum, write_manifest
 from .signing import sign
 from .staging import check_folder, stage_model
 
 
 DEFAULT_REVISION = "v1.0"
 COMMIT_MESSAGE = "Publish with setr-hf"
-# What the Hub itself puts into a new repository.
-FILES_OF_THE_HUB = {".gitattributes"}
 READER = Path(__file__).with_name("read_back.py")
 # A photo of several windows, the same on every machine.
 PHOTO_SIDES = (1.5, 2.0)
@@ -130,25 +128,31 @@ def check_login(api: HfApi, repo_id: str) -> None:
         api.whoami()
 
 
-def local_hashes(folder: Path) -> dict[str, set[str]]:
-    """What the Hub may call the content of each file: git's hash, or of a file in LFS its SHA-256."""
-    hashes = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            checksum = sha_fileobj(file).hex()
-        hashes[path.relative_to(folder).as_posix()] = {checksum, git_hash(path.read_bytes())}
-    return hashes
-
-
-def remote_hashes(api: HfApi, repo_id: str, kind: str, revision: str) -> dict[str, str]:
-    """What the Hub calls the content of each file of a revision, but for the files that are its own."""
+def remote_files(api: HfApi, repo_id: str, kind: str, revision: str) -> dict[str, RepoFile]:
+    """The files of a revision by name, but for those that are the Hub's own."""
     entries = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=kind)
-    files = [entry for entry in entries if isinstance(entry, RepoFile) and entry.path not in FILES_OF_THE_HUB]
-    return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
+    return {
+        entry.path: entry for entry in entries if isinstance(entry, RepoFile) and entry.path not in FILES_OF_THE_HUB
+    }
 
 
-def is_same(ours: dict[str, set[str]], theirs: dict[str, str]) -> bool:
-    return ours.keys() == theirs.keys() and all(theirs[path] in hashes for path, hashes in ours.items())
+def is_same(path: Path, remote: RepoFile) -> bool:
+    """Whether a file has the content of one on the Hub, which knows that of a large one by its SHA-256, and that of
+    any other by git's hash.
+    """
+    if remote.lfs:
+        return checksum(path) == remote.lfs.sha256
+    return git_hash(path.read_bytes()) == remote.blob_id
+
+
+def needed_operations(folder: Path, theirs: dict[str, RepoFile]) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """What makes the files of a revision those of `folder`; nothing if they are."""
+    ours = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    changed = [name for name, path in ours.items() if name not in theirs or not is_same(path, theirs[name])]
+    return [
+        *(CommitOperationAdd(name, ours[name]) for name in changed),
+        *(CommitOperationDelete(name) for name in sorted(theirs.keys() - ours.keys())),
+    ]
 
 
 def tag_target(api: HfApi, repo_id: str, revision: str) -> str | None:
@@ -160,23 +164,17 @@ def publish_folder(
     api: HfApi, folder: Path, repo_id: str, kind: str, private: bool, revision: str | None, sdk: str | None = None
 ) -> Publication:
     """Makes the files of `folder` those of a repository, in at most one commit, and tags it with `revision`."""
-    ours = local_hashes(folder)
     with hub_errors_named(repo_id):
         url = str(api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk))
         check_visibility(api, repo_id, kind, private)
         tagged = tag_target(api, repo_id, revision) if revision else None
-        if tagged is not None and not is_same(ours, remote_hashes(api, repo_id, kind, tagged)):
-            raise SetrError(f"the tag {revision} of {repo_id} stands for other files: pass another --revision")
         if tagged is not None:
+            if needed_operations(folder, remote_files(api, repo_id, kind, tagged)):
+                raise SetrError(f"the tag {revision} of {repo_id} stands for other files: pass another --revision")
             return Publication(repo_id, revision, tagged, False, url)
         head = str(api.repo_info(repo_id, repo_type=kind).sha)
-        theirs = remote_hashes(api, repo_id, kind, head)
-        is_new = not is_same(ours, theirs)
-        if is_new:
-            changed = [path for path, hashes in ours.items() if theirs.get(path) not in hashes]
-            operations: list[CommitOperationAdd | CommitOperationDelete] = []
-            operations += [CommitOperationAdd(path, folder / path) for path in changed]
-            operations += [CommitOperationDelete(path) for path in sorted(theirs.keys() - ours.keys())]
+        operations = needed_operations(folder, remote_files(api, repo_id, kind, head))
+        if operations:
             head = api.create_commit(
                 repo_id, operations, commit_message=COMMIT_MESSAGE, repo_type=kind, parent_commit=head
             ).oid
@@ -184,7 +182,7 @@ def publish_folder(
             api.create_tag(repo_id, tag=revision, revision=head, exist_ok=True)
             if tag_target(api, repo_id, revision) != head:
                 raise SetrError(f"the tag {revision} of {repo_id} stands for another commit: pass another --revision")
-    return Publication(repo_id, revision, head, is_new, url)
+    return Publication(repo_id, revision, head, bool(operations), url)
 
 
 def check_visibility(api: HfApi, repo_id: str, kind: str, private: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import SetrError
 from ..text import one_line
-from .manifest import SIGNATURE
+from .manifest import FILES_OF_THE_HUB, SIGNATURE
 
 
 def model_signing(part: str) -> Any:
@@ -20,7 +20,7 @@ def model_signing(part: str) -> Any:
 
 def hashing(folder: Path) -> Any:
     """What is signed: every file but the signature, and what the Hub itself adds."""
-    paths = [folder / SIGNATURE, folder / ".gitattributes", folder / ".cache"]
+    paths = [folder / name for name in (SIGNATURE, *FILES_OF_THE_HUB, ".cache")]
     return model_signing("hashing").Config().set_ignored_paths(paths=paths, ignore_git_paths=True)
 
 

@@ -4,12 +4,13 @@ import difflib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
 from huggingface_hub import EvalResult, ModelCardData, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RevisionNotFoundError
+from huggingface_hub.errors import HTTPError
 
 from ..cards.reading import read_card
 from ..cards.results import eval_results, is_measured, protocol_name, scales_of
@@ -23,7 +24,7 @@ from ..evaluation.settings import evaluation_settings
 from ..inference.loading import load_model
 from ..repositories import files_on_hub
 from ..text import one_line, printable
-from .manifest import MANIFEST, check_manifest, read_manifest
+from .manifest import check_manifest, read_manifest
 from .signing import check_signature
 from .staging import CARD, CODE, CODE_FOLDER, check_card
 
@@ -43,7 +44,7 @@ def local_copy(source: str, revision: str | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="setr-hf-") as temporary:
         try:
             snapshot_download(source, revision=revision, local_dir=temporary)
-        except (HFValidationError, RevisionNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
+        except (HTTPError, OSError) as error:
             raise SetrError(f"{source} cannot be downloaded: {one_line(error, 500)}") from error
         yield Path(temporary)
 
@@ -114,8 +115,8 @@ def check_figures(folder: Path, data: SegmentationData, split: str, evaluation: 
     findings = []
     for protocol, results in measured.items():
         scales = scales_of(results[0])
-        evaluation.protocol = "single" if scales is None else "multi"
-        segmenter = load_segmenter(str(folder), data.label_set, evaluation, scales=scales)
+        options = replace(evaluation, protocol="single" if scales is None else "multi")
+        segmenter = load_segmenter(str(folder), data.label_set, options, scales=scales)
 
         def work(samples: list[Sample]) -> list[dict]:
             predictions = segmenter([sample.photo for sample in samples])  # noqa: B023
@@ -158,6 +159,3 @@ def verify(folder: Path, public_key: Path | None = None) -> dict[str, list[str]]
     if public_key is not None:
         checks["signature"] = check_signature(folder, public_key)
     return checks
-
-
-__all__ = ["MANIFEST", "check_figures", "local_copy", "verify"]
