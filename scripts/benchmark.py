@@ -1,11 +1,14 @@
 """Measures speed: of the augmentation, beside mmsegmentation's on the same photos."""
 
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 import json
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -19,11 +22,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from setr_hf.cli import JobParser, positive, run_job
+from setr_hf.cli import JobParser, positive
 from setr_hf.data.arguments import SplitArguments, load_data
 from setr_hf.data.augmentation import to_tv_tensors, training_transform
 from setr_hf.data.rows import SegmentationData
 from setr_hf.errors import SetrError
+from setr_hf.files import temporary_folder
 from setr_hf.tables import print_table
 
 
@@ -147,8 +151,8 @@ def augmentation(arguments: Namespace) -> None:
         return
     settings = {"crop_size": arguments.crop_size, "scale": (long, short), "scale_range": SCALE_RANGE}
     settings |= {"mean": [255 * value for value in mean], "std": [255 * value for value in std]}
-    with tempfile.TemporaryDirectory() as folder:
-        settings |= write_files(data, Path(folder))
+    with temporary_folder() as folder:
+        settings |= write_files(data, folder)
         with reference_timer(python, settings) as timers["mmsegmentation"]:
             compare_all()
 
@@ -160,7 +164,3 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     CASES[arguments.case](arguments)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

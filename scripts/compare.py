@@ -1,8 +1,12 @@
 """Compares two models on the same images, and tests whether their difference may be chance."""
 
-import sys
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
 
-from setr_hf.cli import JobParser, run_job
+    raise SystemExit(run_script(__file__))
+
+
+from setr_hf.cli import JobParser
 from setr_hf.data.arguments import SplitArguments, load_data
 from setr_hf.data.rows import Sample
 from setr_hf.evaluation.arguments import EvaluationArguments
@@ -48,7 +52,3 @@ def main(argv: list[str] | None = None) -> int:
     print_comparison(comparison)
     print(f"results: {output}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

@@ -1,14 +1,18 @@
 """Converts a public SETR checkpoint to a folder that Transformers loads, or such a folder back."""
 
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from setr_hf.cards.model_card import ModelFacts
 from setr_hf.checkpoints.convert import IMPLEMENTATIONS, ConversionReport
 from setr_hf.checkpoints.export import write_public_checkpoint
-from setr_hf.cli import JobParser, run_job
+from setr_hf.cli import JobParser
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
 from setr_hf.hub.zoo import convert_with_card
@@ -80,7 +84,3 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.to == "mmseg" and "backbone.patch_embed.projection.bias" in state_dict:
         print("mmsegmentation 1.x loads it whole only with model.backbone.patch_bias=True in its configuration")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

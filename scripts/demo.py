@@ -1,7 +1,11 @@
 """Trains a small SETR-MLA from random weights and shows what it sees by the stock pipeline."""
 
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import ImageSegmentationPipeline, pipeline, set_seed
 
-from setr_hf.cli import JobParser, positive, run_job
+from setr_hf.cli import JobParser, positive
 from setr_hf.data.arguments import DataArguments, load_data
 from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import make_scenes
@@ -91,7 +95,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         comparison_sheet(samples, class_colors(segmenter.model.config), id2label).save(unfinished)
     print(f"model in {arguments.output}, pictures in {sheet}, {(time.perf_counter() - start) / 60:.1f} minutes")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

@@ -1,13 +1,17 @@
 """Evaluates a model by the paper's protocol, with a table, pictures and results.json."""
 
-import sys
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 from argparse import Namespace
 
 from PIL import Image
 
 from setr_hf.cards.benchmarks import find_benchmark
 from setr_hf.cards.results import eval_results, update_card
-from setr_hf.cli import JobParser, positive, run_job
+from setr_hf.cli import JobParser, positive
 from setr_hf.data.arguments import SplitArguments, dataset_name, load_data
 from setr_hf.data.rows import Sample
 from setr_hf.errors import SetrError
@@ -83,7 +87,3 @@ def main(argv: list[str] | None = None) -> int:
     print_scores(summary)
     print(f"results: {output}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

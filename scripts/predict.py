@@ -1,5 +1,10 @@
 """Segments photos: a label map, an overlay with a legend and a table of the classes for each."""
 
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 import argparse
 import csv
 import sys
@@ -10,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from setr_hf.cli import JobParser, run_job
+from setr_hf.cli import JobParser
 from setr_hf.data.folders import IMAGE_SUFFIXES
 from setr_hf.errors import SetrError
 from setr_hf.files import folder_lock, whole_file
@@ -128,7 +133,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"skipped {failure}", file=sys.stderr)
     print(f"{len(paths) - len(failures)} of {len(paths)} photos segmented into {arguments.output}")
     return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

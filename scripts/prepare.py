@@ -1,13 +1,17 @@
 """Prepares Cityscapes or Pascal Context as a data set that `load_dataset` reads, and publishes it."""
 
-import sys
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 
 from setr_hf.cards.dataset_card import CITYSCAPES, PASCAL_CONTEXT, Source
-from setr_hf.cli import JobParser, run_job
+from setr_hf.cli import JobParser
 from setr_hf.data.folders import cityscapes_files
 from setr_hf.data.label_sets import IGNORED_LABEL, LabelSet, cityscapes_raw_label_set, published_label_set
 from setr_hf.files import check_is_new
@@ -87,7 +91,3 @@ def main(argv: list[str] | None = None) -> int:
         announce_upload(arguments.output, arguments.push_to_hub, arguments.private, source)
         print(f"published: {publish(arguments.output, arguments.push_to_hub, arguments.private)}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

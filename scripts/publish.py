@@ -1,10 +1,14 @@
 """Publishes a model, or the metric, a demonstration or a collection of the zoo, on the Hub."""
 
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 import argparse
-import sys
 from pathlib import Path
 
-from setr_hf.cli import JobParser, run_job
+from setr_hf.cli import JobParser
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
 from setr_hf.files import size_of
@@ -97,7 +101,3 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

@@ -1,10 +1,14 @@
 """Lists the training recipes with their published results, or prints one as YAML, to edit and to train by."""
 
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 import argparse
-import sys
 from collections.abc import Sequence
 
-from setr_hf.cli import JobParser, run_job
+from setr_hf.cli import JobParser
 from setr_hf.tables import print_table
 from setr_hf.training.recipes import all_recipes, find_recipe
 
@@ -27,7 +31,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append([recipe.name, recipe.origin, recipe.classes or "any", *cells])
     print_table(["recipe", "origin", "data set", "mIoU, single scale", "mIoU, multi-scale"], rows)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

@@ -1,20 +1,25 @@
 """Trains SETR by a published recipe, or fine-tunes it on your own data."""
 
-import sys
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 from collections.abc import Sequence
 
 from transformers import set_seed
 
 from setr_hf.checkpoints.encoder import check_encoder
-from setr_hf.cli import JobParser, run_job
+from setr_hf.cli import JobParser
 from setr_hf.data.arguments import load_data
 from setr_hf.repositories import check_model
 from setr_hf.tables import print_options
 from setr_hf.training.description import describe
 from setr_hf.training.options import ARGUMENTS, HIDDEN, RANDOM_WEIGHTS, parse_command
-from setr_hf.training.output_folder import output_folder_lock
+from setr_hf.training.output_folder import how_to_resume, output_folder_lock
 from setr_hf.training.setup import check_precision, checkpoint_to_resume, make_trainer
 from setr_hf.training.trainer import SetrTrainer
+from setr_hf_ending import say_when_interrupted
 
 
 def final_scores(trainer: SetrTrainer) -> dict[str, float]:
@@ -43,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_options(summary)
     set_seed(arguments.seed)
     with output_folder_lock(arguments.output_dir, resume=bool(resume)):
+        say_when_interrupted(lambda: how_to_resume(arguments.output_dir))
         train_data, validation_data = (load_data(job, split, job.streaming) for split in ("train", "validation"))
         trainer, facts = make_trainer(command, job, arguments, train_data, validation_data)
         if is_main_process:
@@ -60,7 +66,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_main_process:
         print(f"model, card, scores and pictures of predictions: {arguments.output_dir}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

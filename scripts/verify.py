@@ -1,11 +1,15 @@
 """Verifies a published model: its files, weights, code and card and, with the data, the figures on the card."""
 
-import sys
+if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
+    from setr_hf_cli import run_script
+
+    raise SystemExit(run_script(__file__))
+
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-from setr_hf.cli import JobParser, run_job
+from setr_hf.cli import JobParser
 from setr_hf.data.arguments import DataArguments, load_data, option
 from setr_hf.evaluation.arguments import EvaluationArguments
 from setr_hf.evaluation.records import start_processes
@@ -42,7 +46,3 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.dataset and "figures" not in checks:
         print(f"{'figures':<10} not computed: mend the rest first")
     return 1 if any(checks.values()) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(main))

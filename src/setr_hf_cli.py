@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
+from setr_hf_ending import end_at_signals
+
 
 USAGE = "usage: setr-hf JOB [options]"
 
@@ -43,8 +45,17 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
+def run_script(path: str | Path) -> int:
+    """Runs the job of a script, whose options the command line holds; returns its exit status."""
+    end_at_signals()
+    from setr_hf.cli import run_job
+
+    return run_job(lambda: load_script(Path(path)).main())
+
+
 def main() -> int:
     """Runs the job that the command line names; returns its exit status."""
+    end_at_signals()
     scripts = find_scripts()
     job = sys.argv[1] if len(sys.argv) > 1 else None
     if job is None or job in ("-h", "--help"):
@@ -62,13 +73,7 @@ def main() -> int:
         return 2
 
     sys.argv[:2] = [f"setr-hf {job}"]
-    try:
-        from setr_hf.cli import run_job
-
-        return run_job(lambda: load_script(scripts[job]).main())
-    except KeyboardInterrupt:  # While it is imported, which takes seconds.
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_script(scripts[job])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ from typing import Any, NoReturn
 from huggingface_hub import errors as hub
 from transformers import HfArgumentParser
 
+from setr_hf_ending import CLEAN_UPS, IS_LAUNCHED, print_last_line
+
 from .errors import SetrError
+from .files import remove_unfinished
 
 
 def positive(text: str) -> int:
@@ -175,16 +178,17 @@ def message_of(error: Exception) -> str:
 
 
 def run_job(job: Callable[[], int]) -> int:
-    """Runs a job's `main`, and returns its exit status: 2 after a mistake of the user, which is reported in one line,
-    and 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
+    """Runs a job's `main`, and returns its exit status: 2 after a mistake of the user, which is reported in one line.
+    Any other exception is a bug and keeps its traceback.
     """
+    if remove_unfinished not in CLEAN_UPS:
+        CLEAN_UPS.append(remove_unfinished)
     try:
         return job()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except Exception as error:
-        if not is_users(error):
-            raise
-        print(f"error: {message_of(error)}", file=sys.stderr)
-        return 2
+        if is_users(error):
+            print_last_line(f"error: {message_of(error)}")
+            return 2
+        if IS_LAUNCHED:  # What the other processes say is only what followed from it.
+            print_last_line(f"error: {type(error).__name__}: {message_of(error)}")
+        raise

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape as glob_escape
@@ -28,6 +29,8 @@ FULL_DISK_TEXTS = [r"os error (28|122)", "No space left", "quota exceeded", "Pyt
 FULL_DISK_TEXTS += [r"unexpected pos \d+ vs \d+", r"\d+ requested and \d+ written"]
 DISK_IS_FULL = re.compile("|".join(FULL_DISK_TEXTS), re.IGNORECASE)
 UNFINISHED = re.compile(r"\..*\.(\d+)\.unfinished(\..*)?")
+# What this process has begun to write and will delete or rename.
+IN_PROGRESS: set[Path] = set()
 
 
 def path_inside(folder: Path, name: str, suffix: str) -> Path:
@@ -128,6 +131,32 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def removed_at_end(path: Path) -> Iterator[None]:
+    """Deletes a file or a folder, if it exists, at the end of the block, or in [`remove_unfinished`]."""
+    IN_PROGRESS.add(path)
+    try:
+        yield
+    finally:
+        remove(path)
+        IN_PROGRESS.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Deletes what this process has not finished, in the way of its end that does not reach the ends of blocks."""
+    for path in IN_PROGRESS:
+        with suppress(OSError):
+            remove(path)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yields a new folder in the system's place for temporary ones, which is deleted at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="setr-hf-"))
+    with removed_at_end(folder):
+        yield folder
+
+
 def make_folder(folder: Path) -> None:
     """Creates a folder and those above it, if missing. Raises [`SetrError`] if a file has the name of one of them."""
     with full_disk_named(folder):
@@ -190,12 +219,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     make_folder(path.parent)
     remove_leftovers(path)
     temporary = unfinished(path)
-    try:
-        with full_disk_named(path, temporary):
-            yield temporary
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with removed_at_end(temporary), full_disk_named(path, temporary):
+        yield temporary
+        os.replace(temporary, path)
 
 
 def check_is_new(folder: str | Path) -> None:
@@ -214,14 +240,11 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     remove_leftovers(folder)
     temporary = unfinished(folder)
     remove(temporary)
-    try:
-        with full_disk_named(folder, temporary):
-            temporary.mkdir()
-            yield temporary
-            check_is_new(folder)  # Another job may have been quicker.
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with removed_at_end(temporary), full_disk_named(folder, temporary):
+        temporary.mkdir()
+        yield temporary
+        check_is_new(folder)  # Another job may have been quicker.
+        os.replace(temporary, folder)
 
 
 def complete_lines(path: Path) -> list[bytes]:
@@ -260,9 +283,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
     except Timeout:
         hint = "wait until it ends, or choose another folder"
         raise SetrError(f"another running job writes to {folder}: {hint}") from None
+    IN_PROGRESS.add(path)
     try:
         yield
     finally:
+        IN_PROGRESS.discard(path)
         # While the lock is held: whoever waits for it sees that its file is gone, and locks a new one. Windows does
         # not delete open files; there, releasing the lock deletes it.
         with suppress(PermissionError):

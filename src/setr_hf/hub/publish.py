@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from huggingface_hub.utils.sha import git_hash
 from PIL import Image
 
 from ..errors import SetrError
+from ..files import temporary_folder
 from ..inference.loading import load_model
 from ..inference.sliding_windows import segment
 from ..text import one_line
@@ -58,8 +58,8 @@ def staged(
     """A temporary folder with the files of `source` as they are published, checked, with their manifest and, with a
     private `key`, their signature; see [`stage_model`] and [`check_folder`].
     """
-    with tempfile.TemporaryDirectory(prefix="setr-hf-") as temporary:
-        folder = Path(temporary) / "model"
+    with temporary_folder() as temporary:
+        folder = temporary / "model"
         stage_model(Path(source), folder, repo_id, revision, dataset)
         check_folder(folder)
         write_manifest(folder)
@@ -200,8 +200,8 @@ def check_read_back(folder: Path, repo_id: str, revision: str) -> None:
     width, height = (int(side * length) for side, length in zip(PHOTO_SIDES, (crop.width, crop.height)))
     noise = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     photo = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-    with tempfile.TemporaryDirectory(prefix="setr-hf-") as temporary:
-        path, output = Path(temporary) / "photo.png", Path(temporary) / "label_map.npy"
+    with temporary_folder() as temporary:
+        path, output = temporary / "photo.png", temporary / "label_map.npy"
         photo.save(path)
         caches = {"HF_HUB_CACHE": f"{temporary}/hub", "HF_MODULES_CACHE": f"{temporary}/modules"}
         caches["HF_TOKEN_PATH"] = constants.HF_TOKEN_PATH

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from huggingface_hub import HfApi
 
 from .. import metrics
 from ..errors import SetrError
+from ..files import temporary_folder
 from .publish import Publication, check_login, hub_errors_named, publish_folder
 
 
@@ -44,8 +44,7 @@ def metric_files(repo_id: str) -> Iterator[Path]:
     name = repo_id.rpartition("/")[2]
     if not name.isidentifier():
         raise SetrError(f"{repo_id}: a metric's name must be one of Python's, such as streaming_mean_iou")
-    with tempfile.TemporaryDirectory(prefix="setr-hf-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         shutil.copyfile(METRIC_FOLDER / "metrics.py", folder / f"{name}.py")
         for file in ("confusion.py", "README.md"):
             shutil.copyfile(METRIC_FOLDER / file, folder / file)
@@ -55,8 +54,7 @@ def metric_files(repo_id: str) -> Iterator[Path]:
 @contextmanager
 def demo_files(model: str, revision: str) -> Iterator[Path]:
     """A temporary folder with the demonstration of a published model in the form of a Space."""
-    with tempfile.TemporaryDirectory(prefix="setr-hf-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         shutil.copyfile(APP, folder / "app.py")
         (folder / "model.json").write_text(json.dumps({"id": model, "revision": revision}), encoding="utf-8")
         (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")

@@ -1,7 +1,6 @@
 """Verifies a published model: files, weights, code, card and, with the data, the figures on the card."""
 
 import difflib
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from ..evaluation.records import compute_records, sample_record
 from ..evaluation.results import summarize
 from ..evaluation.segmenter import load_segmenter
 from ..evaluation.settings import evaluation_settings
+from ..files import temporary_folder
 from ..inference.loading import load_model
 from ..repositories import files_on_hub
 from ..text import one_line, printable
@@ -41,12 +41,12 @@ def local_copy(source: str, revision: str | None) -> Iterator[Path]:
         yield Path(source)
         return
     files_on_hub(source, "model", revision)
-    with tempfile.TemporaryDirectory(prefix="setr-hf-") as temporary:
+    with temporary_folder() as temporary:
         try:
             snapshot_download(source, revision=revision, local_dir=temporary)
         except (HTTPError, OSError) as error:
             raise SetrError(f"{source} cannot be downloaded: {one_line(error, 500)}") from error
-        yield Path(temporary)
+        yield temporary
 
 
 def check_weights(folder: Path) -> list[str]:
@@ -122,8 +122,8 @@ def check_figures(folder: Path, data: SegmentationData, split: str, evaluation: 
             predictions = segmenter([sample.photo for sample in samples])  # noqa: B023
             return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
 
-        with tempfile.TemporaryDirectory(prefix="setr-hf-") as temporary:
-            records = compute_records(Path(temporary), evaluation_settings(segmenter, data), data, work)
+        with temporary_folder() as temporary:
+            records = compute_records(temporary, evaluation_settings(segmenter, data), data, work)
         summary, _ = summarize(records, data.label_set)
         computed = {new.metric_type: new.metric_value for new in eval_results(summary, "", split, scales)}
         for result in results:

@@ -43,6 +43,14 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return str(complete[-1]) if complete else None
 
 
+def how_to_resume(output_dir: str | Path) -> str:
+    """How a run that ended early goes on, for the line that says why it did."""
+    last = last_complete_checkpoint(output_dir)
+    if last is None:
+        return f"{output_dir} has no complete checkpoint yet, so that it starts at the beginning"
+    return f"--resume-from-checkpoint True goes on from {last}"
+
+
 def remove_incomplete_checkpoints(output_dir: str | Path) -> None:
     """Deletes checkpoints that were being written when their run was killed."""
     for folder in checkpoint_folders(output_dir):
