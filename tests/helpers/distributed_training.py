@@ -103,12 +103,14 @@ def history(trainer: SetrTrainer) -> list[dict]:
     return [row for row in rows if {"loss", "eval_mean_iou"} & set(row)]
 
 
-def run(output_dir: str | Path, arguments: dict, resume: bool = False, killed_at: str | None = None):
+def run(output_dir: str | Path, arguments: dict, resume: bool = False, killed_at: str | int | None = None):
     """
     Trains, and saves the model and what was logged in `output_dir`. With `killed_at` the process gets a SIGKILL when
-    it is about to write the file of that name.
+    it is about to write the file of that name, or at the change of that number, see [`kill_at_change`].
     """
-    if killed_at:
+    if isinstance(killed_at, int):
+        kill_at_change(killed_at, Path(output_dir))
+    elif killed_at:
         sys.addaudithook(partial(kill_at, killed_at))
     config = arguments.pop("config", None)
     trainer = make_trainer(output_dir, arguments, config, SlowToSave if killed_at else SetrTrainer)
@@ -148,6 +150,31 @@ def run_as_one_of_two(rank: int, port: int, fsdp: bool, *args):
 def kill_at(name: str, event: str, args: tuple):
     if event == "open" and args[1] == "w" and str(args[0]).endswith(name):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at_change(number: int, folder: Path):
+    """
+    From now on, this process notes in `folder.with_suffix(".log")` each change of a name in `folder`: a file opened to
+    be written, renamed or deleted, a folder made or deleted. Before the change of this number, it gets a SIGKILL.
+    """
+    changes = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+    log = folder.with_suffix(".log").open("a")
+    count = 0
+
+    def hook(event: str, args: tuple):
+        nonlocal count
+        if event not in changes and not (event == "open" and "w" in str(args[1])):
+            return
+        # What is deleted with a whole folder has no path.
+        in_deletion = event in ("os.remove", "os.rmdir") and args[1] != -1
+        if in_deletion or str(args[0]).startswith(f"{folder}/"):
+            count += 1
+            log.write(f"{event} {args[0]}\n")
+            log.flush()
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
 def let_fsdp_run_on_cpu():

@@ -1,23 +1,30 @@
-"""The folder a training run writes to: whether it is free, and which of its checkpoints are complete."""
+"""The folder a training run writes to: whether it is free, which of its checkpoints are complete, and how checkpoints
+and the model are written, so that whenever the run is killed, what looks complete is.
+"""
 
+import filecmp
 import json
+import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
-from transformers.trainer import TRAINER_STATE_NAME
+from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.utils import logging
 
 from ..errors import SetrError
-from ..files import folder_lock
+from ..files import folder_lock, full_disk_named, make_folder, remove, remove_leftovers, removed_at_end, unfinished
 
 
 logger = logging.get_logger(__name__)
 
-MODEL_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "config.json")
+# In the order in which they are deleted: an index without its shards does not load.
+WEIGHTS_PATTERNS = ("*.safetensors.index.json", "*.safetensors", "pytorch_model*")
+MODEL_PATTERNS = (*WEIGHTS_PATTERNS, "config.json")
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
@@ -56,7 +63,94 @@ def remove_incomplete_checkpoints(output_dir: str | Path) -> None:
     for folder in checkpoint_folders(output_dir):
         if not is_complete(folder):
             logger.warning(f"{folder} was being written when its run ended, and is removed")
-            shutil.rmtree(folder)
+            remove(folder)
+
+
+def remove_old_checkpoints(output_dir: str | Path, limit: int | None, best: str | None) -> None:
+    """Deletes the checkpoints that were written first, so that at most `limit` remain: as `Trainer`, neither the last
+    nor the `best` one. Each is incomplete before anything else of it is gone.
+    """
+    checkpoints = sorted(checkpoint_folders(output_dir), key=lambda folder: folder.stat().st_mtime)
+    if not limit or limit < 0 or len(checkpoints) <= limit:
+        return
+    kept = {checkpoints[-1].name, Path(best or checkpoints[-1]).name}
+    old = [folder for folder in checkpoints if folder.name not in kept]
+    for folder in old[: len(checkpoints) - max(limit, len(kept))]:
+        (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        remove(folder)
+
+
+@contextmanager
+def whole_checkpoint(folder: Path) -> Iterator[None]:
+    """In the block, `folder` is written, and is not complete before its end: one of the same step that an earlier run
+    left is not either. After an error it is deleted. Raises a [`SetrError`] that says what can be resumed if the block
+    raises one, or the disk is full.
+    """
+    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+    try:
+        with full_disk_named(folder, folder):
+            yield
+    except Exception as error:
+        remove(folder)
+        if isinstance(error, SetrError):
+            raise SetrError(f"{error}. {how_to_resume(folder.parent)}") from error
+        raise
+
+
+def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
+    """How large a checkpoint is at least: weights, and what an optimizer keeps of them or, before its first step, will
+    keep, as far as that is known.
+    """
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if optimizer is None:
+        return size
+    if optimizer.state:
+        kept = (value for state in optimizer.state.values() for value in state.values())
+        return size + sum(value.nbytes for value in kept if isinstance(value, torch.Tensor))
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's has the optimizer inside.
+    if isinstance(optimizer, torch.optim.Adam):
+        num_moments = 2
+    else:
+        num_moments = int(isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"] > 0)
+    return size + num_moments * sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+
+
+@contextmanager
+def whole_model(folder: Path) -> Iterator[Path]:
+    """Yields a folder to save a model in, whose files take the place of those in `folder` at the end of the block.
+    Whenever it is killed, `folder` holds the earlier model or the new one or, for an instant and if more than the
+    weights is new, no weights at all: never those of one model beside the configuration of another. Raises
+    [`SetrError`] if the disk is full.
+    """
+    make_folder(folder)
+    remove_leftovers(folder / "model")
+    new = unfinished(folder / "model")
+    remove(new)
+    with removed_at_end(new), full_disk_named(folder, new):
+        new.mkdir()
+        yield new
+        move_model(new, folder)
+
+
+def weights_files(folder: Path) -> list[Path]:
+    return [path for pattern in WEIGHTS_PATTERNS for path in sorted(folder.glob(pattern))]
+
+
+def move_model(new: Path, folder: Path) -> None:
+    """Moves the files of a model, the weights last."""
+    weights, earlier = weights_files(new), weights_files(folder)
+    others = [path for path in sorted(new.iterdir()) if path not in weights]
+    changed = [
+        path.name
+        for path in others
+        if not (folder / path.name).is_file() or not filecmp.cmp(path, folder / path.name, shallow=False)
+    ]
+    only_weights = set(changed) <= {TRAINING_ARGS_NAME} and len(weights) == 1
+    if not only_weights or [path.name for path in earlier] != [path.name for path in weights]:
+        for path in earlier:
+            path.unlink()
+    for path in [*others, *reversed(weights)]:
+        os.replace(path, folder / path.name)
 
 
 def check_unused(output_dir: str | Path) -> None:

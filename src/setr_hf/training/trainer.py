@@ -3,6 +3,7 @@
 Where [`SetrTrainer`] overrides a private method, a comment says what that mends in Transformers 5.17 to 5.23.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import EvalPrediction, PreTrainedModel, SchedulerType, Trainer, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput, has_length
 from transformers.training_args import ParallelMode
 from transformers.utils import logging
 
 from ..cards.model_card import write_model_card
 from ..errors import SetrError
+from ..files import check_space, read_text, whole_file
 from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
 from ..model.image_processing_setr import SetrImageProcessor
@@ -29,7 +30,15 @@ from ..text import markdown_text
 from .arguments import SetrTrainingArguments
 from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
 from .optimization import parameter_groups, poly_schedule
-from .output_folder import is_complete, last_complete_checkpoint, remove_incomplete_checkpoints
+from .output_folder import (
+    checkpoint_bytes,
+    is_complete,
+    last_complete_checkpoint,
+    remove_incomplete_checkpoints,
+    remove_old_checkpoints,
+    whole_checkpoint,
+    whole_model,
+)
 from .prediction_pictures import PredictionSamples, publish_picture
 from .run_card import RunFacts, run_facts
 
@@ -72,6 +81,18 @@ class EpochOfExamples(TrainerCallback):
         if hasattr(self.examples, "set_epoch"):
             self.examples.set_epoch(self.epoch)
         self.epoch += 1
+
+
+class RoomForACheckpoint(TrainerCallback):
+    """Ends a run before its first step if the disk has no room for what it will write first."""
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        if args.should_save:
+            without_optimizer = args.save_strategy == SaveStrategy.NO or args.save_only_model
+            needed = checkpoint_bytes(model, None if without_optimizer else optimizer)
+            check_space(Path(args.output_dir) / "checkpoint", needed)
 
 
 def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
@@ -180,6 +201,7 @@ class SetrTrainer(Trainer):
         self.data_collator: Callable[[list], Any] = NamedBatches(self.data_collator)
         self.finite_steps = FiniteSteps()
         self.add_callback(EpochOfExamples(self.train_dataset))
+        self.add_callback(RoomForACheckpoint())
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate: float | None = None
         self.run_facts = RunFacts()
@@ -356,11 +378,20 @@ class SetrTrainer(Trainer):
             self._write_card(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.args.should_save:
-            # Stock, a checkpoint of this step that an earlier run left would look complete while it is overwritten.
-            checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
+        # Stock, a checkpoint looks complete while it is written over one of the same step, or deleted.
+        if not self.args.should_save:
+            super()._save_checkpoint(model, trial)
+            return
+        run_dir, limit = self._get_output_dir(trial), self.args.save_total_limit
+        checkpoint = Path(run_dir) / f"checkpoint-{self.state.global_step}"
+        self.args.save_total_limit = None
+        try:
+            with whole_checkpoint(checkpoint):
+                check_space(checkpoint, checkpoint_bytes(model, None if self.args.save_only_model else self.optimizer))
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        remove_old_checkpoints(run_dir, limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # What each process saves last. Stock, the main process then writes `trainer_state.json`, and deletes older
@@ -373,7 +404,27 @@ class SetrTrainer(Trainer):
             # FSDP2 gives the model a class of its own. Stock, its name and file would be saved as the model's code.
             sharded_class, (_, model_class) = type(self.model), type(self.model).__bases__
             sharded_class.__name__, sharded_class.__module__ = model_class.__name__, model_class.__module__
-        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        # Stock, the files of an earlier model are overwritten one by one.
+        with whole_model(Path(output_dir or self.args.output_dir)) as folder:
+            super()._save(str(folder), state_dict)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """As stock, but each file is written whole or not at all. Stock, a file that was not is an error the next
+        time.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        every = folder / "all_results.json"
+        contents = {folder / f"{split}_results.json": metrics}
+        if combined:
+            contents[every] = (json.loads(read_text(every)) if every.exists() else {}) | metrics
+        for path, content in contents.items():
+            with whole_file(path) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
 
     def evaluation_loop(self, dataloader: torch.utils.data.DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         if self.args.parallel_mode == ParallelMode.DISTRIBUTED:
