@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import active_children
+from multiprocessing import active_children, util
 from types import FrameType
 
 
@@ -56,6 +56,8 @@ def end_at_signals() -> None:
                 print_interrupted()
                 for child in active_children():
                     child.kill()
+                # Unlinks semaphores, of which another process of Python's would report otherwise that they leak.
+                util._run_finalizers(0)  # type: ignore[attr-defined]
                 for clean_up in CLEAN_UPS:
                     clean_up()
             finally:

@@ -4,8 +4,10 @@ Where [`SetrTrainer`] overrides a private method, a comment says what that mends
 """
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,18 @@ class EpochOfExamples(TrainerCallback):
         if hasattr(self.examples, "set_epoch"):
             self.examples.set_epoch(self.epoch)
         self.epoch += 1
+
+
+@dataclass(frozen=True)
+class QuietWorker:
+    """Initializes a worker of a data loader that ignores Ctrl-C, and ends with the process that it works for."""
+
+    initialize: Callable[[int], Any] | None
+
+    def __call__(self, worker_id: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.initialize is not None:
+            self.initialize(worker_id)
 
 
 class RoomForACheckpoint(TrainerCallback):
@@ -314,7 +328,9 @@ class SetrTrainer(Trainer):
         dataloader = super()._get_dataloader(*args, **kwargs)
         # The seed of the workers is drawn when they start. Stock, it comes from the global generator, and a resumed
         # run, which starts persistent workers anew, continues with other random numbers than the run it resumes.
-        dataloader.base_dataloader.generator = torch.Generator()
+        base = dataloader.base_dataloader
+        base.generator = torch.Generator()
+        base.worker_init_fn = QuietWorker(base.worker_init_fn)
         return dataloader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
