@@ -219,3 +219,22 @@ def test_a_folder_with_other_files_is_free(tmp_path):
     for _ in range(2):
         with output_folder_lock(tmp_path):
             pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.001}, r"learning_rate was 0\.01 and 0\.1, now 0\.001 and 0\.01\)"),
+        ({"weight_decay": 0.1}, r"weight_decay was 0\.0, now 0\.0 and 0\.1\)"),
+        ({"head_learning_rate_ratio": 1}, "optimizer of .* is another one"),
+        ({"optim": "adamw_torch", "optim_args": None}, "optimizer of .* is another one"),
+        ({"optim_args": "momentum=0.9,nesterov=True"}, "nesterov was False, now True"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_rates_than_those_it_is_given(tmp_path, change, message):
+    save = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, save).train()
+    resumed = make_trainer(tmp_path, save | change | {"max_steps": 2})
+    with pytest.raises(ValueError, match=rf"(?s){message}.*start a run in another output folder.*--model"):
+        resumed.train(resume_from_checkpoint=True)
+    assert is_complete(tmp_path / "checkpoint-1")
