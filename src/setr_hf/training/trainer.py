@@ -42,16 +42,11 @@ from .output_folder import (
     whole_model,
 )
 from .prediction_pictures import PredictionSamples, publish_picture
+from .resumption import RESUMED_OTHERWISE, check_checkpoint, check_same_settings, group_settings
 from .run_card import RunFacts, run_facts
 
 
 logger = logging.get_logger(__name__)
-
-# Of a parameter group: its rate by now, and how its steps are computed.
-NOT_ASKED_FOR = {"params", "param_names", "lr", "foreach", "fused", "capturable", "differentiable"}
-RESUMED_OTHERWISE = (
-    "resume with the earlier settings, or start a run in another output folder from its weights (--model)"
-)
 
 
 class MeanIouOfMatrices:
@@ -117,25 +112,6 @@ class RoomForACheckpoint(TrainerCallback):
 
 def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-def group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What was asked for of each parameter group."""
-    return [
-        {key: value for key, value in group.items() if key not in NOT_ASKED_FOR} for group in optimizer.param_groups
-    ]
-
-
-def check_resumed(asked: list[dict[str, Any]], loaded: list[dict[str, Any]], checkpoint: str) -> None:
-    """Raises a [`SetrError`] if the [`group_settings`] that a checkpoint brought along are not those `asked` for."""
-    changes = []
-    for key in sorted({key for group in [*asked, *loaded] for key in group}):
-        earlier, now = (sorted({str(group.get(key, "unset")) for group in groups}) for groups in (loaded, asked))
-        if earlier != now:
-            name = "learning_rate" if key == "initial_lr" else key
-            changes.append(f"{name} was {' and '.join(earlier)}, now {' and '.join(now)}")
-    if changes:
-        raise SetrError(f"{checkpoint} is of a run with other settings ({'; '.join(changes)}): {RESUMED_OTHERWISE}")
 
 
 @contextmanager
@@ -331,7 +307,8 @@ class SetrTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As `Trainer.train`, but `resume_from_checkpoint=True` stands for the last **complete** checkpoint in the
         output folder; if there is none, training starts at the beginning, with a warning. Incomplete ones are removed
-        first. Raises [`SetrError`] for a folder that is not a complete checkpoint.
+        first. Raises [`SetrError`] for a folder that is not a complete checkpoint, is damaged, or is of another
+        network or other rates.
         """
         output_dir = self.args.output_dir
         if isinstance(resume_from_checkpoint, str) and not is_complete(resume_from_checkpoint):
@@ -347,6 +324,8 @@ class SetrTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(output_dir)
             if resume_from_checkpoint is None:
                 logger.warning(f"{output_dir} has no complete checkpoint: training starts at the beginning")
+        if resume_from_checkpoint:
+            check_checkpoint(Path(resume_from_checkpoint), self.model)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -356,9 +335,10 @@ class SetrTrainer(Trainer):
         asked = group_settings(self.optimizer)
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (KeyError, ValueError) as error:
-            raise SetrError(f"the optimizer of {checkpoint} is another one ({error}): {RESUMED_OTHERWISE}") from error
-        check_resumed(asked, group_settings(self.optimizer), checkpoint)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise SetrError(f"the optimizer of {checkpoint} does not fit ({reason}): {RESUMED_OTHERWISE}") from error
+        check_same_settings(asked, group_settings(self.optimizer), checkpoint)
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         dataloader = super()._get_dataloader(*args, **kwargs)
