@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torchvision.transforms import v2
 
 from ..errors import SetrError
@@ -157,9 +157,7 @@ def evaluation_examples(data: SegmentationData, ignore_index: int = IGNORED_LABE
     among processes by index. Raises [`SetrError`] if the split has no annotations.
     """
     data.check_annotations()
-    rows = data.undecoded
-    if isinstance(rows, IterableDataset):
-        rows = Dataset.from_list(list(rows), features=rows.features)
+    rows = data.in_memory().undecoded
     return rows.with_transform(partial(evaluation_batch, data=data, ignore_index=ignore_index))
 
 

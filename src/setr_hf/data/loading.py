@@ -147,8 +147,8 @@ def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], spli
     may_lack_them = "annotation" in images and is_test_split(split)
     if may_lack_them and lacks_annotations(rows.select_columns(columns["annotation"])):
         images.remove("annotation")
-    names = {found: column for column, found in columns.items() if column in (*images, "name")}
-    rows = rows.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
+    renamed = {found: column for column, found in columns.items() if column in (*images, "name")}
+    rows = rows.select_columns(list(renamed)).rename_columns({old: new for old, new in renamed.items() if old != new})
     if isinstance(rows, IterableDataset):
         features = Features({**dict.fromkeys(images, Image()), "name": Value("string")})
         # Given to `map`, the features would not decode.
@@ -156,8 +156,9 @@ def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], spli
     # All at once, without the bytes of the images.
     table = rows.with_format("arrow")[:]
     paths = pc.struct_field(table["image"], "path").to_pylist()
-    given = table["name"].to_pylist() if "name" in columns else map(row_name, paths, itertools.count())
-    rows = rows.select_columns(images).add_column("name", [str(name) for name in given])
+    given = table["name"].to_pylist() if "name" in columns else [None] * len(paths)
+    names = [row_name(*row) for row in zip(given, paths, itertools.count())]
+    rows = rows.select_columns(images).add_column("name", names)
     for column in images:
         rows = rows.cast_column(column, Image())
     return rows
@@ -169,5 +170,4 @@ def lacks_annotations(annotations: Dataset | IterableDataset) -> bool:
 
 
 def with_name(row: dict, index: int) -> dict:
-    name = row["name"] if "name" in row else row_name(row["image"] and row["image"]["path"], index)
-    return {**row, "name": str(name)}
+    return {**row, "name": row_name(row.get("name"), row["image"] and row["image"]["path"], index)}

@@ -217,7 +217,8 @@ def make_trainer(
         arguments.accelerator_config.dispatch_batches = False
     else:
         train_data = checked_samples(train_data, job.skip_bad_samples)
-        validation_data = checked_samples(validation_data, job.skip_bad_samples)
+    validation_data = checked_samples(validation_data.in_memory(), job.skip_bad_samples)
+    if not job.streaming:
         facts.append(("samples", f"{len(train_data):,} for training, {len(validation_data):,} for validation"))
     options = command.options
     if options.per_device_train_batch_size == AUTO:
