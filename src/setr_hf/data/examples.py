@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
 from .augmentation import to_tv_tensors
-from .rows import SegmentationData
+from .rows import SegmentationData, each_row
 
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class StreamingExamples(Augmented, torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, num_read, num_skipped = self.epoch.item(), 0, 0
-        for row in self.rows:
+        for row in each_row(self.rows):
             num_read += 1
             image = row["image"] or {}
             try:

@@ -3,14 +3,18 @@
 import itertools
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset_builder
 
 from ..errors import SetrError
+from ..files import check_is_file
+from ..text import one_line
 from .folders import find_split, is_test_split, read_folder
 from .hub import open_on_hub
 from .label_sets import chosen_label_set, own_label_set
-from .rows import SegmentationData, row_name
+from .rows import SegmentationData, reading, row_name
 
 
 FULL_ADE20K_COLUMNS = ("segmentations", "instances", "objects")
@@ -93,19 +97,33 @@ def load_segmentation_data(
         return SegmentationData(files, label_set)
 
     if folder.is_dir():
-        builder, own = load_dataset_builder(str(folder.resolve()), config), own_label_set(folder)
+        check_parquet(folder)
+        with reading(source):
+            builder = load_dataset_builder(str(folder.resolve()), config)
+        own = own_label_set(folder)
     else:
         builder, own = open_on_hub(str(source), config, revision)
     label_set = chosen_label_set(labels, own, source)
     split = find_split(split, list(builder.config.data_files or builder.info.splits or ()), source)
-    features = builder.info.features or builder.as_streaming_dataset(split=split).features
-    columns = choose_columns(features, image_column, annotation_column, split, source)
-    if streaming:
-        rows = builder.as_streaming_dataset(split=split)
-    else:
-        builder.download_and_prepare()
-        rows = builder.as_dataset(split=split)
-    return SegmentationData(standard_rows(rows, columns, split), label_set)
+    with reading(source):
+        features = builder.info.features or builder.as_streaming_dataset(split=split).features
+        columns = choose_columns(features, image_column, annotation_column, split, source)
+        if streaming:
+            rows = builder.as_streaming_dataset(split=split)
+        else:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=split)
+        return SegmentationData(standard_rows(rows, columns, split), label_set)
+
+
+def check_parquet(folder: Path) -> None:
+    """Raises a [`SetrError`] that names the first parquet file in a folder that is damaged."""
+    for path in sorted(folder.rglob("*.parquet")):
+        check_is_file(path)
+        try:
+            pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise SetrError(f"{path} is damaged, or not a parquet file: {one_line(error, 200)}") from error
 
 
 def choose_columns(

@@ -3,19 +3,23 @@
 import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset
+from datasets.exceptions import DatasetsError
 from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image as PILImage
 
 from ..errors import SetrError
 from ..files import check_is_file
 from ..model.photos_setr import decoded, pil_to_rgb, reason_of, upright
+from ..text import one_line
 from .label_sets import LabelSet
 
 
@@ -121,10 +125,15 @@ class SegmentationData:
             raise SetrError("this split has no annotations, as is usual for test splits of benchmarks: choose another")
 
     def in_memory(self) -> "SegmentationData":
-        """A stream read to its end, its images still encoded; other data as it is."""
+        """A stream read to its end, its images still encoded; other data as it is. Raises a [`SetrError`] for a stream
+        without rows, or one that cannot be read.
+        """
         if not isinstance(self.rows, IterableDataset):
             return self
-        rows = Dataset.from_list(list(self.undecoded), features=self.undecoded.features)
+        undecoded = list(each_row(self.undecoded))
+        if not undecoded:
+            raise SetrError("the split holds no rows")
+        rows = Dataset.from_list(undecoded, features=self.undecoded.features)
         for column in {"image", "annotation"}.intersection(rows.column_names):
             rows = rows.cast_column(column, Image())
         return replace(self, rows=rows)
@@ -135,6 +144,23 @@ class SegmentationData:
             return []
         table = self.undecoded.select_columns(["annotation", "name"]).with_format("arrow")[:]
         return table["name"].filter(table["annotation"].is_null()).to_pylist()
+
+
+@contextmanager
+def reading(what: str | Path) -> Iterator[None]:
+    """Makes a [`SetrError`] of what datasets raises for content that it cannot make rows of."""
+    try:
+        yield
+    except SetrError:
+        raise
+    except (DatasetsError, ValueError, pa.ArrowException) as error:
+        raise SetrError(f"{what} cannot be read: {one_line(error.__cause__ or error, 300)}") from error
+
+
+def each_row(rows: IterableDataset) -> Iterator[dict]:
+    """The rows of a stream; see [`reading`]."""
+    with reading("the stream"):
+        yield from rows
 
 
 def open_file(file: dict) -> BinaryIO:
