@@ -7,6 +7,8 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
 
 import argparse
 import csv
+import errno
+import io
 import sys
 from pathlib import Path
 
@@ -14,21 +16,33 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from setr_hf.cli import JobParser
 from setr_hf.data.folders import IMAGE_SUFFIXES
 from setr_hf.errors import SetrError
 from setr_hf.files import folder_lock, whole_file
 from setr_hf.inference.loading import load_model
+from setr_hf.inference.output_folder import (
+    add_record,
+    check_overwrites_nothing,
+    is_done,
+    open_records,
+    photo_state,
+    result_files,
+    result_names,
+)
 from setr_hf.inference.photos import read_photo
 from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
+from setr_hf.inference.settings import digest, model_settings
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.repositories import check_model
 from setr_hf.text import csv_cell, one_line
+from setr_hf_ending import say_when_interrupted
 
 
-# What is written for each photo, after its name.
-RESULTS = (".png", "_overlay.jpg", ".csv")
+# A file system that takes no name so long, one of these characters, or one that is not UTF-8.
+UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 def usable_device(name: str) -> torch.device:
@@ -61,44 +75,28 @@ def find_photos(inputs: list[Path]) -> list[Path]:
     return photos
 
 
-def output_stems(photos: list[Path]) -> list[str]:
-    """A name for each photo's results: its own, with its suffix where needed. [`SetrError`] if two are equal."""
-    stems = [photo.stem for photo in photos]
-    names = [photo.name.replace(".", "_") if stems.count(photo.stem) > 1 else photo.stem for photo in photos]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise SetrError(f"several photos are called {', '.join(repeated)}: give each folder its own --output")
-    return names
-
-
-def check_overwrites_nothing(inputs: list[Path], photos: list[Path], folder: Path, stems: list[str]) -> None:
-    """Raises a [`SetrError`] if results would go into a folder of photos, where the next run would take them for
-    photos, or one would take the place of a photo.
-    """
-    if any(path.is_dir() and folder.exists() and path.samefile(folder) for path in inputs):
-        raise SetrError(f"{folder} holds the photos: name another --output")
-    taken = {identity(photo) for photo in photos if photo.exists()}
-    for stem in stems:
-        for result in (folder / f"{stem}{end}" for end in RESULTS):
-            if result.exists() and identity(result) in taken:
-                raise SetrError(f"{result} is one of the photos and would be overwritten: name another --output")
-
-
-def identity(path: Path) -> tuple[int, int]:
-    """The same for all names of a file."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
+def segmented(path: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> tuple[Image.Image, np.ndarray]:
+    """The photo in a file, and its label map. Raises [`SetrError`] that names the file."""
+    photo = read_photo(path)
+    try:
+        label_map = segment(model, processor, [photo])[0].numpy()
+    except SetrError as error:
+        raise SetrError(f"{path}: {error}") from error
+    return photo, label_map.astype(np.uint8 if model.config.num_labels <= 256 else np.uint16)
 
 
 def write_results(
-    folder: Path, stem: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
+    folder: Path, name: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
 ) -> None:
-    """`STEM.png` with class ids, `STEM_overlay.jpg`, and `STEM.csv` with the share of the area of each class."""
-    ids, picture, shares = (folder / f"{stem}{end}" for end in RESULTS)
+    """`NAME.png` with class ids, `NAME_overlay.jpg`, and `NAME.csv` with the share of the area of each class."""
+    picture, ids, shares = result_files(folder, name)
+    encoded = io.BytesIO()
+    overlay_with_legend(photo, label_map, colors, id2label).save(encoded, "JPEG", quality=90)
+    with whole_file(picture) as unfinished:
+        # Pillow does not notice if the disk takes only a part of a JPEG.
+        unfinished.write_bytes(encoded.getbuffer())
     with whole_file(ids) as unfinished:
         Image.fromarray(label_map).save(unfinished)
-    with whole_file(picture) as unfinished:
-        overlay_with_legend(photo, label_map, colors, id2label).save(unfinished, quality=90)
     with whole_file(shares) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "class", "share"])
@@ -107,29 +105,39 @@ def write_results(
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
+    output = arguments.output
     paths = find_photos(arguments.inputs)
     if not paths:
         raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
-    stems = output_stems(paths)
-    check_overwrites_nothing(arguments.inputs, paths, arguments.output, stems)
+    names = result_names(paths)
+    check_overwrites_nothing(arguments.inputs, paths, output, names)
     check_model(arguments.model)
     model, processor = load_model(arguments.model, device=arguments.device)
-    colors = class_colors(model.config)
-    id_type = np.uint8 if model.config.num_labels <= 256 else np.uint16
+    colors, id2label = class_colors(model.config), model.config.id2label
+    settings = {**model_settings(model, processor), "classes": digest([id2label, colors])}
     failures = []
-    with folder_lock(arguments.output):
-        for path, stem in zip(tqdm(paths, unit="photo"), stems):
+    with folder_lock(output):
+        records = open_records(output, settings, dict(zip(names, paths)))
+        say_when_interrupted(lambda: "the same command goes on")
+        left = [pair for pair in zip(names, paths) if not is_done(output, records, *pair)]
+        num_earlier = len(paths) - len(left)
+        for name, path in tqdm(left, unit="photo", initial=num_earlier, total=len(paths)):
+            state = photo_state(path)
             try:
-                photo = read_photo(path)
-                label_map = segment(model, processor, [photo])[0].numpy().astype(id_type)
+                photo, label_map = segmented(path, model, processor)
             except SetrError as error:
                 failures.append(str(error))
                 continue
-            except ValueError as error:
-                failures.append(one_line(f"{path}: {error}"))
-                continue
-            write_results(arguments.output, stem, photo, label_map, colors, model.config.id2label)
+            try:
+                add_record(output, records, name, path, state)
+                write_results(output, name, photo, label_map, colors, id2label)
+            except OSError as error:
+                if error.errno not in UNFIT_NAME:
+                    raise
+                failures.append(one_line(f"{path}: its results cannot have its name: {error.strerror}"))
     for failure in failures:
         print(f"skipped {failure}", file=sys.stderr)
-    print(f"{len(paths) - len(failures)} of {len(paths)} photos segmented into {arguments.output}")
+    num_segmented = len(paths) - len(failures)
+    summary = f"{num_segmented or 'none'} of {len(paths)} photos segmented into {one_line(output)}"
+    print(f"{summary}, {num_earlier} of them by earlier runs" if num_earlier else summary)
     return 1 if failures else 0

@@ -1,0 +1,128 @@
+"""The folder that results of photos are written to: their names, whether these are free, and which photos are done, so
+that a job that was stopped at any time goes on.
+"""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from ..errors import SetrError
+from ..files import append_lines, complete_lines, first_repeated, name_key, write_json
+from .settings import check_settings
+
+
+SETTINGS_FILE = "_settings.json"
+RECORDS_FILE = "_records.jsonl"
+# What is written for each photo, after its name. The longest comes first: a file system may not take it.
+RESULTS = ("_overlay.jpg", ".png", ".csv")
+
+
+def result_names(photos: list[Path]) -> list[str]:
+    """A name for each photo's results: its own, with its suffix where needed. [`SetrError`] if two are equal by their
+    [`name_key`].
+    """
+    stems = Counter(name_key(photo.stem) for photo in photos)
+    names = [photo.name.replace(".", "_") if stems[name_key(photo.stem)] > 1 else photo.stem for photo in photos]
+    repeated = first_repeated(map(name_key, names))
+    if repeated is not None:
+        first, second = [photo for photo, name in zip(photos, names) if name_key(name) == repeated][:2]
+        raise SetrError(
+            f"the results of {first} and {second} would have the same names: rename one, or give each folder its own "
+            "--output"
+        )
+    return names
+
+
+def result_files(folder: Path, name: str) -> list[Path]:
+    """Overlay, label map and table of the classes."""
+    return [folder / f"{name}{end}" for end in RESULTS]
+
+
+def check_overwrites_nothing(inputs: list[Path], photos: list[Path], folder: Path, names: list[str]) -> None:
+    """Raises a [`SetrError`] if results would go into a folder of photos, where the next run would take them for
+    photos, or one would take the place of a photo.
+    """
+    if any(path.is_dir() and folder.exists() and path.samefile(folder) for path in inputs):
+        raise SetrError(f"{folder} holds the photos: name another --output")
+    taken = {identity(photo) for photo in photos if os.path.exists(photo)}
+    for name in names:
+        for file in result_files(folder, name):
+            if os.path.exists(file) and identity(file) in taken:
+                raise SetrError(f"{file} is one of the photos and would be overwritten: name another --output")
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def photo_state(photo: Path) -> dict[str, int] | None:
+    """What changes with the content of a photo; `None` if there is no such file."""
+    try:
+        status = photo.stat()
+    except OSError:
+        return None
+    return {"size": status.st_size, "modified": status.st_mtime_ns}
+
+
+def read_records(folder: Path) -> dict[str, dict]:
+    """The last record of each name, by its [`name_key`]. Raises [`SetrError`] if a line is damaged."""
+    path = folder / RECORDS_FILE
+    records = {}
+    for number, line in enumerate(complete_lines(path) if path.exists() else [], start=1):
+        try:
+            record = json.loads(line)
+            records[name_key(record["name"])] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise SetrError(f"line {number} of {path} is damaged: choose another output folder") from error
+    return records
+
+
+def open_records(folder: Path, settings: dict, photos: dict[str, Path]) -> dict[str, dict]:
+    """The records of the photos that have results in `folder`, see [`read_records`], where those of `photos`, by the
+    names of their results, shall follow.
+
+    A record says in which state a photo was read. It is written before the photo's results, and each of these whole or
+    not at all; of a photo that has changed, they are deleted before its new record is written. Whenever the job was
+    killed, results that are complete are therefore those of the record.
+
+    Raises [`SetrError`] if the folder holds results of other `settings`, results of another photo of the same name, or
+    a file of somebody else that would be overwritten.
+    """
+    records = read_records(folder)
+    check_settings(folder / SETTINGS_FILE, settings, has_results=bool(records))
+    for name, photo in photos.items():
+        record = records.get(name_key(name))
+        if record is None:
+            for file in filter(os.path.lexists, result_files(folder, name)):
+                raise SetrError(f"{file} is no result of this job: move it away, or name another --output")
+        # Photos may be moved, all together.
+        elif record["photo"] != os.path.realpath(photo) and os.path.exists(record["photo"]):
+            raise SetrError(
+                f"{folder} holds the results of {record['photo']}, whose names those of {photo} would have: rename "
+                "one, or give each folder its own --output"
+            )
+    if not (folder / SETTINGS_FILE).exists():
+        write_json(folder / SETTINGS_FILE, settings)
+    return records
+
+
+def is_done(folder: Path, records: dict[str, dict], name: str, photo: Path) -> bool:
+    """Whether a photo has all its results, and has not changed since it was read for them."""
+    record, state = records.get(name_key(name)), photo_state(photo)
+    if record is None or state is None or record["state"] != state:
+        return False
+    return all(map(os.path.isfile, result_files(folder, name)))
+
+
+def add_record(folder: Path, records: dict[str, dict], name: str, photo: Path, state: dict[str, int] | None) -> None:
+    """Writes the record of a photo, whose results follow."""
+    record = records.get(name_key(name))
+    if record is not None and record["state"] != state:
+        for file in result_files(folder, name):
+            file.unlink(missing_ok=True)
+    if record is None or record["state"] != state:
+        record = {"name": name, "photo": os.path.realpath(photo), "state": state}
+        append_lines(folder / RECORDS_FILE, [json.dumps(record)])
