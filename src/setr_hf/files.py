@@ -116,8 +116,8 @@ def unfinished(path: Path) -> Path:
 
 @cache
 def unfinished_in(folder: Path) -> dict[str, list[tuple[Path, int]]]:
-    """What was unfinished in a folder when this process first wrote there, by the name it would have had, and by which
-    process. To look again before each file takes longer than writing it where there are thousands.
+    """What was unfinished in a folder when this process first wrote there, or took hold of one: paths and processes by
+    the name the file would have had. To look before each file would take longer than writing it, among thousands.
     """
     found = defaultdict(list)
     for path in folder.iterdir():
@@ -313,6 +313,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         hint = "wait until it ends, or choose another folder"
         raise SetrError(f"another running job writes to {folder}: {hint}") from None
     IN_PROGRESS.add(path)
+    unfinished_in.cache_clear()
     try:
         yield
     finally:

@@ -67,6 +67,11 @@ def photo_state(photo: Path) -> dict[str, int] | None:
     return {"size": status.st_size, "modified": status.st_mtime_ns}
 
 
+def is_another(photo: Path, earlier: str) -> bool:
+    """Whether the photo that was at the path `earlier` still is there, and is not this one."""
+    return os.path.exists(earlier) and os.path.realpath(photo) != earlier
+
+
 def read_records(folder: Path) -> dict[str, dict]:
     """The last record of each name, by its [`name_key`]. Raises [`SetrError`] if a line is damaged."""
     path = folder / RECORDS_FILE
@@ -98,8 +103,7 @@ def open_records(folder: Path, settings: dict, photos: dict[str, Path]) -> dict[
         if record is None:
             for file in filter(os.path.lexists, result_files(folder, name)):
                 raise SetrError(f"{file} is no result of this job: move it away, or name another --output")
-        # Photos may be moved, all together.
-        elif record["photo"] != os.path.realpath(photo) and os.path.exists(record["photo"]):
+        elif record["state"] != photo_state(photo) and is_another(photo, record["photo"]):
             raise SetrError(
                 f"{folder} holds the results of {record['photo']}, whose names those of {photo} would have: rename "
                 "one, or give each folder its own --output"
