@@ -9,6 +9,7 @@ import argparse
 import csv
 import errno
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def find_photos(inputs: list[Path]) -> list[Path]:
     """The given files, and the image files in the given folders, in order."""
     photos: list[Path] = []
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             photos += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         else:
             photos.append(path)
@@ -129,8 +130,9 @@ def main(argv: list[str] | None = None) -> int:
                 failures.append(str(error))
                 continue
             try:
-                add_record(output, records, name, path, state)
+                add_record(output, name, path, None)
                 write_results(output, name, photo, label_map, colors, id2label)
+                add_record(output, name, path, state)
             except OSError as error:
                 if error.errno not in UNFIT_NAME:
                     raise

@@ -83,7 +83,8 @@ def test_a_photo_whose_result_is_missing_is_done_again(done, original, end):
     assert predict(done) == 1
     assert contents(done / "out") == contents(original / "out")
     assert {name for name, time in times(done / "out").items() if time != before[name]} == {
-        f"a{each}" for each in RESULTS
+        *(f"a{each}" for each in RESULTS),
+        RECORDS_FILE,
     }
 
 
@@ -158,7 +159,7 @@ def test_a_damaged_record_is_named_and_one_without_an_end_dropped(done, original
     assert predict(done) == 1
     write_photo(done / "photos/a.png", 9)
     assert predict(done) == 1
-    assert len(records.read_bytes().splitlines()) == len(lines) + 1
+    assert len(records.read_bytes().splitlines()) == len(lines) + 4
     records.write_bytes(lines[0] + b"\0\n" + lines[1])
     with pytest.raises(SetrError, match=r"line 2 of .*/_records.jsonl is damaged: choose another output folder"):
         predict(done)
@@ -235,12 +236,13 @@ def test_each_bad_photo_is_named_and_the_rest_is_done(done, capsys):
 
 
 def test_that_all_photos_are_bad_is_said(done, capsys):
-    assert predict(done, done / "photos/b.jpg", done / "nowhere.jpg", output="new") == 1
+    assert predict(done, done / "photos/b.jpg", done / "nowhere.jpg", "x" * 300, output="new") == 1
     captured = capsys.readouterr()
-    assert captured.out == f"none of 2 photos segmented into {done}/new\n"
-    assert captured.err.splitlines()[-1] == (
-        f"skipped {done}/nowhere.jpg cannot be read as a photo: No such file or directory"
-    )
+    assert captured.out == f"none of 3 photos segmented into {done}/new\n"
+    assert captured.err.splitlines()[-2:] == [
+        f"skipped {done}/nowhere.jpg cannot be read as a photo: No such file or directory",
+        f"skipped {'x' * 300} cannot be read as a photo: File name too long",
+    ]
 
 
 def test_photos_have_results_whatever_their_names_and_nothing_is_printed_raw(done, capsys):

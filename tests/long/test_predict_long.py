@@ -17,7 +17,7 @@ from many_photos import write_photos
 from model_folders import NAMES, save_model
 from paths import SCRIPTS
 
-from setr_hf.inference.output_folder import RECORDS_FILE, RESULTS, SETTINGS_FILE
+from setr_hf.inference.output_folder import RECORDS_FILE, RESULTS, SETTINGS_FILE, read_records
 
 
 NUM_PHOTOS = 5000
@@ -33,10 +33,9 @@ def start(inputs: Path, output: Path) -> subprocess.Popen:
     return subprocess.Popen([*command, "--output", output], env=environment, **streams)
 
 
-def num_records(output: Path) -> int:
-    """How many photos have been read to be segmented; but for the last, each has its results."""
+def num_done(output: Path) -> int:
     path = output / RECORDS_FILE
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return path.read_bytes().count(b'"state": {') if path.exists() else 0
 
 
 def check_end(process: subprocess.Popen, output: Path, bad: list[str]):
@@ -49,7 +48,7 @@ def check_end(process: subprocess.Popen, output: Path, bad: list[str]):
     good = {f"photo-{index:05}.jpg" for index in range(NUM_PHOTOS)} - set(bad)
     expected = {f"{Path(name).stem}{end}" for name in good for end in RESULTS}
     assert {path.name for path in output.iterdir()} == {*expected, RECORDS_FILE, SETTINGS_FILE}
-    assert num_records(output) == len(good)
+    assert num_done(output) == len(good)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def undisturbed(inputs, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     process = start(folder, output)
     most = [0.0] * 10
-    while (number := num_records(output)) < NUM_PHOTOS - len(bad) and process.poll() is None:
+    while (number := num_done(output)) < NUM_PHOTOS - len(bad) and process.poll() is None:
         tenth = 10 * number // NUM_PHOTOS
         most[tenth] = max(most[tenth], psutil.Process(process.pid).memory_info().rss / 1e6)
         time.sleep(0.1)
@@ -89,19 +88,25 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(inputs, undisturb
     output = tmp_path / "out"
     chance = random.Random(0)
     written = {}
-    moments = [(0, chance.uniform(0, 10)) for _ in range(NUM_KILLS // 4)]  # While it starts, or soon after.
-    moments += [(chance.randrange(NUM_PHOTOS), chance.uniform(0, 0.05)) for _ in range(NUM_KILLS - len(moments))]
-    for number, delay in sorted(moments, key=lambda moment: moment[0] or chance.randrange(NUM_PHOTOS)):
+    for kill in range(NUM_KILLS):
+        if kill % 4:
+            number, delay = (
+                int((kill + chance.random()) / NUM_KILLS * (NUM_PHOTOS - len(bad))),
+                chance.uniform(0, 0.05),
+            )
+        else:  # While it starts, or soon after.
+            number, delay = 0, chance.uniform(0, 10)
         process = start(folder, output)
-        while process.poll() is None and num_records(output) < number:
+        while process.poll() is None and num_done(output) < number:
             time.sleep(0.01)
         time.sleep(delay)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        for table in output.glob("*.csv"):  # The last that is written of a photo.
-            written.setdefault(table, table.stat().st_mtime_ns)
+        for name, record in read_records(output).items():
+            if record["state"]:
+                written.setdefault(name, (output / f"{name}.png").stat().st_mtime_ns)
     check_end(start(folder, output), output, bad)
     assert 0 < len(written) < NUM_PHOTOS - len(bad)
-    assert all(table.stat().st_mtime_ns == moment for table, moment in written.items()), "done a second time"
+    assert {name: (output / f"{name}.png").stat().st_mtime_ns for name in written} == written, "done a second time"
     for path in undisturbed[0].iterdir():
-        assert filecmp.cmp(path, output / path.name, shallow=False), path.name
+        assert path.name == RECORDS_FILE or filecmp.cmp(path, output / path.name, shallow=False), path.name

@@ -43,7 +43,7 @@ def check_overwrites_nothing(inputs: list[Path], photos: list[Path], folder: Pat
     """Raises a [`SetrError`] if results would go into a folder of photos, where the next run would take them for
     photos, or one would take the place of a photo.
     """
-    if any(path.is_dir() and folder.exists() and path.samefile(folder) for path in inputs):
+    if folder.exists() and any(os.path.isdir(path) and path.samefile(folder) for path in inputs):
         raise SetrError(f"{folder} holds the photos: name another --output")
     taken = {identity(photo) for photo in photos if os.path.exists(photo)}
     for name in names:
@@ -59,7 +59,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def photo_state(photo: Path) -> dict[str, int] | None:
-    """What changes with the content of a photo; `None` if there is no such file."""
+    """What changes with the content of a photo, as far as can be told without reading it; `None` if there is none."""
     try:
         status = photo.stat()
     except OSError:
@@ -86,15 +86,10 @@ def read_records(folder: Path) -> dict[str, dict]:
 
 
 def open_records(folder: Path, settings: dict, photos: dict[str, Path]) -> dict[str, dict]:
-    """The records of the photos that have results in `folder`, see [`read_records`], where those of `photos`, by the
-    names of their results, shall follow.
+    """The records in `folder`, where the results of `photos`, by their names, shall follow; see [`read_records`].
 
-    A record says in which state a photo was read. It is written before the photo's results, and each of these whole or
-    not at all; of a photo that has changed, they are deleted before its new record is written. Whenever the job was
-    killed, results that are complete are therefore those of the record.
-
-    Raises [`SetrError`] if the folder holds results of other `settings`, results of another photo of the same name, or
-    a file of somebody else that would be overwritten.
+    Raises [`SetrError`] if the folder holds results of other `settings` or of other photos with these names, or a file
+    of somebody else would be overwritten.
     """
     records = read_records(folder)
     check_settings(folder / SETTINGS_FILE, settings, has_results=bool(records))
@@ -113,20 +108,17 @@ def open_records(folder: Path, settings: dict, photos: dict[str, Path]) -> dict[
     return records
 
 
+def add_record(folder: Path, name: str, photo: Path, state: dict[str, int] | None) -> None:
+    """Notes that all results of a photo have been written, and its `state` when it was read for them; or, if that is
+    `None`, that they will be now, so that they are known as results of this job if it is killed meanwhile.
+    """
+    record = {"name": name, "photo": os.path.realpath(photo), "state": state}
+    append_lines(folder / RECORDS_FILE, [json.dumps(record)])
+
+
 def is_done(folder: Path, records: dict[str, dict], name: str, photo: Path) -> bool:
     """Whether a photo has all its results, and has not changed since it was read for them."""
     record, state = records.get(name_key(name)), photo_state(photo)
     if record is None or state is None or record["state"] != state:
         return False
     return all(map(os.path.isfile, result_files(folder, name)))
-
-
-def add_record(folder: Path, records: dict[str, dict], name: str, photo: Path, state: dict[str, int] | None) -> None:
-    """Writes the record of a photo, whose results follow."""
-    record = records.get(name_key(name))
-    if record is not None and record["state"] != state:
-        for file in result_files(folder, name):
-            file.unlink(missing_ok=True)
-    if record is None or record["state"] != state:
-        record = {"name": name, "photo": os.path.realpath(photo), "state": state}
-        append_lines(folder / RECORDS_FILE, [json.dumps(record)])
