@@ -23,7 +23,7 @@ from setr_hf.inference.output_folder import RECORDS_FILE, RESULTS, SETTINGS_FILE
 NUM_PHOTOS = 5000
 NUM_KILLS = 20
 # Of resident memory, from the first tenth of the photos to the last.
-MOST_MEGABYTES_MORE = 16
+MOST_MEGABYTES_MORE = 8
 
 
 def start(inputs: Path, output: Path) -> subprocess.Popen:
