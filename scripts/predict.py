@@ -6,9 +6,7 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
     raise SystemExit(run_script(__file__))
 
 import argparse
-import csv
 import errno
-import io
 import os
 import sys
 from pathlib import Path
@@ -22,7 +20,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from setr_hf.cli import JobParser
 from setr_hf.data.folders import IMAGE_SUFFIXES
 from setr_hf.errors import SetrError
-from setr_hf.files import folder_lock, whole_file
+from setr_hf.files import folder_lock
 from setr_hf.inference.loading import load_model
 from setr_hf.inference.output_folder import (
     add_record,
@@ -30,19 +28,19 @@ from setr_hf.inference.output_folder import (
     is_done,
     open_records,
     photo_state,
-    result_files,
     result_names,
+    write_results,
 )
 from setr_hf.inference.photos import read_photo
-from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
+from setr_hf.inference.pictures import class_colors
 from setr_hf.inference.settings import digest, model_settings
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.repositories import check_model
-from setr_hf.text import csv_cell, one_line
+from setr_hf.text import one_line
 from setr_hf_ending import say_when_interrupted
 
 
-# A file system that takes no name so long, one of these characters, or one that is not UTF-8.
+# What a file system says of a name that is too long, or has characters that it does not take.
 UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
@@ -86,60 +84,51 @@ def segmented(path: Path, model: PreTrainedModel, processor: BaseImageProcessor)
     return photo, label_map.astype(np.uint8 if model.config.num_labels <= 256 else np.uint16)
 
 
-def write_results(
-    folder: Path, name: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
-) -> None:
-    """`NAME.png` with class ids, `NAME_overlay.jpg`, and `NAME.csv` with the share of the area of each class."""
-    picture, ids, shares = result_files(folder, name)
-    encoded = io.BytesIO()
-    overlay_with_legend(photo, label_map, colors, id2label).save(encoded, "JPEG", quality=90)
-    with whole_file(picture) as unfinished:
-        # Pillow does not notice if the disk takes only a part of a JPEG.
-        unfinished.write_bytes(encoded.getbuffer())
-    with whole_file(ids) as unfinished:
-        Image.fromarray(label_map).save(unfinished)
-    with whole_file(shares) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "class", "share"])
-        table.writerows([i, csv_cell(id2label[i]), f"{share:.6f}"] for i, share in class_shares(label_map).items())
+def process_photo(
+    path: Path, name: str, output: Path, model: PreTrainedModel, processor: BaseImageProcessor, colors: list[list[int]]
+) -> str | None:
+    """Segments a photo and writes its results, or returns a line that names it and says why not."""
+    state = photo_state(path)
+    try:
+        photo, label_map = segmented(path, model, processor)
+    except SetrError as error:
+        return str(error)
+    try:
+        add_record(output, name, path, None)
+        write_results(output, name, photo, label_map, colors, model.config.id2label)
+        add_record(output, name, path, state)
+    except OSError as error:
+        if error.errno not in UNFIT_NAME:
+            raise
+        return one_line(f"{path}: its results cannot have its name: {error.strerror}")
+    return None
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output = arguments.output
-    paths = find_photos(arguments.inputs)
-    if not paths:
+    photos = find_photos(arguments.inputs)
+    if not photos:
         raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
-    names = result_names(paths)
-    check_overwrites_nothing(arguments.inputs, paths, output, names)
+    names = result_names(photos)
+    check_overwrites_nothing(arguments.inputs, photos, output, names)
     check_model(arguments.model)
     model, processor = load_model(arguments.model, device=arguments.device)
-    colors, id2label = class_colors(model.config), model.config.id2label
-    settings = {**model_settings(model, processor), "classes": digest([id2label, colors])}
+    colors = class_colors(model.config)
+    # Devices and threads change rounding and, rarely, a pixel: a job may go on with others.
+    settings = {**model_settings(model, processor), "classes": digest([model.config.id2label, colors])}
     failures = []
     with folder_lock(output):
-        records = open_records(output, settings, dict(zip(names, paths)))
+        records = open_records(output, settings, dict(zip(names, photos)))
         say_when_interrupted(lambda: "the same command goes on")
-        left = [pair for pair in zip(names, paths) if not is_done(output, records, *pair)]
-        num_earlier = len(paths) - len(left)
-        for name, path in tqdm(left, unit="photo", initial=num_earlier, total=len(paths)):
-            state = photo_state(path)
-            try:
-                photo, label_map = segmented(path, model, processor)
-            except SetrError as error:
-                failures.append(str(error))
-                continue
-            try:
-                add_record(output, name, path, None)
-                write_results(output, name, photo, label_map, colors, id2label)
-                add_record(output, name, path, state)
-            except OSError as error:
-                if error.errno not in UNFIT_NAME:
-                    raise
-                failures.append(one_line(f"{path}: its results cannot have its name: {error.strerror}"))
+        left = [(path, name) for path, name in zip(photos, names) if not is_done(output, records, name, path)]
+        num_earlier = len(photos) - len(left)
+        for path, name in tqdm(left, unit="photo", initial=num_earlier, total=len(photos)):
+            if failure := process_photo(path, name, output, model, processor, colors):
+                failures.append(failure)
     for failure in failures:
         print(f"skipped {failure}", file=sys.stderr)
-    num_segmented = len(paths) - len(failures)
-    summary = f"{num_segmented or 'none'} of {len(paths)} photos segmented into {one_line(output)}"
+    num_segmented = len(photos) - len(failures)
+    summary = f"{num_segmented or 'none'} of {len(photos)} photos segmented into {one_line(output)}"
     print(f"{summary}, {num_earlier} of them by earlier runs" if num_earlier else summary)
     return 1 if failures else 0

@@ -85,17 +85,13 @@ def test_memory_does_not_grow_with_the_number_of_photos(undisturbed):
 @pytest.mark.long
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(inputs, undisturbed, tmp_path):
     folder, bad = inputs
-    output = tmp_path / "out"
+    output, num_good = tmp_path / "out", NUM_PHOTOS - len(bad)
     chance = random.Random(0)
     written = {}
     for kill in range(NUM_KILLS):
+        number, delay = 0, chance.uniform(0, 10)  # While it starts, or soon after.
         if kill % 4:
-            number, delay = (
-                int((kill + chance.random()) / NUM_KILLS * (NUM_PHOTOS - len(bad))),
-                chance.uniform(0, 0.05),
-            )
-        else:  # While it starts, or soon after.
-            number, delay = 0, chance.uniform(0, 10)
+            number, delay = int((kill + chance.random()) / NUM_KILLS * num_good), chance.uniform(0, 0.05)
         process = start(folder, output)
         while process.poll() is None and num_done(output) < number:
             time.sleep(0.01)
@@ -106,7 +102,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(inputs, undisturb
             if record["state"]:
                 written.setdefault(name, (output / f"{name}.png").stat().st_mtime_ns)
     check_end(start(folder, output), output, bad)
-    assert 0 < len(written) < NUM_PHOTOS - len(bad)
+    assert 0 < len(written) < num_good
     assert {name: (output / f"{name}.png").stat().st_mtime_ns for name in written} == written, "done a second time"
     for path in undisturbed[0].iterdir():
         assert path.name == RECORDS_FILE or filecmp.cmp(path, output / path.name, shallow=False), path.name

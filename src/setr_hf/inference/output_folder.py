@@ -2,19 +2,26 @@
 that a job that was stopped at any time goes on.
 """
 
+import csv
+import io
 import json
 import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from ..errors import SetrError
-from ..files import append_lines, complete_lines, first_repeated, name_key, write_json
+from ..files import append_lines, complete_lines, first_repeated, name_key, whole_file, write_json
+from ..text import csv_cell
+from .pictures import class_shares, overlay_with_legend
 from .settings import check_settings
 
 
 SETTINGS_FILE = "_settings.json"
 RECORDS_FILE = "_records.jsonl"
-# What is written for each photo, after its name. The longest comes first: a file system may not take it.
+# What is written for each photo, after its name. The longest is first: if it is too long, there is none of them.
 RESULTS = ("_overlay.jpg", ".png", ".csv")
 
 
@@ -122,3 +129,21 @@ def is_done(folder: Path, records: dict[str, dict], name: str, photo: Path) -> b
     if record is None or state is None or record["state"] != state:
         return False
     return all(map(os.path.isfile, result_files(folder, name)))
+
+
+def write_results(
+    folder: Path, name: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
+) -> None:
+    """`NAME.png` with class ids, `NAME_overlay.jpg`, and `NAME.csv` with the share of the area of each class."""
+    picture, ids, shares = result_files(folder, name)
+    encoded = io.BytesIO()
+    overlay_with_legend(photo, label_map, colors, id2label).save(encoded, "JPEG", quality=90)
+    with whole_file(picture) as unfinished:
+        # Pillow does not notice if the disk takes only a part of a JPEG.
+        unfinished.write_bytes(encoded.getbuffer())
+    with whole_file(ids) as unfinished:
+        Image.fromarray(label_map).save(unfinished)
+    with whole_file(shares) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "class", "share"])
+        table.writerows([i, csv_cell(id2label[i]), f"{share:.6f}"] for i, share in class_shares(label_map).items())
