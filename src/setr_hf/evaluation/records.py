@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from ..data.rows import Sample, SegmentationData
 from ..errors import SetrError
-from ..files import append_lines, complete_lines, folder_lock, make_folder, whole_file
+from ..files import append_lines, complete_lines, folder_lock, make_folder, write_json
+from ..inference.settings import check_settings
 from ..metrics import confusion_matrix, segmentation_scores
 
 
@@ -43,29 +44,6 @@ def sample_record(sample: Sample, prediction: torch.Tensor, num_labels: int) -> 
     if sample.label_map is None:
         return {"cells": None, "counts": None}
     return counts_of(confusion_matrix(prediction, sample.label_map, num_labels))
-
-
-def check_settings(folder: Path, settings: dict) -> None:
-    """Raises a [`SetrError`] if `folder` holds results that were computed with other settings."""
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        if folder.is_dir() and any(folder.glob(RECORD_FILES.format("*"))):
-            raise SetrError(f"{folder} holds results without {SETTINGS_FILE}: choose another output folder")
-        return
-    earlier = json.loads(path.read_text())
-    different = [key for key in {**earlier, **settings} if earlier.get(key) != settings.get(key)]
-    if different:
-        changes = "; ".join(f"{key} was {earlier.get(key)}, now {settings.get(key)}" for key in different)
-        raise SetrError(
-            f"{folder} holds results computed with other settings ({changes}). Use the same settings to resume, or "
-            "choose another output folder"
-        )
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file, whole or not at all."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def start_processes(num_threads: int) -> PartialState:
@@ -149,7 +127,7 @@ def compute_records(
     names, num_labels = list(data.rows["name"]), len(data.label_set.names)
     wanted = range(len(names) if limit is None else min(limit, len(names)))
     with folder_lock(folder) if state.is_main_process else nullcontext():
-        check_settings(folder, settings)
+        check_settings(folder / SETTINGS_FILE, settings, has_results=any(folder.glob(RECORD_FILES.format("*"))))
         records = read_records(folder)
         groups = [list(wanted[start : start + batch_size]) for start in range(0, len(wanted), batch_size)]
         groups = [group for group in groups if any(i not in records or is_missing(names[i]) for i in group)]
