@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all, whenever the process is killed and however full the disk."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from .errors import SetrError
 
 # Of a name in most file systems, in bytes; what is written beside it first has a longer one.
 LONGEST_NAME = 200
+BLOCK_SIZE = 2**14
 # Names that start with "_" are not uploaded by `Trainer.push_to_hub`.
 LOCK_NAME = "_running.lock"
 # Data loading workers outlive a killed process by 5 seconds; before filelock 4 they hold its lock for as long.
@@ -273,27 +275,41 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         os.replace(temporary, folder)
 
 
-def complete_lines(path: Path) -> list[bytes]:
-    """The lines of a file without an incomplete last one, which a killed process may leave."""
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+def complete_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, one by one, without an incomplete last one, which a killed process may leave."""
+    with open(path, "rb") as file:
+        yield from (line for line in file if line.endswith(b"\n"))
+
+
+def end_of_lines(file: io.FileIO) -> int:
+    """The length of a file without an incomplete last line. Only the end of it is read."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - BLOCK_SIZE)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
-    """Adds lines to a file, all or none of them, after dropping an incomplete last one."""
+    """Adds lines to a file, all or none of them, after dropping an incomplete last one. Raises [`SetrError`] if the
+    disk is full.
+    """
     content = "".join(f"{line}\n" for line in lines).encode()
     # Without a buffer, which would be written again when the file is closed.
-    with full_disk_named(path), open(path, "a+b", buffering=0) as file:
-        length = file.seek(0, os.SEEK_END)
-        if length:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                length = sum(map(len, complete_lines(path)))
-                file.truncate(length)
+    with full_disk_named(path), io.FileIO(path, "a+") as file:
+        length = end_of_lines(file)
+        file.truncate(length)
+        written = 0
         try:
-            while content:
-                content = content[file.write(content) :]
+            while written < len(content):
+                written += file.write(content[written:])
         except OSError:
             file.truncate(length)
+            check_space(path, len(content))
             raise
 
 

@@ -38,14 +38,17 @@ def model_settings(model: PreTrainedModel, processor: BaseImageProcessor) -> dic
 
 
 def check_settings(path: Path, settings: dict, has_results: bool) -> None:
-    """Raises a [`SetrError`] if the settings in the file `path` are others than these, or if there is none although
-    its folder `has_results`.
+    """Raises a [`SetrError`] if the settings in the file `path` are others than these or damaged, or if there is none
+    although its folder `has_results`.
     """
     if not path.exists():
         if has_results:
             raise SetrError(f"{path.parent} holds results without {path.name}: choose another output folder")
         return
-    earlier = read_object(path)
+    try:
+        earlier = read_object(path)
+    except SetrError as error:
+        raise SetrError(f"{error}. Delete {path.parent} to compute its results again") from error
     different = [key for key in {**earlier, **settings} if earlier.get(key) != settings.get(key)]
     if different:
         changes = "; ".join(f"{key} was {earlier.get(key)}, now {settings.get(key)}" for key in different)
