@@ -22,10 +22,11 @@ from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.data.scenes import CLASSES, make_scenes
+from setr_hf.errors import SetrError
 from setr_hf.files import LOCK_NAME
 from setr_hf.training.batch_size import WORLD_SIZE_VARIABLES
 from setr_hf.training.output_folder import last_complete_checkpoint
-from setr_hf.training.setup import initialize_as_mmseg, is_classifier
+from setr_hf.training.setup import check_memory, initialize_as_mmseg, is_classifier
 from setr_hf_cli import find_scripts, load_script
 
 
@@ -239,6 +240,18 @@ def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
     assert "eval/mean_iou" in events.Tags()["scalars"]
 
 
+def test_windows_that_leave_gaps_are_refused_with_a_model_too(refused, scene_folder, tmp_path):
+    model = save_small(tmp_path / "model", CLASSES)
+    error = refused("--dataset", scene_folder, *COMMON, "--model", model, "--crop-size", 32)
+    assert "stride" in error and "43" in error and "32" in error
+
+
+def test_a_network_larger_than_the_memory_is_refused_before_it_is_built():
+    config = SetrConfig(**SMALL | {"hidden_size": 2**17, "intermediate_size": 2**19, "num_attention_heads": 1})
+    with pytest.raises(SetrError, match=r"network of 824,885,003,074 parameters .* make it smaller"):
+        check_memory(config)
+
+
 def test_new_classifiers_keep_all_other_weights(train, refused, scene_folder, tmp_path):
     model = save_small(tmp_path / "model", [f"kind {i}" for i in range(7)])
     error = refused("--dataset", scene_folder, *COMMON, "--model", model)
@@ -342,6 +355,20 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
         (["--lr-scheduler-kwargs", '{"hardness": 2}'], ["linear", "hardness"]),
         (["--lr-scheduler-type", "polynomial", "--lr-scheduler-kwargs", '{"min_lr": -1}'], ["polynomial", "-1"]),
         (["--resume-from-checkpoint", "nowhere"], ["nowhere", "is not a complete checkpoint"]),
+        (["--lr-scheduler-type", "polynomial", "--lr-scheduler-kwargs", '{"min_lr": NaN}'], ["--lr-scheduler-kwargs"]),
+        (["--lr-scheduler-kwargs", '{"power"'], ["--lr-scheduler-kwargs", "JSON"]),
+        (["--learning-rate", -1], ["learning_rate", "at least 0", "-1"]),
+        (["--learning-rate", "nan"], ["learning_rate", "nan"]),
+        (["--head-learning-rate-ratio", "inf"], ["head_learning_rate_ratio", "inf"]),
+        (["--max-scale", "inf"], ["--max-scale inf"]),
+        (["--category-max-ratio", 1.5], ["--category-max-ratio", "1.5"]),
+        (["--crop-size", 100000], ["--crop-size 100000 100000", "16 megapixels"]),
+        (["--crop-size", 64, "--stride", 65], ["--stride 65", "64×64", "gaps"]),
+        (["--metric-for-best-model", "loss"], ["--metric-for-best-model", "mean_iou", "loss"]),
+        (["--label-smoothing-factor", 0.1], ["label_smoothing_factor", "0.1"]),
+        (["--dataloader-persistent-workers"], ["dataloader_num_workers"]),
+        (["--seed", -1], ["seed", "-1"]),
+        (["--model", ""], ["--model is empty"]),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(refused, tmp_path, arguments, named):

@@ -5,7 +5,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from inspect import signature
 
-import torch
+from torch._inductor import list_mode_options
 from torch.utils.checkpoint import checkpoint
 from transformers import TrainingArguments
 
@@ -16,14 +16,16 @@ from ..errors import SetrError
 # The scores of an evaluation, one of which decides on the best checkpoint.
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 # The least values of what torch and Transformers would refuse much later, or follow into nonsense.
-LEAST = dict.fromkeys(["learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon"], 0)
-LEAST |= dict.fromkeys(["warmup_steps", "num_train_epochs", "eval_delay", "num_prediction_pictures"], 0)
+LEAST = dict.fromkeys(["learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2"], 0)
+LEAST |= dict.fromkeys(
+    ["adam_epsilon", "warmup_steps", "num_train_epochs", "eval_delay", "num_prediction_pictures"], 0
+)
 LEAST |= dict.fromkeys(["eval_steps", "logging_steps", "save_steps", "dataloader_num_workers", "seed", "data_seed"], 0)
 LEAST |= dict.fromkeys(["per_device_train_batch_size", "per_device_eval_batch_size", "eval_accumulation_steps"], 1)
 LEAST |= dict.fromkeys(["gradient_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"], 1)
 LARGEST_SEED = 2**32 - 1
 # What the stock `Trainer` can do for models of text only: the values that do without, and the reason.
-POSSIBLE = {
+POSSIBLE: dict[str, tuple[list, str]] = {
     "label_smoothing_factor": ([0], "the loss is that of the model"),
     "train_sampling_strategy": (["random", "sequential"], "photos have no length to sort them by"),
     "use_liger_kernel": ([False], "there are no such kernels for SETR"),
@@ -53,7 +55,7 @@ def check_values(arguments: "SetrTrainingArguments | Namespace") -> None:
     if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
         raise SetrError("dataloader_persistent_workers needs workers: set dataloader_num_workers")
     mode = arguments.torch_compile_mode
-    if mode is not None and mode not in (modes := torch._inductor.list_mode_options()):
+    if mode is not None and mode not in (modes := list_mode_options()):
         raise SetrError(f"torch_compile_mode must be one of {', '.join(modes)}, got {mode!r}")
 
 

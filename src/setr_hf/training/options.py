@@ -189,10 +189,10 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     check_options(options, given)
     if not options.model:
         options.crop_size = options.crop_size or [DEFAULT_CROP_SIZE]
-    if options.crop_size:
         # Neighbouring windows overlap by a third, as in the paper's test protocol.
         options.stride = options.stride or max(1, min(options.crop_size) * 2 // 3)
-        check_windows(options.crop_size, options.stride)
+    if options.crop_size:
+        check_windows(options.crop_size, options.stride or 1)
     overridden = {name: value for name, value in follows.items() if getattr(options, name) != value}
     split_batch(options, kept | given)
     return Command(parser, options, stock, recipe, overridden)

@@ -125,7 +125,7 @@ def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:
 
 
 def check_memory(config: SetrConfig) -> None:
-    """Raises a [`SetrError`] if a new model's weights alone take more memory than there is, as far as that is known."""
+    """Raises a [`SetrError`] if a new model's weights alone take more memory than is known to be left."""
     with torch.device("meta"):
         parameters = SetrForSemanticSegmentation(config).num_parameters()
     with suppress(OSError):
@@ -266,7 +266,7 @@ def make_trainer(
             eval_dataset=eval_dataset,
             processing_class=processor,
         )
-    except (ImportError, ValueError) as error:  # Of Transformers and Accelerate, on options such as report_to and fsdp.
+    except (ImportError, ValueError) as error:  # Of Transformers and Accelerate, on such options as report_to.
         raise SetrError(error) from error
     trainer.run_facts = card_facts(command, job, train_data, validation_data)
     return trainer, facts
