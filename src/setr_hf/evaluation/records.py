@@ -291,7 +291,8 @@ def compute_records(
         groups = [group for group in groups if any(i not in places or is_missing(names[i]) for i in group)]
         make_folder(folder)
         if state.is_main_process:
-            write_json(folder / SETTINGS_FILE, settings)
+            if not (folder / SETTINGS_FILE).exists():
+                write_json(folder / SETTINGS_FILE, settings)
             for path in folder.glob(BAD_SAMPLE_FILES.format("*")):
                 path.unlink()
         # Nobody adds records before everybody has read them: all must divide the same groups.
