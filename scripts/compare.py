@@ -15,9 +15,10 @@ from setr_hf.evaluation.comparison import (
     comparison_record,
     print_comparison,
 )
-from setr_hf.evaluation.records import compute_records, start_processes, write_json
+from setr_hf.evaluation.records import compute_records, start_processes
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
+from setr_hf.files import write_json
 from setr_hf.repositories import check_model
 from setr_hf.tables import print_options
 

@@ -67,12 +67,12 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / f".model.{ended}.unfinished").mkdir()
     (tmp_path / f".model.{ended}.unfinished/part").touch()
-    (tmp_path / f".scores.{ended}.unfinished.json").touch()
+    (tmp_path / f".sc\nores.{ended}.unfinished.json").touch()
     running = tmp_path / f".model.{os.getppid()}.unfinished"
     running.mkdir()
-    with whole_folder(tmp_path / "model"), whole_file(tmp_path / "scores.json") as scores:
+    with whole_folder(tmp_path / "model"), whole_file(tmp_path / "sc\nores.json") as scores:
         scores.touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "model", "scores.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "model", "sc\nores.json"]
 
 
 def test_a_folder_that_another_job_has_written_meanwhile_stays_as_it_is(tmp_path):

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from glob import escape as glob_escape
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +32,7 @@ LOCK_TIMEOUT = 10
 FULL_DISK_TEXTS = [r"os error (28|122)", "No space left", "quota exceeded", "PytorchStreamWriter failed"]
 FULL_DISK_TEXTS += [r"unexpected pos \d+ vs \d+", r"\d+ requested and \d+ written"]
 DISK_IS_FULL = re.compile("|".join(FULL_DISK_TEXTS), re.IGNORECASE)
-UNFINISHED = re.compile(r"\..*\.(\d+)\.unfinished(\..*)?")
+UNFINISHED = re.compile(r"\.(.*)\.(\d+)\.unfinished(\..*)?", re.DOTALL)
 # What this process has begun to write and will delete or rename.
 IN_PROGRESS: set[Path] = set()
 
@@ -70,6 +72,13 @@ def read_text(path: Path, most_bytes: int = 2**22) -> str:
         raise SetrError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def name_key(name: str) -> str:
+    """The same for names that a file system may take for one: those that differ in case, or in how Unicode composes
+    their characters.
+    """
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def first_repeated(values: Iterable[str]) -> str | None:
     """The first of the values that was there before; `None` if there is none."""
     seen: set[str] = set()
@@ -107,11 +116,22 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
+@cache
+def unfinished_in(folder: Path) -> dict[str, list[tuple[Path, int]]]:
+    """What was unfinished in a folder when this process first wrote there, or took hold of one: paths and processes by
+    the name the file would have had. To look before each file would take longer than writing it, among thousands.
+    """
+    found = defaultdict(list)
+    for path in folder.iterdir():
+        if match := UNFINISHED.fullmatch(path.name):
+            found[f"{match[1]}{match[3] or ''}"].append((path, int(match[2])))
+    return found
+
+
 def remove_leftovers(path: Path) -> None:
     """Deletes what killed processes left unfinished of `path`. Those of processes that still run stay."""
-    for leftover in path.parent.glob(f".{glob_escape(path.stem)}.*.unfinished{glob_escape(path.suffix)}"):
-        match = UNFINISHED.fullmatch(leftover.name)
-        if match and not is_running(int(match[1])):
+    for leftover, process in unfinished_in(path.parent.absolute()).get(path.name, []):
+        if not is_running(process):
             remove(leftover)
 
 
@@ -226,6 +246,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
 def check_is_new(folder: str | Path) -> None:
     """Raises a [`SetrError`] if `folder` exists and is not an empty folder."""
     folder = Path(folder)
@@ -305,6 +331,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         hint = "wait until it ends, or choose another folder"
         raise SetrError(f"another running job writes to {folder}: {hint}") from None
     IN_PROGRESS.add(path)
+    unfinished_in.cache_clear()
     try:
         yield
     finally:

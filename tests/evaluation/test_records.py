@@ -139,8 +139,9 @@ def test_an_image_without_annotation_has_a_record_without_counts(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "null", "[]", '"model"', '{"a": NaN}', '{"a": 1, "a": 1}', "\udcff"])
 def test_damaged_settings_are_named(content, tmp_path):
     (tmp_path / "settings.json").write_text(content, errors="surrogateescape")
-    with pytest.raises(SetrError, match=r"settings.json is (damaged|not text in UTF-8).*[Dd]elete"):
-        check_settings(tmp_path, {"a": 1})
+    message = r"settings.json (is not valid JSON|must hold a JSON object|is not text in UTF-8).*\. Delete"
+    with pytest.raises(SetrError, match=message):
+        check_settings(tmp_path / "settings.json", {"a": 1}, has_results=True)
 
 
 def test_a_photo_that_cannot_be_segmented_is_the_only_bad_one_of_its_group(tmp_path):

@@ -218,6 +218,17 @@ def test_a_stream_is_trained_on(train, scene_folder, tmp_path):
     assert (output / "model.safetensors").is_file()
 
 
+def test_bad_samples_of_streams_are_named_or_left_out(train, refused, scene_folder, tmp_path, caplog):
+    for split in ("train", "val"):
+        next(iter(sorted((scene_folder / "images" / split).iterdir()))).write_bytes(b"")
+    options = ["--dataset", scene_folder, *COMMON, *NETWORK, "--streaming", "--max-steps", 3]
+    error = refused(*options, "--output-dir", tmp_path / "refused")
+    assert "1 of 4 samples cannot be used" in error and "--skip-bad-samples" in error
+    train(*options, "--skip-bad-samples", "--output-dir", tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").is_file()
+    assert "Left out: 1 of 4 samples cannot be used" in caplog.text
+
+
 def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import time
 from pathlib import Path
 
@@ -219,3 +220,48 @@ def test_a_folder_with_other_files_is_free(tmp_path):
     for _ in range(2):
         with output_folder_lock(tmp_path):
             pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.001}, r"learning_rate was 0\.01 and 0\.1, now 0\.001 and 0\.01\)"),
+        ({"weight_decay": 0.1}, r"weight_decay was 0\.0, now 0\.0 and 0\.1\)"),
+        ({"head_learning_rate_ratio": 1}, "optimizer of .* does not fit"),
+        ({"optim": "adamw_torch", "optim_args": None}, "optimizer of .* does not fit"),
+        ({"optim_args": "momentum=0.9,nesterov=True"}, "nesterov was False, now True"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_rates_than_those_it_is_given(tmp_path, change, message):
+    save = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, save).train()
+    resumed = make_trainer(tmp_path, save | change | {"max_steps": 2})
+    with pytest.raises(ValueError, match=rf"(?s){message}.*start a run in another output folder.*--model"):
+        resumed.train(resume_from_checkpoint=True)
+    assert is_complete(tmp_path / "checkpoint-1")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    make_trainer(folder, {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}).train()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize(("size", "message"), [(100, "{} is damaged .*: remove .*checkpoint-1"), (None, "holds no ")])
+def test_a_checkpoint_that_is_not_whole_is_not_resumed(finished, tmp_path, name, size, message):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    file = folder / "checkpoint-1" / name
+    content = file.read_bytes()
+    file.unlink()
+    if size:
+        file.write_bytes(content[:size])
+    with pytest.raises(ValueError, match=message.format(name)):
+        make_trainer(folder, {"max_steps": 2}).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_another_network_is_not_resumed(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"weights of another network: .* such as auxiliary_heads"):
+        make_trainer(folder, {"max_steps": 2}, {"decoder_type": "pup"}).train(resume_from_checkpoint=True)

@@ -28,9 +28,9 @@ from ..files import (
     folder_lock,
     make_folder,
     parse_json,
-    read_text,
-    whole_file,
+    write_json,
 )
+from ..inference.settings import check_settings
 from ..metrics import confusion_matrix, segmentation_scores
 from ..text import printable
 from .segmenter import Segmenter
@@ -108,34 +108,6 @@ def check_sample_record(record: dict, num_labels: int, has_annotations: bool) ->
         raise ValueError(f"cells must be a list of ascending numbers from 0 to {num_labels**2 - 1}")
     if not are_numbers(counts, 1, MOST_PIXELS) or len(counts) != len(cells):
         raise ValueError("counts must be a list of numbers of pixels, one for each cell")
-
-
-def check_settings(folder: Path, settings: dict) -> None:
-    """Raises a [`SetrError`] if `folder` holds results that were computed with other settings, or damaged ones."""
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        if folder.is_dir() and any(folder.glob(RECORD_FILES.format("*"))):
-            raise SetrError(f"{folder} holds results without {SETTINGS_FILE}: choose another output folder")
-        return
-    try:
-        earlier = parse_json(read_text(path))
-        if not isinstance(earlier, dict):
-            raise ValueError("it does not hold an object")
-    except ValueError as error:
-        raise SetrError(f"{path} is damaged: {error}. Delete {folder} to compute its results again") from error
-    different = [key for key in {**earlier, **settings} if earlier.get(key) != settings.get(key)]
-    if different:
-        changes = "; ".join(f"{key} was {earlier.get(key)}, now {settings.get(key)}" for key in different)
-        raise SetrError(
-            f"{folder} holds results computed with other settings ({changes}). Use the same settings to resume, or "
-            "choose another output folder"
-        )
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file, whole or not at all."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def start_processes(num_threads: int) -> PartialState:
@@ -285,7 +257,7 @@ def compute_records(
         return find_records(folder, names, lambda record: check(record, num_labels, data.has_annotations))
 
     with folder_lock(folder) if state.is_main_process else nullcontext():
-        check_settings(folder, settings)
+        check_settings(folder / SETTINGS_FILE, settings, has_results=any(folder.glob(RECORD_FILES.format("*"))))
         places = find()
         groups = [list(wanted[start : start + batch_size]) for start in range(0, len(wanted), batch_size)]
         groups = [group for group in groups if any(i not in places or is_missing(names[i]) for i in group)]

@@ -7,12 +7,12 @@ import numpy as np
 
 from ..data.label_sets import LabelSet
 from ..data.rows import SegmentationData
-from ..files import whole_file
+from ..files import whole_file, write_json
 from ..inference.pictures import class_colors, comparison_sheet
 from ..metrics import segmentation_scores
 from ..tables import percent, print_table
 from ..text import printable
-from .records import sum_records, write_json
+from .records import sum_records
 from .segmenter import Segmenter
 
 
