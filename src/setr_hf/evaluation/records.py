@@ -98,7 +98,7 @@ def are_numbers(values: Any, low: int, high: int) -> bool:
 
 
 def check_sample_record(record: dict, num_labels: int, has_annotations: bool) -> None:
-    """Raises `ValueError`, or `KeyError`, if `record` does not hold what [`sample_record`] returns."""
+    """Raises `ValueError`, `KeyError` or `TypeError` if `record` does not hold what [`sample_record`] returns."""
     cells, counts = record["cells"], record["counts"]
     if not has_annotations:
         if (cells, counts) != (None, None):
