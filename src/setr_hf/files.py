@@ -298,6 +298,8 @@ def append_lines(path: Path, lines: list[str]) -> None:
     """Adds lines to a file, all or none of them, after dropping an incomplete last one. Raises [`SetrError`] if the
     disk is full.
     """
+    if not lines:
+        return
     content = "".join(f"{line}\n" for line in lines).encode()
     # Without a buffer, which would be written again when the file is closed.
     with full_disk_named(path), io.FileIO(path, "a+") as file:

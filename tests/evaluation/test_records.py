@@ -4,7 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from model_folders import NAMES, save_model
+from PIL import Image
 
+from setr_hf.data.rows import Sample
 from setr_hf.errors import SetrError
 from setr_hf.evaluation.comparison import check_comparison_record
 from setr_hf.evaluation.records import (
@@ -14,9 +17,12 @@ from setr_hf.evaluation.records import (
     check_settings,
     counts_of,
     find_records,
+    segment_samples,
     sum_records,
 )
+from setr_hf.evaluation.segmenter import Segmenter
 from setr_hf.files import append_lines
+from setr_hf.inference.loading import load_model
 
 
 RECORD = {"index": 0, "name": "a", **counts_of(np.array([[2, 0], [1, 3]]))}
@@ -136,3 +142,14 @@ def test_damaged_settings_are_named(content, tmp_path):
     message = r"settings.json (is not valid JSON|must hold a JSON object|is not text in UTF-8).*\. Delete"
     with pytest.raises(SetrError, match=message):
         check_settings(tmp_path / "settings.json", {"a": 1}, has_results=True)
+
+
+def test_a_photo_that_cannot_be_segmented_is_the_only_bad_one_of_its_group(tmp_path):
+    save_model(tmp_path, NAMES)
+    segmenter = Segmenter(*load_model(str(tmp_path)), scales=(1.0,))
+    # Its short side would become 32 pixels.
+    sizes = {"a": (40, 50), "wide": (70_000, 1), "b": (50, 40)}
+    samples = [Sample(name, Image.new("RGB", size), None) for name, size in sizes.items()]
+    (first,), error, (third,) = segment_samples([segmenter], samples)
+    assert first.shape == (50, 40) and third.shape == (40, 50)
+    assert str(error).startswith("wide cannot be segmented: ")

@@ -98,7 +98,7 @@ def are_numbers(values: Any, low: int, high: int) -> bool:
 
 
 def check_sample_record(record: dict, num_labels: int, has_annotations: bool) -> None:
-    """Raises `ValueError`, or `KeyError`, if `record` does not hold what [`sample_record`] returns."""
+    """Raises `ValueError`, `KeyError` or `TypeError` if `record` does not hold what [`sample_record`] returns."""
     cells, counts = record["cells"], record["counts"]
     if not has_annotations:
         if (cells, counts) != (None, None):
@@ -263,7 +263,8 @@ def compute_records(
         groups = [group for group in groups if any(i not in places or is_missing(names[i]) for i in group)]
         make_folder(folder)
         if state.is_main_process:
-            write_json(folder / SETTINGS_FILE, settings)
+            if not (folder / SETTINGS_FILE).exists():
+                write_json(folder / SETTINGS_FILE, settings)
             for path in folder.glob(BAD_SAMPLE_FILES.format("*")):
                 path.unlink()
         # Nobody adds records before everybody has read them: all must divide the same groups.
