@@ -94,6 +94,15 @@ def test_a_model_in_memory_is_checked_by_the_same_rule(tiny_model):
         check_finite(model, "the model")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.int8, "I8"), (torch.bool, "BOOL"), (torch.complex64, "C64"), (torch.float8_e4m3fn, "F8_E4M3")],
+)
+def test_weights_that_are_not_floating_point_numbers_are_named(folder, dtype, name):
+    change_weights(folder, lambda tensors: tensors.update({KEY: tensors[KEY].to(dtype)}))
+    assert refusal(folder).startswith(f"FOLDER/model.safetensors holds {KEY} as {name}, but weights must be")
+
+
 @pytest.mark.parametrize("length", [0, 4, 5_000, -1])
 def test_a_truncated_file_is_named(folder, length):
     path = folder / "model.safetensors"
