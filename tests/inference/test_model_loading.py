@@ -66,6 +66,23 @@ def test_tensors_that_do_not_fit_are_named(folder, change, fault, capfd):
     assert "LOAD REPORT" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 10**9),
+        ("num_hidden_layers", 10**6),
+        ("hidden_size", 10**9),
+        ("hidden_size", -32),
+        ("patch_size", "16"),
+        ("layer_norm_eps", float("nan")),
+        ("num_labels", 10**8),
+    ],
+)
+def test_absurd_configurations_are_refused(folder, field, value):
+    change_json(folder / "config.json", **{field: value})
+    refusal(folder)
+
+
 def test_another_depth_than_the_configuration_says_is_refused(folder):
     change_json(folder / "config.json", num_hidden_layers=1, out_indices=None, out_features=None)
     assert refusal(folder).endswith("it has the unknown setr.layers.1.attention.k_proj.bias and 15 more")

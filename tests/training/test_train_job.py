@@ -355,25 +355,53 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
         (["--lr-scheduler-kwargs", '{"hardness": 2}'], ["linear", "hardness"]),
         (["--lr-scheduler-type", "polynomial", "--lr-scheduler-kwargs", '{"min_lr": -1}'], ["polynomial", "-1"]),
         (["--resume-from-checkpoint", "nowhere"], ["nowhere", "is not a complete checkpoint"]),
-        (["--lr-scheduler-type", "polynomial", "--lr-scheduler-kwargs", '{"min_lr": NaN}'], ["--lr-scheduler-kwargs"]),
-        (["--lr-scheduler-kwargs", '{"power"'], ["--lr-scheduler-kwargs", "JSON"]),
-        (["--learning-rate", -1], ["learning_rate", "at least 0", "-1"]),
-        (["--learning-rate", "nan"], ["learning_rate", "nan"]),
-        (["--head-learning-rate-ratio", "inf"], ["head_learning_rate_ratio", "inf"]),
-        (["--max-scale", "inf"], ["--max-scale inf"]),
-        (["--category-max-ratio", 1.5], ["--category-max-ratio", "1.5"]),
-        (["--crop-size", 100000], ["--crop-size 100000 100000", "16 megapixels"]),
-        (["--crop-size", 64, "--stride", 65], ["--stride 65", "64×64", "gaps"]),
-        (["--metric-for-best-model", "loss"], ["--metric-for-best-model", "mean_iou", "loss"]),
-        (["--label-smoothing-factor", 0.1], ["label_smoothing_factor", "0.1"]),
-        (["--dataloader-persistent-workers"], ["dataloader_num_workers"]),
-        (["--seed", -1], ["seed", "-1"]),
-        (["--model", ""], ["--model is empty"]),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(refused, tmp_path, arguments, named):
     error = refused("--dataset", tmp_path, "--use-cpu", *arguments)
     assert all(text in error for text in named), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--learning-rate", "nan"], ["learning_rate", "nan"]),
+        (["--learning-rate", "-1"], ["learning_rate", "-1"]),
+        (["--num-train-epochs", "inf"], ["num_train_epochs", "inf"]),
+        (["--save-steps", "nan"], ["save_steps", "nan"]),
+        (["--adam-beta1", 1], ["adam_beta1", "less than 1"]),
+        (["--seed", 2**32], ["seed", "4294967295"]),
+        (["--head-learning-rate-ratio", 0], ["head_learning_rate_ratio", "0"]),
+        (["--per-device-train-batch-size", 0], ["per_device_train_batch_size", "at least 1"]),
+        (["--global-batch-size", 0], ["batch", "at least 1"]),
+        (["--max-scale", "inf"], ["--max-scale inf"]),
+        (["--min-scale", "nan"], ["--min-scale nan"]),
+        (["--category-max-ratio", "nan"], ["--category-max-ratio", "nan"]),
+        (["--crop-size", 0], ["--crop-size", "0"]),
+        (["--crop-size", 100_000], ["--crop-size 100000 100000", "16 megapixels"]),
+        (["--crop-size", 64, "--stride", 65], ["--stride 65", "64×64"]),
+        (["--stride", 0], ["--stride", "0"]),
+        (["--model", ""], ["--model is empty"]),
+        (["--metric-for-best-model", "loss"], ["--metric-for-best-model", "mean_iou", "loss"]),
+        (["--label-smoothing-factor", 0.1], ["label_smoothing_factor", "0.1"]),
+        (["--dataloader-persistent-workers"], ["dataloader_persistent_workers", "dataloader_num_workers"]),
+        (["--gradient-checkpointing-kwargs", '{"reentrant": true}'], ["gradient_checkpointing_kwargs", "reentrant"]),
+        (["--torch-compile-mode", "fast"], ["torch_compile_mode", "max-autotune"]),
+        (["--lr-scheduler-kwargs", "{bad"], ["--lr-scheduler-kwargs", "JSON"]),
+        (["--lr-scheduler-kwargs", '{"power": NaN}'], ["--lr-scheduler-kwargs", "NaN"]),
+        (["--optim-args", "fast"], ["optim_args", "fast"]),
+        (["--report-to", "nobody"], ["report_to", "nobody"]),
+        (["--accelerator-config", '{"speed": 1}'], ["speed"]),
+        (["--config", '{"hidden_size": 1000000000}'], ["hidden_size", "1000000000"]),
+        (["--config", '{"num_hidden_layers": -1}'], ["num_hidden_layers", "-1"]),
+        (["--config", '{"layer_norm_eps": NaN}'], ["--config", "NaN"]),
+        (["--config", "[" * 100_000], ["--config", "JSON"]),
+    ],
+)
+def test_values_out_of_range_are_refused_before_anything_is_read(refused, tmp_path, arguments, named):
+    error = refused("--dataset", "there/is/no/such/data", "--use-cpu", *arguments)
+    assert all(text in error for text in named), error
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_data_is_asked_for(refused):

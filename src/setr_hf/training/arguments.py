@@ -29,6 +29,7 @@ POSSIBLE: dict[str, tuple[list, str]] = {
     "label_smoothing_factor": ([0], "the loss is that of the model"),
     "train_sampling_strategy": (["random", "sequential"], "photos have no length to sort them by"),
     "use_liger_kernel": ([False], "there are no such kernels for SETR"),
+    "neftune_noise_alpha": ([None], "photos have no embeddings of words"),
     "include_for_metrics": ([[]], "scores come from confusion matrices alone"),
 }
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from ..data.arguments import DataArguments, option
 from ..errors import SetrError
@@ -93,17 +94,29 @@ class Command:
 
     def to_dataclasses(self) -> tuple[JobArguments, SetrTrainingArguments]:
         """The options as two dataclasses, the second of which sets up devices and processes. In a batch that is still
-        to be fitted to the device, each sample is a forward pass of its own.
+        to be fitted to the device, each sample is a forward pass of its own. Raises [`SetrError`] for values that
+        Transformers refuses, and would refuse only once the data is read.
         """
         options = vars(self.options)
         if options["per_device_train_batch_size"] == AUTO:
             options = options | {"per_device_train_batch_size": 1}
         job = JobArguments(**{option.name: options[option.name] for option in fields(JobArguments)})
+        # Of a package that is not installed, a file that is not there, and a key or name that nothing has.
+        errors = (ImportError, OSError, RuntimeError, TypeError, ValueError)
         try:
-            return job, self.parser.parse_dict(options)[-1]
-        # Of a framework that is not installed, a file that is not there, and a key that a configuration does not have.
-        except (ImportError, OSError, TypeError) as error:
+            arguments = self.parser.parse_dict(options)[-1]
+        except errors as error:
             raise SetrError(error) from error
+        try:
+            Trainer.get_optimizer_cls_and_kwargs(arguments)
+        except errors as error:
+            raise SetrError(f"optim_args {arguments.optim_args!r} cannot be used: {error}") from error
+        try:
+            for callback in get_reporting_integration_callbacks(arguments.report_to):
+                callback()
+        except errors as error:
+            raise SetrError(f"report_to cannot be used: {error}") from error
+        return job, arguments
 
 
 def batch_per_device(text: str) -> int | str:
