@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -101,12 +102,20 @@ def no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
 
 
+def finite(text: str) -> float:
+    """A number of JSON. Raises `ValueError` for one such as 1e400, which would become infinite."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises `ValueError` if it is not JSON, NaN and infinity included, an object has the
-    same key twice, or it is nested too deeply.
+    """The value of a JSON text. Raises `ValueError` if it is not JSON, NaN and infinity included, a number is infinite
+    when it is read, an object has the same key twice, or it is nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_number)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_number, parse_float=finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

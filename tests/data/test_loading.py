@@ -318,7 +318,7 @@ def test_what_else_lies_among_the_files_is_named_unless_it_is_hidden(folder, cap
     data = load_segmentation_data(folder, "train")
     assert data.rows["name"][:] == ["0", "1", "2"]
     messages = [record.getMessage() for record in caplog.records]
-    assert [message.rpartition(": ")[2] for message in messages] == ["Thumbs.db, more", "9.tif"]
+    assert [message.rpartition(": ")[2] for message in messages] == ["Thumbs.db; more", "9.tif"]
     assert messages[0].startswith(f"{folder / 'images/train'}: not used") and "annotations/train" in messages[1]
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, Value
 
 from ..errors import SetrError
 from ..files import path_inside, read_text
-from ..text import one_line
+from ..text import listing
 from .label_sets import (
     NAMES_FILE,
     LabelSet,
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 ANNOTATION_SUFFIXES = {".png"}
-NUM_NAMED = 5
 # Published names of the same split.
 SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("test", "testing"))
 
@@ -89,11 +88,8 @@ def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
         else:
             files[path.stem] = path
     if unused:
-        shown = ", ".join(one_line(name, 80) for name in unused[:NUM_NAMED])
-        more = f" and {len(unused) - NUM_NAMED} more" if len(unused) > NUM_NAMED else ""
-        logger.warning(
-            f"{folder}: not used, as their suffixes are none of {' '.join(sorted(suffixes))}: {shown}{more}"
-        )
+        known = " ".join(sorted(suffixes))
+        logger.warning(f"{folder}: not used, as their suffixes are none of {known}: {listing(unused)}")
     return files
 
 

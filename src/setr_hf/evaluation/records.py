@@ -18,7 +18,6 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from ..data.checks import listing
 from ..data.rows import Sample, SegmentationData
 from ..errors import SetrError
 from ..files import (
@@ -32,7 +31,7 @@ from ..files import (
 )
 from ..inference.settings import check_settings
 from ..metrics import confusion_matrix, segmentation_scores
-from ..text import printable
+from ..text import listing, printable
 from .segmenter import Segmenter
 
 

@@ -186,10 +186,9 @@ def load_network(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTrai
             output_loading_info=True,
             **options,
         )
-        if not is_folder and (
-            file := cached_file(path, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
-        ):
-            check_types(Path(file))
+        if not is_folder:
+            for file in Path(cached_file(path, CONFIG_NAME)).parent.glob("*.safetensors"):
+                check_types(file)
     check_loading_info(info, str(path))
     check_finite(model, f"the model {path}")
     return model

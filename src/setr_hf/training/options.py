@@ -101,22 +101,28 @@ class Command:
         if options["per_device_train_batch_size"] == AUTO:
             options = options | {"per_device_train_batch_size": 1}
         job = JobArguments(**{option.name: options[option.name] for option in fields(JobArguments)})
-        # Of a package that is not installed, a file that is not there, and a key or name that nothing has.
-        errors = (ImportError, OSError, RuntimeError, TypeError, ValueError)
         try:
             arguments = self.parser.parse_dict(options)[-1]
-        except errors as error:
+        # Of a package that is not installed, a file that is not there, and a key that a configuration does not have.
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise SetrError(error) from error
-        try:
-            Trainer.get_optimizer_cls_and_kwargs(arguments)
-        except errors as error:
-            raise SetrError(f"optim_args {arguments.optim_args!r} cannot be used: {error}") from error
-        try:
-            for callback in get_reporting_integration_callbacks(arguments.report_to):
-                callback()
-        except errors as error:
-            raise SetrError(f"report_to cannot be used: {error}") from error
+        check_supported(arguments)
         return job, arguments
+
+
+def check_supported(arguments: TrainingArguments) -> None:
+    """Raises a [`SetrError`] for an optimizer or a tracker that is not known or not installed, of which the `Trainer`
+    would hear only once the data is read.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, TypeError, ValueError) as error:
+        raise SetrError(f"--optim-args {arguments.optim_args!r} cannot be used: {error}") from error
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise SetrError(f"--report-to {' '.join(arguments.report_to)} cannot be used: {error}") from error
 
 
 def batch_per_device(text: str) -> int | str:
