@@ -35,6 +35,7 @@ from setr_hf.data.augmentation import (
     to_tv_tensors,
     training_transform,
 )
+from setr_hf.errors import SetrError
 
 
 # The Kolmogorov-Smirnov statistic times the root of the sample size exceeds this in one of 1,000 samples.
@@ -167,6 +168,13 @@ def test_ratios_and_offsets_are_uniform():
     assert_uniform(lefts, 0, 1)
     for first, second in itertools.combinations((ratios, tops, lefts), 2):
         assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(3000)
+
+
+@pytest.mark.parametrize("sides", [(1, 20_000), (20_000, 1)])
+def test_a_strip_is_not_enlarged_beyond_all_measure(sides):
+    crop = RandomScaledCrop((64, 64), (1.0, 1.0), {"shortest_edge": 64})
+    with pytest.raises(SetrError, match=r"^its .* would be enlarged to .* more than 64 megapixels"):
+        crop(*plain(np.zeros(sides)))
 
 
 def test_every_offset_occurs_including_the_last():

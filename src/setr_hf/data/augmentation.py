@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
 from ..errors import SetrError
-from ..model.image_processing_setr import IGNORED_LABEL, resized_size
+from ..model.image_processing_setr import IGNORED_LABEL, check_enlarging, resized_size
 from ..model.photos_setr import pil_to_rgb
 
 
@@ -137,6 +137,11 @@ class RandomScaledCrop(v2.Transform):
     def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
         if isinstance(inpt, tv_tensors.Mask):
             return tv_tensors.wrap(torch.from_numpy(params["label_map"]), like=inpt)
+        new_height, new_width = params["size"]
+        try:
+            check_enlarging(*inpt.shape[-2:], SizeDict(height=new_height, width=new_width))
+        except ValueError as error:
+            raise SetrError(error) from error
         return from_pixels(bilinear_window(to_pixels(inpt), params["size"], params["window"]), like=inpt)
 
 

@@ -50,7 +50,10 @@ class Augmented:
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reset the generators of GPUs too.
             torch.default_generator.manual_seed(int(torch_seed))
-            image, label_map = self.transform(*to_tv_tensors(sample.photo, sample.label_map))
+            try:
+                image, label_map = self.transform(*to_tv_tensors(sample.photo, sample.label_map))
+            except SetrError as error:
+                raise SetrError(f"the image of {sample.name} cannot be used: {error}") from error
         labels = with_ignore_index(label_map.as_subclass(torch.Tensor).long(), self.ignore_index)
         return {"pixel_values": image.as_subclass(torch.Tensor), "labels": labels, "name": sample.name}
 
