@@ -137,9 +137,9 @@ class RandomScaledCrop(v2.Transform):
     def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
         if isinstance(inpt, tv_tensors.Mask):
             return tv_tensors.wrap(torch.from_numpy(params["label_map"]), like=inpt)
-        new_height, new_width = params["size"]
+        (height, width), (new_height, new_width) = inpt.shape[-2:], params["size"]
         try:
-            check_enlarging(*inpt.shape[-2:], SizeDict(height=new_height, width=new_width))
+            check_enlarging(height, width, SizeDict(height=new_height, width=new_width))
         except ValueError as error:
             raise SetrError(error) from error
         return from_pixels(bilinear_window(to_pixels(inpt), params["size"], params["window"]), like=inpt)
