@@ -1,7 +1,7 @@
 """The training loss: that of logits resized to the labels, which are never held at that size.
 
-Resizing is linear and separable. The class scores of a tile of pixels come from the logits around it by two small matrix
-products, and the gradient of the scores goes back by the transposed ones, tile after tile.
+Resizing is linear and separable. The class scores of a tile of pixels come from the logits around it by two small
+matrix products, and the gradient of the scores goes back by the transposed ones, tile after tile.
 """
 
 import math
@@ -14,8 +14,9 @@ from torch.autograd.function import once_differentiable
 from .interpolation_setr import interpolation_matrix, source_range
 
 
-# Scores in a tile: on a CPU they stay in its cache, elsewhere they keep the device busy.
-CPU_TILE_SCORES = 2**17
+# Scores in a tile: on a CPU few enough for its cache and enough to outweigh the calls, elsewhere enough to keep the
+# device busy.
+CPU_TILE_SCORES = 2**19
 DEVICE_TILE_SCORES = 2**24
 # Low tiles have narrow bands of source rows, which the matrix products are as expensive as.
 TILE_ROWS = 16
@@ -82,7 +83,8 @@ def cross_entropy(
     subtract_maximum: bool,
     needs_gradient: bool,
 ) -> torch.Tensor:
-    """The pixel loss of [`sum_over_tiles`]: cross-entropies against targets that give a pixel's own class its weight in
+    """The pixel loss of [`sum_over_tiles`]: cross-entropies against targets that give a pixel's own class its weight
+    in
     `own_weights` and, with label smoothing, every class its one in `shared_weights`.
 
     The scores are logarithms to base 2, whose power is quicker than that of e, and the gradient they are replaced with
@@ -121,8 +123,9 @@ def summed_cross_entropy(
     label_smoothing: float,
     needs_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy, summed over the valid pixels of a batch, of logits resized to `height` × `width`, and its gradient
-    in the precision of the sums, fp32 at least. An operator of its own, which `torch.compile` does not look into.
+    """Cross-entropy, summed over the valid pixels of a batch, of logits resized to `height` × `width`, and its
+    gradient in the precision of the sums, fp32 at least. An operator of its own, which `torch.compile` does not look
+    into.
     """
     num_labels = logits.shape[1]
     if labels.device.type == "cpu":
@@ -131,7 +134,11 @@ def summed_cross_entropy(
         if invalid.any():
             raise IndexError(f"labels hold ids that are not among the {num_labels} classes")
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    weights = torch.ones(num_labels, dtype=dtype, device=logits.device) if weight is None else weight.to(logits.device, dtype)
+    weights = (
+        torch.ones(num_labels, dtype=dtype, device=logits.device)
+        if weight is None
+        else weight.to(logits.device, dtype)
+    )
     pixel_loss = partial(
         cross_entropy,
         ignore_index=ignore_index,
@@ -178,6 +185,8 @@ def keep_gradient(ctx, inputs, output):  # type: ignore
 @once_differentiable
 def scale_gradient(ctx, loss_gradient, _):  # type: ignore
     (gradient,) = ctx.saved_tensors
+    if loss_gradient is None:
+        return (None,) * 8
     return (gradient * loss_gradient).to(ctx.dtype), *[None] * 7
 
 
@@ -201,8 +210,9 @@ def segmentation_loss(
     Args:
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, h, w)`): At any resolution.
         labels (`torch.LongTensor` of shape `(batch_size, height, width)`): Class ids, or `ignore_index`.
-        average (`str`, defaults to `"valid"`): `"valid"` for the mean over the pixels that are not ignored, weighted if
-            there are weights. `"all"` for the sum divided by the number of all pixels, to which ignored ones add a
+        average (`str`, defaults to `"valid"`): `"valid"` for the mean over the pixels that are not ignored,
+            weighted if there are weights. `"all"` for the sum divided by the number of all pixels, to which ignored
+            ones add a
             loss of 0: the paper's training. The mean over equal batches is then that over the whole, so gradients that
             are accumulated, or averaged over processes, are exact. With `"valid"` each batch weighs the same, however
             few valid pixels it has, as in the other models of Transformers.
