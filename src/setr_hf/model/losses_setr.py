@@ -84,8 +84,7 @@ def cross_entropy(
     needs_gradient: bool,
 ) -> torch.Tensor:
     """The pixel loss of [`sum_over_tiles`]: cross-entropies against targets that give a pixel's own class its weight
-    in
-    `own_weights` and, with label smoothing, every class its one in `shared_weights`.
+    in `own_weights` and, with label smoothing, every class its one in `shared_weights`.
 
     The scores are logarithms to base 2, whose power is quicker than that of e, and the gradient they are replaced with
     is that of the natural ones.
