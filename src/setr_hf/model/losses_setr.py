@@ -211,10 +211,9 @@ def segmentation_loss(
         labels (`torch.LongTensor` of shape `(batch_size, height, width)`): Class ids, or `ignore_index`.
         average (`str`, defaults to `"valid"`): `"valid"` for the mean over the pixels that are not ignored,
             weighted if there are weights. `"all"` for the sum divided by the number of all pixels, to which ignored
-            ones add a
-            loss of 0: the paper's training. The mean over equal batches is then that over the whole, so gradients that
-            are accumulated, or averaged over processes, are exact. With `"valid"` each batch weighs the same, however
-            few valid pixels it has, as in the other models of Transformers.
+            ones add a loss of 0: the paper's training. The mean over equal batches is then that over the whole, so
+            gradients that are accumulated, or averaged over processes, are exact. With `"valid"` each batch weighs the
+            same, however few valid pixels it has, as in the other models of Transformers.
         weight (`torch.FloatTensor` of shape `(num_labels,)`, *optional*): Weight of the pixels of each class.
         label_smoothing (`float`, defaults to 0.0): Share of the target, from 0 to 1, that is spread over all classes.
             Both are those of [`~torch.nn.functional.cross_entropy`].
