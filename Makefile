@@ -47,10 +47,13 @@ test-hostile: $(VENV)/installed  ## try 10,000 hostile inputs, and those that co
 	$(BIN)/pip install -q -e '.[hostile]'
 	$(BIN)/python -m pytest -n auto -m hostile tests/hostile
 
+test-long: $(VENV)/installed  ## run what takes hours: jobs interrupted and killed at many random moments, thousands of photos
+	$(BIN)/python -m pytest -n auto --dist loadfile -rP -m long tests/long
+
 test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest versions that pyproject.toml admits
 	$(OLDEST)/bin/python -m pytest -n auto -m 'not slow' tests/model tests/checkpoints tests/data tests/training
 
 audit: $(OLDEST)/installed  ## look for known vulnerabilities in the oldest versions that pyproject.toml admits
 	$(OLDEST)/bin/uv tool run -q pip-audit --skip-editable --path $(wildcard $(OLDEST)/lib/python3*/site-packages)
 
-.PHONY: help setup demo cards check style test test-hostile test-oldest audit
+.PHONY: help setup demo cards check style test test-hostile test-long test-oldest audit

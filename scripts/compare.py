@@ -8,12 +8,17 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
 
 from setr_hf.cli import JobParser
 from setr_hf.data.arguments import SplitArguments, load_data
-from setr_hf.data.rows import Sample
 from setr_hf.evaluation.arguments import EvaluationArguments
-from setr_hf.evaluation.comparison import compare_records, comparison_record, print_comparison
-from setr_hf.evaluation.records import compute_records, start_processes, write_json
+from setr_hf.evaluation.comparison import (
+    check_comparison_record,
+    compare_records,
+    comparison_record,
+    print_comparison,
+)
+from setr_hf.evaluation.records import compute_records, start_processes
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
+from setr_hf.files import write_json
 from setr_hf.repositories import check_model
 from setr_hf.tables import print_options
 
@@ -36,16 +41,20 @@ def main(argv: list[str] | None = None) -> int:
     output = evaluation.output_folder("compare", paths, source)
     settings = {"first": evaluation_settings(first, data), "second": evaluation_settings(second, data)}
 
-    def work(samples: list[Sample]) -> list[dict]:
-        photos = [sample.photo for sample in samples]
-        triples = zip(samples, first(photos), second(photos))
-        return [comparison_record(*triple, len(data.label_set.names)) for triple in triples]
-
-    records = compute_records(output / "records", settings, data, work, evaluation.limit)
+    records = compute_records(
+        output / "records",
+        settings,
+        data,
+        [first, second],
+        comparison_record,
+        check_comparison_record,
+        limit=evaluation.limit,
+        skip_bad_samples=evaluation.skip_bad_samples,
+    )
     state.destroy_process_group()
     if not state.is_main_process:
         return 0
-    comparison = compare_records(records, data.label_set)
+    comparison = compare_records(records, data.label_set, records.bad_samples)
     models = dict(zip(("A", "B"), paths))
     write_json(output / "comparison.json", {"models": models, "settings": settings, **comparison})
     print_options(models.items())

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
 
 from argparse import Namespace
 
+import torch
 from PIL import Image
 
 from setr_hf.cards.benchmarks import find_benchmark
@@ -36,8 +37,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[Namespace, SplitArguments, 
     options = parser.parse_args(argv)
     if options.scales and options.protocol == "single":
         parser.error("--scales belongs to --protocol multi")
-    if options.update_card and options.limit:
-        parser.error("--update-card takes results of a whole split only: leave out --limit")
+    if options.update_card and (options.limit or options.skip_bad_samples):
+        parser.error("--update-card takes results of a whole split only: leave out --limit and --skip-bad-samples")
     return options, *parser.parse_dict(vars(options), allow_extra_keys=True)
 
 
@@ -54,30 +55,37 @@ def main(argv: list[str] | None = None) -> int:
     submission = output / "submission"
     files = submission_files(submission, data.rows["name"]) if options.submit else {}
 
-    def work(samples: list[Sample]) -> list[dict]:
-        predictions = segmenter([sample.photo for sample in samples])
+    def record(sample: Sample, prediction: torch.Tensor, num_labels: int) -> dict:
         if ids is not None:
-            for sample, prediction in zip(samples, predictions):
-                with whole_file(files[sample.name]) as unfinished:
-                    Image.fromarray(ids[prediction.numpy()]).save(unfinished)
-        return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
+            with whole_file(files[sample.name]) as unfinished:
+                Image.fromarray(ids[prediction.numpy()]).save(unfinished)
+        return sample_record(sample, prediction, num_labels)
 
     def is_missing(name: str) -> bool:
         return options.submit and not files[name].exists()
 
     settings = evaluation_settings(segmenter, data, options.batch_size)
     records = compute_records(
-        output / "records", settings, data, work, evaluation.limit, options.batch_size, is_missing
+        output / "records",
+        settings,
+        data,
+        [segmenter],
+        record,
+        limit=evaluation.limit,
+        batch_size=options.batch_size,
+        is_missing=is_missing,
+        skip_bad_samples=evaluation.skip_bad_samples,
     )
     state.destroy_process_group()
     if not state.is_main_process:
         return 0
 
     if options.submit:
-        print(f"label maps for the server: {submission}")
+        skipped = f", without {len(records.bad_samples)} bad samples" if records.bad_samples else ""
+        print(f"label maps for the server: {submission}{skipped}")
     if not data.has_annotations:
         return 0
-    summary, matrix = summarize(records, data.label_set)
+    summary, matrix = summarize(records, data.label_set, records.bad_samples)
     write_report(output, summary, matrix, settings)
     write_worst_images(output / "worst.png", summary, data, segmenter)
     if options.update_card:

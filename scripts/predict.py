@@ -6,7 +6,8 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
     raise SystemExit(run_script(__file__))
 
 import argparse
-import csv
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -14,21 +15,33 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from setr_hf.cli import JobParser
 from setr_hf.data.folders import IMAGE_SUFFIXES
 from setr_hf.errors import SetrError
-from setr_hf.files import folder_lock, whole_file
+from setr_hf.files import folder_lock
 from setr_hf.inference.loading import load_model
+from setr_hf.inference.output_folder import (
+    add_record,
+    check_overwrites_nothing,
+    is_done,
+    open_records,
+    photo_state,
+    result_names,
+    write_results,
+)
 from setr_hf.inference.photos import read_photo
-from setr_hf.inference.pictures import class_colors, class_shares, overlay_with_legend
+from setr_hf.inference.pictures import class_colors
+from setr_hf.inference.settings import digest, model_settings
 from setr_hf.inference.sliding_windows import segment
 from setr_hf.repositories import check_model
-from setr_hf.text import csv_cell, one_line
+from setr_hf.text import one_line
+from setr_hf_ending import say_when_interrupted
 
 
-# What is written for each photo, after its name.
-RESULTS = (".png", "_overlay.jpg", ".csv")
+# What a file system says of a name that is too long, or has characters that it does not take.
+UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 def usable_device(name: str) -> torch.device:
@@ -54,82 +67,68 @@ def find_photos(inputs: list[Path]) -> list[Path]:
     """The given files, and the image files in the given folders, in order."""
     photos: list[Path] = []
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             photos += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         else:
             photos.append(path)
     return photos
 
 
-def output_stems(photos: list[Path]) -> list[str]:
-    """A name for each photo's results: its own, with its suffix where needed. [`SetrError`] if two are equal."""
-    stems = [photo.stem for photo in photos]
-    names = [photo.name.replace(".", "_") if stems.count(photo.stem) > 1 else photo.stem for photo in photos]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise SetrError(f"several photos are called {', '.join(repeated)}: give each folder its own --output")
-    return names
+def segmented(path: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> tuple[Image.Image, np.ndarray]:
+    """The photo in a file, and its label map. Raises [`SetrError`] that names the file."""
+    photo = read_photo(path)
+    try:
+        label_map = segment(model, processor, [photo])[0].numpy()
+    except SetrError as error:
+        raise SetrError(f"{path}: {error}") from error
+    return photo, label_map.astype(np.uint8 if model.config.num_labels <= 256 else np.uint16)
 
 
-def check_overwrites_nothing(inputs: list[Path], photos: list[Path], folder: Path, stems: list[str]) -> None:
-    """Raises a [`SetrError`] if results would go into a folder of photos, where the next run would take them for
-    photos, or one would take the place of a photo.
-    """
-    if any(path.is_dir() and folder.exists() and path.samefile(folder) for path in inputs):
-        raise SetrError(f"{folder} holds the photos: name another --output")
-    taken = {identity(photo) for photo in photos if photo.exists()}
-    for stem in stems:
-        for result in (folder / f"{stem}{end}" for end in RESULTS):
-            if result.exists() and identity(result) in taken:
-                raise SetrError(f"{result} is one of the photos and would be overwritten: name another --output")
-
-
-def identity(path: Path) -> tuple[int, int]:
-    """The same for all names of a file."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def write_results(
-    folder: Path, stem: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
-) -> None:
-    """`STEM.png` with class ids, `STEM_overlay.jpg`, and `STEM.csv` with the share of the area of each class."""
-    ids, picture, shares = (folder / f"{stem}{end}" for end in RESULTS)
-    with whole_file(ids) as unfinished:
-        Image.fromarray(label_map).save(unfinished)
-    with whole_file(picture) as unfinished:
-        overlay_with_legend(photo, label_map, colors, id2label).save(unfinished, quality=90)
-    with whole_file(shares) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "class", "share"])
-        table.writerows([i, csv_cell(id2label[i]), f"{share:.6f}"] for i, share in class_shares(label_map).items())
+def process_photo(
+    path: Path, name: str, output: Path, model: PreTrainedModel, processor: BaseImageProcessor, colors: list[list[int]]
+) -> str | None:
+    """Segments a photo and writes its results, or returns a line that names it and says why not."""
+    state = photo_state(path)
+    try:
+        photo, label_map = segmented(path, model, processor)
+    except SetrError as error:
+        return str(error)
+    try:
+        add_record(output, name, path, None)
+        write_results(output, name, photo, label_map, colors, model.config.id2label)
+        add_record(output, name, path, state)
+    except OSError as error:
+        if error.errno not in UNFIT_NAME:
+            raise
+        return one_line(f"{path}: its results cannot have its name: {error.strerror}")
+    return None
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    paths = find_photos(arguments.inputs)
-    if not paths:
+    output = arguments.output
+    photos = find_photos(arguments.inputs)
+    if not photos:
         raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
-    stems = output_stems(paths)
-    check_overwrites_nothing(arguments.inputs, paths, arguments.output, stems)
+    names = result_names(photos)
+    check_overwrites_nothing(arguments.inputs, photos, output, names)
     check_model(arguments.model)
     model, processor = load_model(arguments.model, device=arguments.device)
     colors = class_colors(model.config)
-    id_type = np.uint8 if model.config.num_labels <= 256 else np.uint16
+    # Devices and threads change rounding and, rarely, a pixel: a job may go on with others.
+    settings = {**model_settings(model, processor), "classes": digest([model.config.id2label, colors])}
     failures = []
-    with folder_lock(arguments.output):
-        for path, stem in zip(tqdm(paths, unit="photo"), stems):
-            try:
-                photo = read_photo(path)
-                label_map = segment(model, processor, [photo])[0].numpy().astype(id_type)
-            except SetrError as error:
-                failures.append(str(error))
-                continue
-            except ValueError as error:
-                failures.append(one_line(f"{path}: {error}"))
-                continue
-            write_results(arguments.output, stem, photo, label_map, colors, model.config.id2label)
+    with folder_lock(output):
+        records = open_records(output, settings, dict(zip(names, photos)))
+        say_when_interrupted(lambda: "the same command goes on")
+        left = [(path, name) for path, name in zip(photos, names) if not is_done(output, records, name, path)]
+        num_earlier = len(photos) - len(left)
+        for path, name in tqdm(left, unit="photo", initial=num_earlier, total=len(photos)):
+            if failure := process_photo(path, name, output, model, processor, colors):
+                failures.append(failure)
     for failure in failures:
         print(f"skipped {failure}", file=sys.stderr)
-    print(f"{len(paths) - len(failures)} of {len(paths)} photos segmented into {arguments.output}")
+    num_segmented = len(photos) - len(failures)
+    summary = f"{num_segmented or 'none'} of {len(photos)} photos segmented into {one_line(output)}"
+    print(f"{summary}, {num_earlier} of them by earlier runs" if num_earlier else summary)
     return 1 if failures else 0

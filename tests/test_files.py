@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 from small_disk import fill, small_disk
 
 from setr_hf.errors import SetrError
-from setr_hf.files import append_lines, check_space, complete_lines, folder_lock, whole_file, whole_folder
+from setr_hf.files import (
+    BLOCK_SIZE,
+    append_lines,
+    check_space,
+    complete_lines,
+    folder_lock,
+    whole_file,
+    whole_folder,
+)
 
 
 def test_a_file_is_replaced_at_the_end(tmp_path):
@@ -59,12 +67,12 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / f".model.{ended}.unfinished").mkdir()
     (tmp_path / f".model.{ended}.unfinished/part").touch()
-    (tmp_path / f".scores.{ended}.unfinished.json").touch()
+    (tmp_path / f".sc\nores.{ended}.unfinished.json").touch()
     running = tmp_path / f".model.{os.getppid()}.unfinished"
     running.mkdir()
-    with whole_folder(tmp_path / "model"), whole_file(tmp_path / "scores.json") as scores:
+    with whole_folder(tmp_path / "model"), whole_file(tmp_path / "sc\nores.json") as scores:
         scores.touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "model", "scores.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "model", "sc\nores.json"]
 
 
 def test_a_folder_that_another_job_has_written_meanwhile_stays_as_it_is(tmp_path):
@@ -78,10 +86,15 @@ def test_a_folder_that_another_job_has_written_meanwhile_stays_as_it_is(tmp_path
 def test_lines_are_added_after_the_last_complete_one(tmp_path):
     path = tmp_path / "records.jsonl"
     append_lines(path, ["first", "second"])
-    with open(path, "ab") as file:
-        file.write(b"thi")
+    for incomplete in (b"thi", bytes(3 * BLOCK_SIZE)):
+        with open(path, "ab") as file:
+            file.write(incomplete)
+        assert list(complete_lines(path))[-1] == b"second\n"
     append_lines(path, ["third"])
-    assert complete_lines(path) == [b"first\n", b"second\n", b"third\n"]
+    assert list(complete_lines(path)) == [b"first\n", b"second\n", b"third\n"]
+    path.write_bytes(bytes(3 * BLOCK_SIZE))
+    append_lines(path, ["first"])
+    assert path.read_bytes() == b"first\n"
 
 
 def test_a_folder_is_held_by_one_job_at_a_time(tmp_path, monkeypatch):
@@ -122,8 +135,9 @@ def test_lines_that_do_not_fit_are_not_added_in_part(tmp_path):
         path = disk / "records.jsonl"
         append_lines(path, ["first"])
         fill(disk)
-        with pytest.raises(SetrError, match=r"records.jsonl is not written: its disk is full"):
-            append_lines(path, ["a" * 10_000])
+        missing = r"records.jsonl is not written: it needs 10.0 kB, its disk has 0 bytes left, so 10.0 kB are missing"
+        with pytest.raises(SetrError, match=missing):
+            append_lines(path, ["a" * 9_999])
         assert path.read_text() == "first\n"
 
 

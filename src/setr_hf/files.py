@@ -1,14 +1,18 @@
 """Files and folders that are written whole or not at all, whenever the process is killed and however full the disk."""
 
 import errno
+import io
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from glob import escape as glob_escape
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +24,7 @@ from .errors import SetrError
 
 # Of a name in most file systems, in bytes; what is written beside it first has a longer one.
 LONGEST_NAME = 200
+BLOCK_SIZE = 2**14
 # Names that start with "_" are not uploaded by `Trainer.push_to_hub`.
 LOCK_NAME = "_running.lock"
 # Data loading workers outlive a killed process by 5 seconds; before filelock 4 they hold its lock for as long.
@@ -28,7 +33,7 @@ LOCK_TIMEOUT = 10
 FULL_DISK_TEXTS = [r"os error (28|122)", "No space left", "quota exceeded", "PytorchStreamWriter failed"]
 FULL_DISK_TEXTS += [r"unexpected pos \d+ vs \d+", r"\d+ requested and \d+ written"]
 DISK_IS_FULL = re.compile("|".join(FULL_DISK_TEXTS), re.IGNORECASE)
-UNFINISHED = re.compile(r"\..*\.(\d+)\.unfinished(\..*)?")
+UNFINISHED = re.compile(r"\.(.*)\.(\d+)\.unfinished(\..*)?", re.DOTALL)
 # What this process has begun to write and will delete or rename.
 IN_PROGRESS: set[Path] = set()
 
@@ -68,6 +73,13 @@ def read_text(path: Path, most_bytes: int = 2**22) -> str:
         raise SetrError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def name_key(name: str) -> str:
+    """The same for names that a file system may take for one: those that differ in case, or in how Unicode composes
+    their characters.
+    """
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def first_repeated(values: Iterable[str]) -> str | None:
     """The first of the values that was there before; `None` if there is none."""
     seen: set[str] = set()
@@ -90,12 +102,20 @@ def no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
 
 
+def finite(text: str) -> float:
+    """A number of JSON. Raises `ValueError` for one such as 1e400, which would become infinite."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises `ValueError` if it is not JSON, NaN and infinity included, an object has the
-    same key twice, or it is nested too deeply.
+    """The value of a JSON text. Raises `ValueError` if it is not JSON, NaN and infinity included, a number is infinite
+    when it is read, an object has the same key twice, or it is nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_number)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_number, parse_float=finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -105,11 +125,22 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
+@cache
+def unfinished_in(folder: Path) -> dict[str, list[tuple[Path, int]]]:
+    """What was unfinished in a folder when this process first wrote there, or took hold of one: paths and processes by
+    the name the file would have had. To look before each file would take longer than writing it, among thousands.
+    """
+    found = defaultdict(list)
+    for path in folder.iterdir():
+        if match := UNFINISHED.fullmatch(path.name):
+            found[f"{match[1]}{match[3] or ''}"].append((path, int(match[2])))
+    return found
+
+
 def remove_leftovers(path: Path) -> None:
     """Deletes what killed processes left unfinished of `path`. Those of processes that still run stay."""
-    for leftover in path.parent.glob(f".{glob_escape(path.stem)}.*.unfinished{glob_escape(path.suffix)}"):
-        match = UNFINISHED.fullmatch(leftover.name)
-        if match and not is_running(int(match[1])):
+    for leftover, process in unfinished_in(path.parent.absolute()).get(path.name, []):
+        if not is_running(process):
             remove(leftover)
 
 
@@ -224,6 +255,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
 def check_is_new(folder: str | Path) -> None:
     """Raises a [`SetrError`] if `folder` exists and is not an empty folder."""
     folder = Path(folder)
@@ -247,24 +284,43 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         os.replace(temporary, folder)
 
 
-def complete_lines(path: Path) -> list[bytes]:
-    """The lines of a file without an incomplete last one, which a killed process may leave."""
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+def complete_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, one by one, without an incomplete last one, which a killed process may leave."""
+    with open(path, "rb") as file:
+        yield from (line for line in file if line.endswith(b"\n"))
+
+
+def end_of_lines(file: io.FileIO) -> int:
+    """The length of a file without an incomplete last line. Only the end of it is read."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - BLOCK_SIZE)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
-    """Adds lines to a file, all or none of them, after dropping an incomplete last one."""
+    """Adds lines to a file, all or none of them, after dropping an incomplete last one. Raises [`SetrError`] if the
+    disk is full.
+    """
+    if not lines:
+        return
     content = "".join(f"{line}\n" for line in lines).encode()
     # Without a buffer, which would be written again when the file is closed.
-    with full_disk_named(path), open(path, "ab", buffering=0) as file:
-        if path.stat().st_size:
-            file.truncate(sum(map(len, complete_lines(path))))
-        length = file.seek(0, os.SEEK_END)
+    with full_disk_named(path), io.FileIO(path, "a+") as file:
+        length = end_of_lines(file)
+        file.truncate(length)
+        written = 0
         try:
-            while content:
-                content = content[file.write(content) :]
+            while written < len(content):
+                written += file.write(content[written:])
         except OSError:
             file.truncate(length)
+            check_space(path, len(content))
             raise
 
 
@@ -284,6 +340,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         hint = "wait until it ends, or choose another folder"
         raise SetrError(f"another running job writes to {folder}: {hint}") from None
     IN_PROGRESS.add(path)
+    unfinished_in.cache_clear()
     try:
         yield
     finally:

@@ -9,6 +9,8 @@ import unicodedata
 JOINERS = "\u200c\u200d"
 # What a spreadsheet takes for the beginning of a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# How many entries a listing shows.
+NUM_NAMED = 5
 # Within a word, as in 2008_000006, an underscore is one.
 MARKDOWN = re.compile(r"([\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_]))")
 
@@ -47,3 +49,9 @@ def csv_cell(text: object) -> str:
 def markdown_text(text: object) -> str:
     """`text` for a sentence or a table's cell in Markdown: one line, with neither HTML nor marks of Markdown in it."""
     return MARKDOWN.sub(r"\\\1", html.escape(one_line(text), quote=False))
+
+
+def listing(entries: list[str]) -> str:
+    """The first entries, each in one line, and how many more there are."""
+    more = [f"… and {len(entries) - NUM_NAMED} more"] if len(entries) > NUM_NAMED else []
+    return "; ".join([*map(one_line, entries[:NUM_NAMED]), *more])

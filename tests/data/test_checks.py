@@ -135,7 +135,7 @@ def test_an_evaluation_names_images_without_annotation_before_it_starts(folder, 
     (folder / "annotations/train/02.png").unlink()
     data = load(folder)
     with pytest.raises(ValueError, match="1 images have no annotation, the first is '02'"):
-        compute_records(tmp_path / "records", {}, data, work=lambda samples: pytest.fail("computed"))
+        compute_records(tmp_path / "records", {}, data, segmenters=[pytest.fail])
     assert not (tmp_path / "records").exists()
 
 

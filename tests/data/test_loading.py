@@ -1,15 +1,23 @@
 """Folders as they are published and as users have them: the rows they become, and what their annotations mean."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
+from setr_hf.data.checks import checked_samples
 from setr_hf.data.label_sets import LabelSet, published_label_set, read_names_file
 from setr_hf.data.loading import load_segmentation_data
 from setr_hf.data.public_datasets import CLASS_NAMES
+from setr_hf.errors import SetrError
+from setr_hf.inference.photos import read_photo
+
+
+ROW_FEATURES = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
 
 
 def save(path, values, **options):
@@ -130,13 +138,12 @@ def test_the_error_for_pascal_context_without_annotations_says_how_to_make_them(
 
 def write_prepared(root, label_set):
     """A folder of parquet files with a names file, as `setr-hf prepare` writes it."""
-    features = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
     for split in ("train", "validation"):
         values = PILImage.fromarray(np.arange(len(label_set.names), dtype=np.uint8)[None])
         rows = {"image": [PILImage.new("RGB", values.size)], "annotation": [values], "name": [f"{split}_a"]}
         path = root / f"data/{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_dict(rows, features=features).to_parquet(path)
+        Dataset.from_dict(rows, features=ROW_FEATURES).to_parquet(path)
     names = {"id2label": {str(i): name for i, name in label_set.id2label.items()}, "ignore_index": 255}
     (root / "labels.json").write_text(json.dumps({**names, "palette": label_set.palette}))
 
@@ -148,6 +155,38 @@ def test_a_prepared_folder_is_read(tmp_path, monkeypatch):
     assert data.rows["name"][:] == ["validation_a"] and data.label_set.palette == [[1, 2, 3], [4, 5, 6]]
     assert label_maps_of(data) == [[[0, 1]]]
     assert rows_of(load_segmentation_data(tmp_path / "prepared", "val", streaming=True)) == rows_of(data)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_damaged_and_empty_parquet_files_are_named(tmp_path, monkeypatch, streaming):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    root = tmp_path / "prepared"
+    write_prepared(root, LabelSet.direct(["road", "car"]))
+    path = root / "data/train-00000-of-00001.parquet"
+    content = path.read_bytes()
+    Dataset.from_dict({name: [] for name in ROW_FEATURES}, features=ROW_FEATURES).to_parquet(path)
+    with pytest.raises(SetrError, match=r"holds no rows|corresponds to no data"):
+        load_segmentation_data(root, "train", streaming=streaming).in_memory()
+    Dataset.from_dict({"other": ["a"]}).to_parquet(root / "data/train-00001-of-00002.parquet")
+    with pytest.raises(SetrError, match=r"cannot be read: .*column names don't match"):
+        load_segmentation_data(root, "train", streaming=streaming).in_memory()
+    path.write_bytes(content[:-9])
+    with pytest.raises(SetrError, match=r"train-00000-of-00001\.parquet is damaged"):
+        load_segmentation_data(root, "train", streaming=streaming)
+
+
+def test_a_row_without_a_name_is_called_by_its_file_or_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    root = tmp_path / "prepared"
+    write_prepared(root, LabelSet.direct(["road", "car"]))
+    path = root / "data/train-00000-of-00001.parquet"
+    rows = Dataset.from_parquet(str(path)).cast_column("image", Image(decode=False)).to_list()
+    files = [{**rows[0]["image"], "path": path} for path in ("street.png", None)]
+    rows = [{**rows[0], "image": image, "name": name} for name, image in zip(["a", None, None], [files[0], *files])]
+    Dataset.from_list(rows, features=ROW_FEATURES).to_parquet(path)
+    for streaming in (False, True):
+        data = load_segmentation_data(root, "train", streaming=streaming)
+        assert [row["name"] for row in data.undecoded] == ["a", "street", "2"]
 
 
 def test_prepared_annotations_are_not_reduced_a_second_time(tmp_path, monkeypatch):
@@ -219,6 +258,12 @@ def test_annotations_that_do_not_hold_one_id_per_pixel_are_refused(annotation, m
         LabelSet.direct(["road", "car"]).encode(PILImage.fromarray(annotation), "street_7", annotation.shape[1::-1])
 
 
+def test_a_jpeg_is_not_an_annotation_even_if_it_holds_known_ids(folder):
+    save(folder / "annotations/train/1.png", np.ones((10, 20)), format="JPEG")
+    with pytest.raises(SetrError, match="annotation of 1 is a JPEG, which blurs ids: save annotations as PNG"):
+        load_segmentation_data(folder, "train")[1]
+
+
 def test_photos_with_an_orientation_are_turned_upright(folder):
     exif = PILImage.Exif()
     exif[0x0112] = 6  # a quarter turn
@@ -237,6 +282,66 @@ def test_images_without_annotation_are_kept_and_can_be_listed(folder):
     assert data.missing_annotations() == ["1"] and data[1].label_map is None
     with pytest.raises(ValueError, match="1 has no annotation"):
         data.read_labelled(data.undecoded[1])
+
+
+def test_an_annotation_without_its_photo_is_a_sample_that_cannot_be_used(folder):
+    (folder / "images/train/1.jpg").unlink()
+    for streaming in (False, True):
+        data = load_segmentation_data(folder, "train", streaming=streaming)
+        assert [row["name"] for row in data.undecoded] == ["0", "2", "1"]
+    with pytest.raises(SetrError, match=r"1 of 3 samples cannot be used: 1 has no image"):
+        checked_samples(load_segmentation_data(folder, "train"))
+
+
+@pytest.mark.parametrize("twin", ["images/train/1.png", "images/train/1.JPG", "annotations/train/1.PNG"])
+def test_files_of_the_same_stem_are_refused(folder, twin):
+    save(folder / twin, photo())
+    with pytest.raises(SetrError, match=r"train holds both 1\.\w+ and 1\.\w+: rename one"):
+        load_segmentation_data(folder, "train")
+
+
+def test_suffixes_may_be_in_capitals(folder):
+    for path in [*(folder / "images/train").iterdir(), *(folder / "annotations/train").iterdir()]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    assert len(label_maps_of(load_segmentation_data(folder, "train"))) == 3
+
+
+def test_what_else_lies_among_the_files_is_named_unless_it_is_hidden(folder, caplog):
+    for name in (
+        "images/train/Thumbs.db",
+        "images/train/more/9.jpg",
+        "annotations/train/9.tif",
+        "images/train/._1.jpg",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"?")
+    data = load_segmentation_data(folder, "train")
+    assert data.rows["name"][:] == ["0", "1", "2"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.rpartition(": ")[2] for message in messages] == ["Thumbs.db; more", "9.tif"]
+    assert messages[0].startswith(f"{folder / 'images/train'}: not used") and "annotations/train" in messages[1]
+
+
+def test_a_name_that_is_not_utf_8_is_refused(folder):
+    (folder / "images/train/1.jpg").rename(os.fsdecode(os.fsencode(folder / "images/train") + b"/\xff.jpg"))
+    with pytest.raises(SetrError, match=r"name is not UTF-8: rename '\\udcff\.jpg'"):
+        load_segmentation_data(folder, "train")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_has_the_name_of_a_photo_and_is_not_a_file_is_named(folder, make):
+    path = folder / "images/train/1.jpg"
+    path.unlink()
+    make(path)
+    with pytest.raises(SetrError, match=r"1 of 3 samples .* the image of 1 \(.*1\.jpg\) cannot be read"):
+        checked_samples(load_segmentation_data(folder, "train"))
+
+
+def test_damaged_exif_data_is_dropped_as_predict_does_it(folder):
+    path = folder / "images/train/1.jpg"
+    save(path, photo(10, 20, 100), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
+    sample = load_segmentation_data(folder, "train")[1]
+    assert np.array_equal(sample.photo, read_photo(path))
 
 
 def test_a_split_without_any_annotation_file_is_refused(folder):

@@ -73,8 +73,8 @@ def test_two_models_on_a_folder(tmp_path, capsys):
     save_model(tmp_path / "a", NAMES, seed=0)
     save_model(tmp_path / "b", NAMES, seed=1)
 
-    def run(first, second, output):
-        models = [str(tmp_path / first), str(tmp_path / second)]
+    def run(first, second, output, *more):
+        models = [str(tmp_path / first), str(tmp_path / second), *more]
         options = ["--dataset", str(tmp_path / "data"), "--output", str(tmp_path / output), "--threads", "1"]
         assert load_script(COMPARE).main([*models, *options]) == 0
         return json.loads((tmp_path / output / "comparison.json").read_text())
@@ -84,6 +84,15 @@ def test_two_models_on_a_folder(tmp_path, capsys):
     assert different["difference"] == different["second"]["mean_iou"] - different["first"]["mean_iou"] != 0
     assert same["agreement"] == 1.0 and same["difference"] == 0.0 and same["interval"] == [0.0, 0.0]
     assert "95 % bootstrap interval" in capsys.readouterr().out
+    (tmp_path / "data/images/val/1.png").write_bytes(b"no image")
+    with pytest.raises(SetrError, match="1 of 4 samples cannot be used: the image of 1 "):
+        run("a", "b", "bad")
+    assert not (tmp_path / "bad/comparison.json").exists()
+    skipped = run("a", "b", "bad", "--skip-bad-samples")
+    for which in ("first", "second"):
+        assert [image["name"] for image in skipped[which]["images"]] == ["0", "2", "3"]
+        assert [bad["name"] for bad in skipped[which]["bad_samples"]] == ["1"]
+    assert "% of the pixels of 3 of 4 images, 1 bad samples skipped" in capsys.readouterr().out
     save_model(tmp_path / "c", ["one", "two"])
     with pytest.raises(SetrError, match=r"/c: the model has 2 classes, the data set 4"):
         run("a", "c", "ac")

@@ -21,6 +21,11 @@ def small_disk(folder, num_bytes):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def enlarge(folder, num_bytes):
+    """Makes a mounted small disk one of `num_bytes`; what is on it stays."""
+    subprocess.run(["mount", "-o", f"remount,size={num_bytes}", str(folder)], check=True)
+
+
 def fill(folder):
     """Takes all that is left of the disk."""
     with contextlib.suppress(OSError), open(folder / "filling", "wb", buffering=0) as file:

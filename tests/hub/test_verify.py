@@ -11,6 +11,7 @@ from model_folders import save_model
 from paths import ROOT
 
 from setr_hf.data.scenes import CLASSES
+from setr_hf.errors import SetrError
 from setr_hf.hub.manifest import MANIFEST, check_manifest, write_manifest
 from setr_hf.hub.publish import staged
 from setr_hf.hub.signing import sign
@@ -135,6 +136,12 @@ def test_measured_figures_are_computed_again_to_the_printed_digit(copy, scene_fo
     assert "figures    as it should be" in capsys.readouterr().out
     with staged(copy, "you/yours", "v1.0") as folder:
         assert "setr-hf evaluate --model you/yours" in (folder / "README.md").read_text()
+    photo = next((scene_folder / "images/val").iterdir())
+    content = photo.read_bytes()
+    photo.write_bytes(content[:-100])
+    with pytest.raises(SetrError, match=rf"1 of 4 samples cannot be used: the image of {photo.stem} .* truncated"):
+        call("verify", copy, *data)
+    photo.write_bytes(content)
     card = (copy / "README.md").read_text()
     value = next(line for line in card.splitlines() if line.strip().startswith("value: "))
     figure = float(value.partition("value: ")[2])

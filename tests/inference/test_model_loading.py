@@ -66,6 +66,23 @@ def test_tensors_that_do_not_fit_are_named(folder, change, fault, capfd):
     assert "LOAD REPORT" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 10**9),
+        ("num_hidden_layers", 10**6),
+        ("hidden_size", 10**9),
+        ("hidden_size", -32),
+        ("patch_size", "16"),
+        ("layer_norm_eps", float("nan")),
+        ("num_labels", 10**8),
+    ],
+)
+def test_absurd_configurations_are_refused(folder, field, value):
+    change_json(folder / "config.json", **{field: value})
+    refusal(folder)
+
+
 def test_another_depth_than_the_configuration_says_is_refused(folder):
     change_json(folder / "config.json", num_hidden_layers=1, out_indices=None, out_features=None)
     assert refusal(folder).endswith("it has the unknown setr.layers.1.attention.k_proj.bias and 15 more")
@@ -92,6 +109,15 @@ def test_a_model_in_memory_is_checked_by_the_same_rule(tiny_model):
     model.decode_head.classifier.bias.data[0] = torch.inf
     with pytest.raises(SetrError, match=r"NaN or infinite numbers in decode_head\.classifier\.bias"):
         check_finite(model, "the model")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.int8, "I8"), (torch.bool, "BOOL"), (torch.complex64, "C64"), (torch.float8_e4m3fn, "F8_E4M3")],
+)
+def test_weights_that_are_not_floating_point_numbers_are_named(folder, dtype, name):
+    change_weights(folder, lambda tensors: tensors.update({KEY: tensors[KEY].to(dtype)}))
+    assert refusal(folder).startswith(f"FOLDER/model.safetensors holds {KEY} as {name}, but weights must be")
 
 
 @pytest.mark.parametrize("length", [0, 4, 5_000, -1])

@@ -1,5 +1,6 @@
 """Photos come in upright and RGB, whatever the file holds, or are refused in one line that names the file."""
 
+import os
 import struct
 import zlib
 
@@ -115,6 +116,8 @@ def test_a_truncated_photo_is_refused(suffix, tmp_path):
     refusal(path)
 
 
-def test_a_file_that_is_missing_or_a_folder_is_refused(tmp_path):
+def test_what_is_not_a_file_is_refused(tmp_path):
     assert refusal(tmp_path / "photo.jpg") == "No such file or directory"
     assert refusal(tmp_path) == "Is a directory"
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert refusal(tmp_path / "pipe.jpg") == "it is not a file, but a pipe or a device"

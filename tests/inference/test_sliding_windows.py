@@ -1,5 +1,7 @@
 """Sliding windows: one scale equals the stock pipeline; several scales equal the published protocol, view by view."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -227,3 +229,17 @@ def test_photos_of_any_size_follow_the_protocol_alone_and_together(
 
 def test_no_photos_have_no_label_maps(any_model, processor):
     assert segment(any_model, processor, []) == []
+
+
+def test_a_photo_that_fills_the_memory_is_named(tiny_model, processor):
+    """Several scales average the probabilities of all classes at the photo's size: here 5 GB, of which 1 is there."""
+    resource = pytest.importorskip("resource")
+    model = tiny_model(decoder_type="naive", num_labels=150)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**30, before[1]))
+    try:
+        with pytest.raises(SetrError, match="memory does not suffice for photos of up to 3000×3000 pixels"):
+            segment(model, processor, [photo_of(90, 130), Image.new("RGB", (3000, 3000))], scales=(1.0,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

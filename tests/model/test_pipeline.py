@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import pipeline
 
 from setr_hf import SetrImageProcessor
+from setr_hf.inference.photos import read_photo
 
 
 SIZES = [(90, 70), (70, 90), (64, 64), (30, 50), (200, 40), (131, 77)]
@@ -71,6 +72,15 @@ def test_masks_are_those_of_processor_model_and_post_processing(model_folder, pi
         for segment in segmenter(picture):
             mask = label_map == model.config.label2id[segment["label"]]
             assert np.array_equal(np.asarray(segment["mask"]) > 0, mask)
+
+
+@pytest.mark.parametrize(("mode", "name"), [("P", "photo.png"), ("P", "photo.gif"), ("CMYK", "photo.tif")])
+def test_a_path_gives_the_masks_of_the_photo_that_predict_reads(model_folder, pictures, tmp_path, mode, name):
+    first, second = (picture.convert(mode) for picture in (pictures[0], pictures[0].rotate(180)))
+    animation = {"save_all": True, "append_images": [second]} if name.endswith("gif") else {}
+    first.save(tmp_path / name, **animation)
+    segmenter = pipeline("image-segmentation", model=str(model_folder))
+    assert same(segmenter(str(tmp_path / name)), segmenter(read_photo(tmp_path / name)))
 
 
 def test_a_window_that_the_image_does_not_fill_is_encoded_at_the_images_size(tiny_model):

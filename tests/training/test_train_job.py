@@ -22,10 +22,11 @@ from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.data.scenes import CLASSES, make_scenes
+from setr_hf.errors import SetrError
 from setr_hf.files import LOCK_NAME
 from setr_hf.training.batch_size import WORLD_SIZE_VARIABLES
 from setr_hf.training.output_folder import last_complete_checkpoint
-from setr_hf.training.setup import initialize_as_mmseg, is_classifier
+from setr_hf.training.setup import check_memory, initialize_as_mmseg, is_classifier
 from setr_hf_cli import find_scripts, load_script
 
 
@@ -218,6 +219,17 @@ def test_a_stream_is_trained_on(train, scene_folder, tmp_path):
     assert (output / "model.safetensors").is_file()
 
 
+def test_bad_samples_of_streams_are_named_or_left_out(train, refused, scene_folder, tmp_path, caplog):
+    for split in ("train", "val"):
+        next(iter(sorted((scene_folder / "images" / split).iterdir()))).write_bytes(b"")
+    options = ["--dataset", scene_folder, *COMMON, *NETWORK, "--streaming", "--max-steps", 3]
+    error = refused(*options, "--output-dir", tmp_path / "refused")
+    assert "1 of 4 samples cannot be used" in error and "--skip-bad-samples" in error
+    train(*options, "--skip-bad-samples", "--output-dir", tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").is_file()
+    assert "Left out: 1 of 4 samples cannot be used" in caplog.text
+
+
 def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -226,6 +238,18 @@ def test_scores_go_to_tensorboard(train, scene_folder, tmp_path, monkeypatch):
     train("--dataset", scene_folder, *COMMON, *NETWORK, "--report-to", "tensorboard", "--output-dir", tmp_path / "out")
     events = EventAccumulator(str(next((tmp_path / "log").rglob("events*")).parent)).Reload()
     assert "eval/mean_iou" in events.Tags()["scalars"]
+
+
+def test_windows_that_leave_gaps_are_refused_with_a_model_too(refused, scene_folder, tmp_path):
+    model = save_small(tmp_path / "model", CLASSES)
+    error = refused("--dataset", scene_folder, *COMMON, "--model", model, "--crop-size", 32)
+    assert "stride" in error and "43" in error and "32" in error
+
+
+def test_a_network_larger_than_the_memory_is_refused_before_it_is_built():
+    config = SetrConfig(**SMALL | {"hidden_size": 2**17, "intermediate_size": 2**19, "num_attention_heads": 1})
+    with pytest.raises(SetrError, match=r"network of 824,885,003,074 parameters .* make it smaller"):
+        check_memory(config)
 
 
 def test_new_classifiers_keep_all_other_weights(train, refused, scene_folder, tmp_path):
@@ -336,6 +360,49 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
 def test_options_that_cannot_be_followed_are_refused(refused, tmp_path, arguments, named):
     error = refused("--dataset", tmp_path, "--use-cpu", *arguments)
     assert all(text in error for text in named), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--learning-rate", "nan"], ["learning_rate", "nan"]),
+        (["--learning-rate", "-1"], ["learning_rate", "-1"]),
+        (["--num-train-epochs", "inf"], ["num_train_epochs", "inf"]),
+        (["--save-steps", "nan"], ["save_steps", "nan"]),
+        (["--adam-beta1", 1], ["adam_beta1", "less than 1"]),
+        (["--seed", 2**32], ["seed", "4294967295"]),
+        (["--head-learning-rate-ratio", 0], ["head_learning_rate_ratio", "0"]),
+        (["--per-device-train-batch-size", 0], ["per_device_train_batch_size", "at least 1"]),
+        (["--global-batch-size", 0], ["batch", "at least 1"]),
+        (["--max-scale", "inf"], ["--max-scale inf"]),
+        (["--min-scale", "nan"], ["--min-scale nan"]),
+        (["--category-max-ratio", "nan"], ["--category-max-ratio", "nan"]),
+        (["--crop-size", 0], ["--crop-size", "0"]),
+        (["--crop-size", 100_000], ["--crop-size 100000 100000", "16 megapixels"]),
+        (["--crop-size", 64, "--stride", 65], ["--stride 65", "64×64"]),
+        (["--stride", 0], ["--stride", "0"]),
+        (["--model", ""], ["--model is empty"]),
+        (["--metric-for-best-model", "loss"], ["--metric-for-best-model", "mean_iou", "loss"]),
+        (["--label-smoothing-factor", 0.1], ["label_smoothing_factor", "0.1"]),
+        (["--dataloader-persistent-workers"], ["dataloader_persistent_workers", "dataloader_num_workers"]),
+        (["--gradient-checkpointing-kwargs", '{"reentrant": true}'], ["gradient_checkpointing_kwargs", "reentrant"]),
+        (["--torch-compile-mode", "fast"], ["torch_compile_mode", "max-autotune"]),
+        (["--lr-scheduler-kwargs", "{bad"], ["--lr-scheduler-kwargs", "JSON"]),
+        (["--lr-scheduler-kwargs", '{"power": NaN}'], ["--lr-scheduler-kwargs", "NaN"]),
+        (["--lr-scheduler-kwargs", '{"power": 1e400}'], ["--lr-scheduler-kwargs", "1e400"]),
+        (["--optim-args", "fast"], ["--optim-args", "fast"]),
+        (["--report-to", "nobody"], ["--report-to", "nobody"]),
+        (["--accelerator-config", '{"speed": 1}'], ["speed"]),
+        (["--config", '{"hidden_size": 1000000000}'], ["hidden_size", "1000000000"]),
+        (["--config", '{"num_hidden_layers": -1}'], ["num_hidden_layers", "-1"]),
+        (["--config", '{"layer_norm_eps": NaN}'], ["--config", "NaN"]),
+        (["--config", "[" * 100_000], ["--config", "JSON"]),
+    ],
+)
+def test_values_out_of_range_are_refused_before_anything_is_read(refused, tmp_path, arguments, named):
+    error = refused("--dataset", "there/is/no/such/data", "--use-cpu", *arguments)
+    assert all(text in error for text in named), error
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_data_is_asked_for(refused):

@@ -214,7 +214,14 @@ def convert_checkpoint(
     ```
     """
     with whole_folder(output_dir) as folder:
-        model, processor, report = load_original(checkpoint, dataset, overrides)
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        return write_converted(folder, checkpoint, dataset, overrides)
+
+
+def write_converted(
+    folder: Path, checkpoint: str | Path, dataset: str | None, overrides: dict | None
+) -> ConversionReport:
+    """[`convert_checkpoint`] into a folder that is there."""
+    model, processor, report = load_original(checkpoint, dataset, overrides)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return report

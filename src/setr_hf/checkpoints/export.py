@@ -138,6 +138,7 @@ def write_public_checkpoint(model_dir: str | Path, checkpoint: str | Path, imple
         raise SetrError(f"{model_dir} does not hold a converted or trained SETR model: it has no config.json")
     model = load_network(model_dir, torch.float32)
     state_dict = to_public_state_dict(model, implementation)
-    with whole_file(checkpoint) as unfinished:
-        torch.save({"meta": public_metadata(model.config), "state_dict": state_dict}, unfinished)
+    # Given a path, torch writes its name into the file, and the bytes differ each time.
+    with whole_file(checkpoint) as unfinished, unfinished.open("wb") as file:
+        torch.save({"meta": public_metadata(model.config), "state_dict": state_dict}, file)
     return state_dict

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
 from ..errors import SetrError
-from ..model.image_processing_setr import IGNORED_LABEL, resized_size
+from ..model.image_processing_setr import IGNORED_LABEL, check_enlarging, resized_size
 from ..model.photos_setr import pil_to_rgb
 
 
@@ -90,7 +90,7 @@ class RandomScaledCrop(v2.Transform):
         category_max_ratio: float = 1.0,
     ) -> None:
         super().__init__()
-        if not 0 < scale_range[0] <= scale_range[1]:
+        if not 0 < scale_range[0] <= scale_range[1] < math.inf:
             raise SetrError(f"scale_range must be two positive ratios in ascending order, got {scale_range}")
         if size is not None and not ("shortest_edge" in size and set(size) <= {"shortest_edge", "longest_edge"}):
             raise SetrError(
@@ -119,6 +119,10 @@ class RandomScaledCrop(v2.Transform):
         ratio = uniform(*self.scale_range)
         size = self.size or {"shortest_edge": min(height, width), "longest_edge": max(height, width)}
         scaled = SizeDict(**{edge: max(1, int(length * ratio)) for edge, length in size.items()})
+        try:
+            check_enlarging(height, width, scaled)
+        except ValueError as error:
+            raise SetrError(f"of a photo, {error}") from error
         new_size = resized_size(height, width, scaled)
         for _ in range(REDRAWN_CROPS + 1):
             window = self.draw_window(new_size)

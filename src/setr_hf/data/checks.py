@@ -12,14 +12,12 @@ from tqdm import tqdm
 
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
-from ..text import one_line
+from ..text import listing
 from .label_sets import NAMES_FILE, LabelSet
 from .rows import SegmentationData
 
 
 logger = logging.getLogger(__name__)
-
-NUM_NAMED = 5
 
 
 def check_sample(index: int, data: SegmentationData) -> tuple[str, str | None, np.ndarray]:
@@ -46,12 +44,6 @@ def check_occurring(occurring: np.ndarray, label_set: LabelSet) -> None:
             f"all annotations hold 0 and 255 only, but 255 is the ignored value: {label_set.names[1]!r} would never "
             f'be learnt. If 255 stands for it, write "values": {{"0": 0, "255": 1}} into {NAMES_FILE}, beside id2label'
         )
-
-
-def listing(problems: list[str]) -> str:
-    """The first problems and how many more there are."""
-    more = [f"… and {len(problems) - NUM_NAMED} more"] if len(problems) > NUM_NAMED else []
-    return "; ".join([*map(one_line, problems[:NUM_NAMED]), *more])
 
 
 def checked_samples(

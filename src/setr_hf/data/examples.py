@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torchvision.transforms import v2
 
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
 from .augmentation import to_tv_tensors
-from .rows import SegmentationData
+from .rows import SegmentationData, each_row
 
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class StreamingExamples(Augmented, torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, num_read, num_skipped = self.epoch.item(), 0, 0
-        for row in self.rows:
+        for row in each_row(self.rows):
             num_read += 1
             image = row["image"] or {}
             try:
@@ -157,9 +157,7 @@ def evaluation_examples(data: SegmentationData, ignore_index: int = IGNORED_LABE
     among processes by index. Raises [`SetrError`] if the split has no annotations.
     """
     data.check_annotations()
-    rows = data.undecoded
-    if isinstance(rows, IterableDataset):
-        rows = Dataset.from_list(list(rows), features=rows.features)
+    rows = data.in_memory().undecoded
     return rows.with_transform(partial(evaluation_batch, data=data, ignore_index=ignore_index))
 
 

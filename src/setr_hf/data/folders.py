@@ -1,12 +1,15 @@
 """Folders of images and annotations as they are published: the files of a split, and what the annotations mean."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
 
 from ..errors import SetrError
 from ..files import path_inside, read_text
+from ..text import listing
 from .label_sets import (
     NAMES_FILE,
     LabelSet,
@@ -17,18 +20,24 @@ from .label_sets import (
 )
 
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+ANNOTATION_SUFFIXES = {".png"}
 # Published names of the same split.
 SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("test", "testing"))
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """A split's photos in order, their annotations (`None` if it is published without), and these values' meaning."""
+    """A split's photos in order, their annotations (`None` if it is published without), these values' meaning, and the
+    annotations without a photo.
+    """
 
     images: list[Path]
     annotations: list[Path] | None
     label_set: LabelSet | None
+    unpaired: list[Path] = field(default_factory=list)
 
 
 def names_of_split(split: str) -> tuple[str, ...]:
@@ -57,16 +66,55 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder / find_split(split, [path.name for path in folder.iterdir() if path.is_dir()], folder)
 
 
+def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """The files in a folder that have one of these suffixes, in capitals or not, in order. Hidden ones, such as macOS
+    puts beside photos, are left out; what else there is, a warning names. Raises [`SetrError`] if a stem occurs twice,
+    or a name is not UTF-8.
+    """
+    files: dict[str, Path] = {}
+    unused = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not is_utf8(path.name):
+            raise SetrError(f"{folder} holds a file whose name is not UTF-8: rename {path.name!a}")
+        if path.suffix.lower() not in suffixes:
+            unused.append(path.name)
+        elif path.stem in files:
+            raise SetrError(
+                f"{folder} holds both {files[path.stem].name} and {path.name}: rename one of them, as photos and "
+                "annotations belong together by their names without suffixes"
+            )
+        else:
+            files[path.stem] = path
+    if unused:
+        known = " ".join(sorted(suffixes))
+        logger.warning(f"{folder}: not used, as their suffixes are none of {known}: {listing(unused)}")
+    return files
+
+
+def is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def image_annotation_files(root: Path, split: str) -> SplitFiles:
     """`images/{train,val}` and `annotations/{train,val}`: ADEChallengeData2016, or any folder with a names file."""
     is_ade20k = (root / "objectInfo150.txt").is_file()
     own = published_label_set("ade20k") if is_ade20k else own_label_set(root)
     folder = split_folder(root / "images", split)
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = files_by_stem(folder, IMAGE_SUFFIXES)
     if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
-        return SplitFiles(images, None, own)
+        return SplitFiles([*images.values()], None, own)
     annotation_folder = split_folder(root / "annotations", split)
-    return SplitFiles(images, [annotation_folder / f"{path.stem}.png" for path in images], own)
+    found = files_by_stem(annotation_folder, ANNOTATION_SUFFIXES)
+    annotations = [found.get(stem, annotation_folder / f"{stem}.png") for stem in images]
+    return SplitFiles(
+        [*images.values()], annotations, own, [path for stem, path in found.items() if stem not in images]
+    )
 
 
 def cityscapes_files(root: Path, split: str) -> SplitFiles:
@@ -78,7 +126,8 @@ def cityscapes_files(root: Path, split: str) -> SplitFiles:
     folder = split_folder(root / "gtFine", split)
     names = [path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png") for path in images]
     annotations = [folder / path.parent.name / name for path, name in zip(images, names)]
-    return SplitFiles(images, annotations, cityscapes_raw_label_set())
+    unpaired = set(folder.glob("*/*_gtFine_labelIds.png")).difference(annotations)
+    return SplitFiles(images, annotations, cityscapes_raw_label_set(), sorted(unpaired))
 
 
 def pascal_context_files(root: Path, split: str) -> SplitFiles:
@@ -125,13 +174,19 @@ def split_files(root: Path, split: str) -> SplitFiles:
 
 
 def read_folder(root: Path, split: str, labels: str | Path | None) -> tuple[Dataset, LabelSet]:
-    """A split's rows and label set as [`load_segmentation_data`] returns them."""
+    """A split's rows and label set as [`load_segmentation_data`] returns them. Annotations without a photo are rows
+    too, which the check of the samples will name.
+    """
     files = split_files(root, split)
     label_set = chosen_label_set(labels, files.label_set, root)
-    images = files.images
-    columns: dict[str, list] = {"image": [str(path) for path in images], "name": [path.stem for path in images]}
+    images, unpaired = files.images, files.unpaired
+    columns: dict[str, list] = {
+        "image": [*map(str, images), *[None] * len(unpaired)],
+        "name": [path.stem for path in [*images, *unpaired]],
+    }
     features = {"image": Image(), "name": Value("string")}
     if files.annotations is not None:
-        columns["annotation"] = [str(path) if path.is_file() else None for path in files.annotations]
+        annotations = [*files.annotations, *unpaired]
+        columns["annotation"] = [str(path) if path.is_file() else None for path in annotations]
         features["annotation"] = Image()
     return Dataset.from_dict(columns, features=Features(features)), label_set

@@ -108,6 +108,8 @@ class LabelSet:
         [`SetrError`] that calls the sample `name` if the annotation does not hold one 8-bit id per pixel, holds values
         without a meaning, or does not have `photo_size`, the width and height of its photo in pixels.
         """
+        if annotation.format == "JPEG":
+            raise SetrError(f"the annotation of {name} is a JPEG, which blurs ids: save annotations as PNG")
         values = np.asarray(annotation)
         if values.ndim != 2:
             raise SetrError(
@@ -121,10 +123,9 @@ class LabelSet:
         if (label_map == INVALID).any():
             unknown = np.unique(values[label_map == INVALID]).tolist()
             more = f" and {len(unknown) - NUM_IDS_SHOWN} more" if len(unknown) > NUM_IDS_SHOWN else ""
-            blurred = ". JPEG blurs ids: save annotations as PNG" if annotation.format == "JPEG" else ""
             raise SetrError(
                 f"the annotation of {name} holds the ids {unknown[:NUM_IDS_SHOWN]}{more}, which are none of the "
-                f"{len(self.id2label)} classes{blurred}"
+                f"{len(self.id2label)} classes"
             )
         if annotation.size != photo_size:
             turned = ": a photo with an EXIF orientation is turned upright, so its annotation must be upright too"

@@ -3,14 +3,18 @@
 import itertools
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset_builder
 
 from ..errors import SetrError
+from ..files import check_is_file
+from ..text import one_line
 from .folders import find_split, is_test_split, read_folder
 from .hub import open_on_hub
 from .label_sets import chosen_label_set, own_label_set
-from .rows import SegmentationData, row_name
+from .rows import SegmentationData, reading, row_name
 
 
 FULL_ADE20K_COLUMNS = ("segmentations", "instances", "objects")
@@ -93,19 +97,33 @@ def load_segmentation_data(
         return SegmentationData(files, label_set)
 
     if folder.is_dir():
-        builder, own = load_dataset_builder(str(folder.resolve()), config), own_label_set(folder)
+        check_parquet(folder)
+        with reading(source):
+            builder = load_dataset_builder(str(folder.resolve()), config)
+        own = own_label_set(folder)
     else:
         builder, own = open_on_hub(str(source), config, revision)
     label_set = chosen_label_set(labels, own, source)
     split = find_split(split, list(builder.config.data_files or builder.info.splits or ()), source)
-    features = builder.info.features or builder.as_streaming_dataset(split=split).features
-    columns = choose_columns(features, image_column, annotation_column, split, source)
-    if streaming:
-        rows = builder.as_streaming_dataset(split=split)
-    else:
-        builder.download_and_prepare()
-        rows = builder.as_dataset(split=split)
-    return SegmentationData(standard_rows(rows, columns, split), label_set)
+    with reading(source):
+        features = builder.info.features or builder.as_streaming_dataset(split=split).features
+        columns = choose_columns(features, image_column, annotation_column, split, source)
+        if streaming:
+            rows = builder.as_streaming_dataset(split=split)
+        else:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=split)
+        return SegmentationData(standard_rows(rows, columns, split), label_set)
+
+
+def check_parquet(folder: Path) -> None:
+    """Raises a [`SetrError`] that names the first parquet file in a folder that is damaged."""
+    for path in sorted(folder.rglob("*.parquet")):
+        check_is_file(path)
+        try:
+            pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise SetrError(f"{path} is damaged, or not a parquet file: {one_line(error, 200)}") from error
 
 
 def choose_columns(
@@ -147,8 +165,8 @@ def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], spli
     may_lack_them = "annotation" in images and is_test_split(split)
     if may_lack_them and lacks_annotations(rows.select_columns(columns["annotation"])):
         images.remove("annotation")
-    names = {found: column for column, found in columns.items() if column in (*images, "name")}
-    rows = rows.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
+    renamed = {found: column for column, found in columns.items() if column in (*images, "name")}
+    rows = rows.select_columns(list(renamed)).rename_columns({old: new for old, new in renamed.items() if old != new})
     if isinstance(rows, IterableDataset):
         features = Features({**dict.fromkeys(images, Image()), "name": Value("string")})
         # Given to `map`, the features would not decode.
@@ -156,8 +174,9 @@ def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], spli
     # All at once, without the bytes of the images.
     table = rows.with_format("arrow")[:]
     paths = pc.struct_field(table["image"], "path").to_pylist()
-    given = table["name"].to_pylist() if "name" in columns else map(row_name, paths, itertools.count())
-    rows = rows.select_columns(images).add_column("name", [str(name) for name in given])
+    given = table["name"].to_pylist() if "name" in columns else [None] * len(paths)
+    names = [row_name(*row) for row in zip(given, paths, itertools.count())]
+    rows = rows.select_columns(images).add_column("name", names)
     for column in images:
         rows = rows.cast_column(column, Image())
     return rows
@@ -169,5 +188,4 @@ def lacks_annotations(annotations: Dataset | IterableDataset) -> bool:
 
 
 def with_name(row: dict, index: int) -> dict:
-    name = row["name"] if "name" in row else row_name(row["image"] and row["image"]["path"], index)
-    return {**row, "name": str(name)}
+    return {**row, "name": row_name(row.get("name"), row["image"] and row["image"]["path"], index)}

@@ -3,16 +3,23 @@
 import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset
+from datasets.exceptions import DatasetsError
+from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image as PILImage
 
 from ..errors import SetrError
-from ..model.photos_setr import pil_to_rgb
+from ..files import check_is_file
+from ..model.photos_setr import decoded, pil_to_rgb, reason_of, upright
+from ..text import one_line
 from .label_sets import LabelSet
 
 
@@ -117,6 +124,20 @@ class SegmentationData:
         if not self.has_annotations:
             raise SetrError("this split has no annotations, as is usual for test splits of benchmarks: choose another")
 
+    def in_memory(self) -> "SegmentationData":
+        """A stream read to its end, its images still encoded; other data as it is. Raises a [`SetrError`] for a stream
+        without rows, or one that cannot be read.
+        """
+        if not isinstance(self.rows, IterableDataset):
+            return self
+        undecoded = list(each_row(self.undecoded))
+        if not undecoded:
+            raise SetrError("the split holds no rows")
+        rows = Dataset.from_list(undecoded, features=self.undecoded.features)
+        for column in {"image", "annotation"}.intersection(rows.column_names):
+            rows = rows.cast_column(column, Image())
+        return replace(self, rows=rows)
+
     def missing_annotations(self) -> list[str]:
         """The names of the samples without annotation, in a split in which others have one."""
         if not self.has_annotations:
@@ -125,25 +146,49 @@ class SegmentationData:
         return table["name"].filter(table["annotation"].is_null()).to_pylist()
 
 
-def refuse_postscript(file: dict) -> None:
-    """Raises `ValueError` for PostScript, a program that Pillow would pass to Ghostscript."""
-    if file["bytes"] is not None or (file["path"] and os.path.isfile(file["path"])):
-        with PILImage.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as picture:
-            if picture.format == "EPS":
-                raise ValueError("PostScript is a program, which is not run")
+@contextmanager
+def reading(what: str | Path) -> Iterator[None]:
+    """Makes a [`SetrError`] of what datasets raises for content that it cannot make rows of."""
+    try:
+        yield
+    except SetrError:
+        raise
+    except (DatasetsError, ValueError, pa.ArrowException) as error:
+        raise SetrError(f"{what} cannot be read: {one_line(error.__cause__ or error, 300)}") from error
+
+
+def each_row(rows: IterableDataset) -> Iterator[dict]:
+    """The rows of a stream; see [`reading`]."""
+    with reading("the stream"):
+        yield from rows
+
+
+def open_file(file: dict) -> BinaryIO:
+    """The image file of an [`undecoded`] row: in memory, on the disk or, of a stream, on the Hub."""
+    if file["bytes"] is not None:
+        return io.BytesIO(file["bytes"])
+    path = file["path"]
+    if os.path.lexists(path) or is_local_path(path):
+        check_is_file(Path(path))  # A pipe would be waited for.
+        return open(path, "rb")
+    return xopen(path, "rb")
 
 
 def decode(file: dict, what: str) -> PILImage.Image:
     """The picture in an image file, upright. Raises a [`SetrError`] that calls it `what` if it cannot be read."""
     try:
-        refuse_postscript(file)
-        return Image().decode_example(file)
+        with open_file(file) as opened, PILImage.open(opened) as picture:
+            if picture.format == "EPS":
+                raise ValueError("PostScript is a program, which is not run")
+            return upright(decoded(picture))
     # Pillow's readers of damaged files raise many types.
     except Exception as error:
         where = f" ({file['path']})" if file["path"] and file["bytes"] is None else ""
-        raise SetrError(f"{what}{where} cannot be read: {error}") from error
+        raise SetrError(f"{what}{where} cannot be read: {reason_of(error)}") from error
 
 
-def row_name(path: str | None, index: int) -> str:
-    """The name of a row that has none: that of its image file without the suffix, else its number."""
+def row_name(given: Any, path: str | None, index: int) -> str:
+    """The name that a row was `given`; of one without, that of its image file without the suffix, else its number."""
+    if given is not None:
+        return str(given)
     return PurePosixPath(path).stem if path else str(index)

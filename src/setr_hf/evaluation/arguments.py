@@ -16,6 +16,7 @@ class EvaluationArguments:
 
     protocol: str = option("single", "one scale, or several with mirror images", choices=("single", "multi"))
     limit: int | None = option(None, "only the first images")
+    skip_bad_samples: bool = option(False, "leave out samples that cannot be used")
     output: Path | None = option(None, "folder for results, resumed if it exists")
     window_batch_size: int = option(32, "windows that a model takes at a time")
     dtype: str = option("float32", "precision that models compute in", choices=("float32", "bfloat16", "float16"))

@@ -1,17 +1,18 @@
 """The results of an evaluation: scores of classes and images, as a table and as files."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..data.label_sets import LabelSet
 from ..data.rows import SegmentationData
-from ..files import whole_file
+from ..files import whole_file, write_json
 from ..inference.pictures import class_colors, comparison_sheet
 from ..metrics import segmentation_scores
 from ..tables import percent, print_table
 from ..text import printable
-from .records import sum_records, write_json
+from .records import sum_records
 from .segmenter import Segmenter
 
 
@@ -20,26 +21,29 @@ MEANS |= {"frequency_weighted_iou": "fwIoU", "mean_dice": "mDice"}
 NUM_WORST_IMAGES = 16
 
 
-def summarize(records: list[dict], label_set: LabelSet) -> tuple[dict, np.ndarray]:
-    """The scores of a data set from the records of its images, as [`compute_records`] returns them, and the confusion
-    matrix, int64 of shape `(num_labels, num_labels)`, with true classes in the rows. Scores are 0 to 1, `None` where
-    undefined: means over all classes that occur, `classes` with the scores of each, `absent_classes` with the names of
-    those that do not occur, and `images` with the mIoU of each.
+def summarize(
+    records: Iterable[dict], label_set: LabelSet, bad_samples: Sequence[dict] = ()
+) -> tuple[dict, np.ndarray]:
+    """The scores of a data set from the records of its images, see [`Records`], and the confusion matrix, int64 of
+    shape `(num_labels, num_labels)`, with true classes in the rows. Scores are 0 to 1, `None` where undefined: means
+    over all classes that occur, `classes` with the scores of each, `absent_classes` with the names of those that do
+    not occur, and `images` with the mIoU of each. `bad_samples` are those that the scores leave out.
     """
     names = label_set.names
-    matrix = sum_records(records, len(names))
-    scores = segmentation_scores(matrix)
 
     def defined(value: float) -> float | None:
         return None if np.isnan(value) else float(value)
 
-    def image_entry(record: dict) -> dict:
-        image_scores = segmentation_scores(sum_records([record], len(names)))
-        return {"index": record["index"], "name": record["name"], "mean_iou": defined(image_scores["mean_iou"])}
-
+    matrix, images = np.zeros((len(names), len(names)), dtype=np.int64), []
+    for record in records:
+        image_matrix = sum_records([record], len(names))
+        matrix += image_matrix
+        mean_iou = defined(segmentation_scores(image_matrix)["mean_iou"])
+        images.append({"index": record["index"], "name": record["name"], "mean_iou": mean_iou})
+    scores = segmentation_scores(matrix)
     summary = {
         **{name: defined(scores[name]) for name in MEANS},
-        "num_images": len(records),
+        "num_images": len(images),
         "num_classes": len(names),
         **{name: scores[name] for name in ("num_pixels", "num_absent_classes")},
         "absent_classes": [names[i] for i in scores["absent_classes"]],
@@ -53,9 +57,16 @@ def summarize(records: list[dict], label_set: LabelSet) -> tuple[dict, np.ndarra
             }
             for i, name in enumerate(names)
         ],
-        "images": [image_entry(record) for record in records],
+        "images": images,
+        "bad_samples": list(bad_samples),
     }
     return summary, matrix
+
+
+def images_counted(summary: dict) -> str:
+    """How many images the scores are of, and of how many if some were left out."""
+    count, skipped = summary["num_images"], len(summary["bad_samples"])
+    return f"{count} of {count + skipped} images, {skipped} bad samples skipped" if skipped else f"{count} images"
 
 
 def worst_images(summary: dict, count: int) -> list[dict]:
@@ -72,7 +83,7 @@ def print_scores(summary: dict) -> None:
     )
     print_table(("class", "IoU", "Acc", "Dice", "pixels"), rows)
     means = "  ".join(f"{label} {percent(summary[name]) or '–'}" for name, label in MEANS.items())
-    print(f"{means}  of {summary['num_images']} images")
+    print(f"{means}  of {images_counted(summary)}")
     if absent := summary["absent_classes"]:
         names = ", ".join(map(printable, absent))
         print(f"{len(absent)} classes are neither labelled nor predicted and left out of the means: {names}")
@@ -86,7 +97,7 @@ def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict
     with whole_file(folder / "confusion_matrix.npy") as unfinished:
         np.save(unfinished, matrix)
     mean_iou = "undefined" if summary["mean_iou"] is None else f"{percent(summary['mean_iou'])} %"
-    title = f"IoU of each class in percent, mIoU {mean_iou}, {summary['num_images']} images"
+    title = f"IoU of each class in percent, mIoU {mean_iou}, {images_counted(summary)}"
     save_chart(class_bars(summary["classes"], title), folder / "classes.png")
     names = [row["name"] for row in summary["classes"]]
     save_chart(confusion_heat_map(matrix, names), folder / "confusion_matrix.png")

@@ -13,10 +13,10 @@ from huggingface_hub.errors import HTTPError
 
 from ..cards.reading import read_card
 from ..cards.results import eval_results, is_measured, protocol_name, scales_of
-from ..data.rows import Sample, SegmentationData
+from ..data.rows import SegmentationData
 from ..errors import SetrError
 from ..evaluation.arguments import EvaluationArguments
-from ..evaluation.records import compute_records, sample_record
+from ..evaluation.records import compute_records
 from ..evaluation.results import summarize
 from ..evaluation.segmenter import load_segmenter
 from ..evaluation.settings import evaluation_settings
@@ -117,14 +117,9 @@ def check_figures(folder: Path, data: SegmentationData, split: str, evaluation: 
         scales = scales_of(results[0])
         options = replace(evaluation, protocol="single" if scales is None else "multi")
         segmenter = load_segmenter(str(folder), data.label_set, options, scales=scales)
-
-        def work(samples: list[Sample]) -> list[dict]:
-            predictions = segmenter([sample.photo for sample in samples])  # noqa: B023
-            return [sample_record(*pair, len(data.label_set.names)) for pair in zip(samples, predictions)]
-
         with temporary_folder() as temporary:
-            records = compute_records(temporary, evaluation_settings(segmenter, data), data, work)
-        summary, _ = summarize(records, data.label_set)
+            records = compute_records(temporary, evaluation_settings(segmenter, data), data, [segmenter])
+            summary, _ = summarize(records, data.label_set)
         computed = {new.metric_type: new.metric_value for new in eval_results(summary, "", split, scales)}
         for result in results:
             now = computed.get(result.metric_type)

@@ -9,7 +9,7 @@ from ..cards.architecture import decoder_name
 from ..cards.benchmarks import BENCHMARKS
 from ..cards.model_card import PAPER, ModelFacts, difference_table, write_model_card
 from ..cards.results import published_results
-from ..checkpoints.convert import IMPLEMENTATIONS, ConversionReport, build_image_processor, convert_checkpoint
+from ..checkpoints.convert import IMPLEMENTATIONS, ConversionReport, build_image_processor, write_converted
 from ..data.label_sets import class_fields
 from ..data.public_datasets import CLASS_NAMES, PALETTES, PUBLISHED_SCALES, published_scales
 from ..files import read_text, whole_file, whole_folder
@@ -246,7 +246,7 @@ def convert_with_card(
     """
     output = Path(output_dir)
     with whole_folder(output) as folder:
-        report = convert_checkpoint(checkpoint, folder, dataset, overrides)
+        report = write_converted(folder, checkpoint, dataset, overrides)
         facts = converted_facts(Path(checkpoint), output.resolve(), report)
         write_model_card(folder, facts, report.config, SetrImageProcessor.from_pretrained(folder))
     return report, facts

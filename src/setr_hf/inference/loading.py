@@ -24,6 +24,7 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
+    cached_file,
     logging,
 )
 
@@ -34,6 +35,9 @@ from ..model.image_processing_setr import SetrImageProcessorMixin
 
 # What Transformers raises for files that were not written by it, or not completely.
 LOADING_ERRORS = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+# As safetensors calls them.
+FLOATING_POINT = ("F64", "F32", "F16", "BF16")
+COUNTER = "num_batches_tracked"
 # No format that is read stores more than two parameters in a byte.
 MOST_PARAMETERS_PER_BYTE = 2
 
@@ -110,11 +114,21 @@ def check_folder(folder: Path) -> None:
     if model_type != "setr":
         raise NotASetr(folder, model_type)
     for path in weight_files(folder):
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise SetrError(f"{path} is damaged or incomplete, copy or download it again: {error}") from error
+        check_types(path)
+
+
+def check_types(path: Path) -> None:
+    """Raises [`SetrError`] if a safetensors file is damaged, or a weight in it is of another kind than floating-point
+    numbers, to which `from_pretrained` would turn it without a word.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SetrError(f"{path} is damaged or incomplete, copy or download it again: {error}") from error
+    for name, dtype in types.items():
+        if dtype not in FLOATING_POINT and not name.endswith(COUNTER):
+            raise SetrError(f"{path} holds {name} as {dtype}, but weights must be one of {', '.join(FLOATING_POINT)}")
 
 
 def check_extent(config: PreTrainedConfig, folder: Path) -> None:
@@ -172,6 +186,9 @@ def load_network(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTrai
             output_loading_info=True,
             **options,
         )
+        if not is_folder:
+            for file in Path(cached_file(path, CONFIG_NAME)).parent.glob("*.safetensors"):
+                check_types(file)
     check_loading_info(info, str(path))
     check_finite(model, f"the model {path}")
     return model

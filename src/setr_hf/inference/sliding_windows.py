@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from PIL import Image
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
@@ -36,6 +37,21 @@ def users_mistakes() -> Iterator[None]:
         yield
     except ValueError as error:
         raise SetrError(error) from error
+
+
+@contextmanager
+def full_memory_named(photos: list[Image.Image]) -> Iterator[None]:
+    """Makes a [`SetrError`] of the errors of a full memory, of a GPU or the computer."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            raise
+        largest = max(photos, key=lambda photo: photo.height * photo.width)
+        raise SetrError(
+            f"the memory does not suffice for photos of up to {largest.height}×{largest.width} pixels: use fewer "
+            "windows at a time, or smaller photos"
+        ) from error
 
 
 def preprocessed(processor: BaseImageProcessor, images: Any, **settings: Any) -> BatchFeature:
@@ -183,7 +199,7 @@ def segment(
     Raises:
         [`SetrError`]: `scales` is given although the processor does not cut windows, a ratio is not positive,
             `window_batch_size` is less than 1, a photo is not a PIL image or is empty, would be enlarged beyond all
-            measure, or the logits are not finite.
+            measure or fills the memory, or the logits are not finite.
 
     Example:
 
@@ -205,9 +221,10 @@ def segment(
     photos = [checked_photo(photo, index, normalize) for index, photo in enumerate(photos)]
     if not photos:
         return []
-    if scales is None:
-        label_maps = segment_single_scale(model, processor, photos, window_batch_size)
-    else:
-        check_multi_scale(processor, scales)
-        label_maps = [segment_multi_scale(model, processor, photo, scales, window_batch_size) for photo in photos]
-    return [label_map.cpu() for label_map in label_maps]
+    with full_memory_named(photos):
+        if scales is None:
+            label_maps = segment_single_scale(model, processor, photos, window_batch_size)
+        else:
+            check_multi_scale(processor, scales)
+            label_maps = [segment_multi_scale(model, processor, photo, scales, window_batch_size) for photo in photos]
+        return [label_map.cpu() for label_map in label_maps]

@@ -1,5 +1,7 @@
 """Photos of any kind and origin, made upright and 8-bit RGB or refused, for the image processors."""
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ def load_photo(path: str | Path) -> Image.Image:
     is none, it is damaged or incomplete, or so large that it may be a decompression bomb, before decoding it.
     """
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise ValueError("it is not a file, but a pipe or a device")  # They might be waited for.
         with Image.open(path) as photo:
             if photo.format == "EPS":
                 raise ValueError("PostScript is a program, which is not run")

@@ -39,7 +39,11 @@ class SourceImage:
 
 
 def file_images(files: SplitFiles) -> list[SourceImage]:
-    """The images of a folder whose annotations are image files. Raises a [`SetrError`] if one has none."""
+    """The images of a folder whose annotations are image files. Raises a [`SetrError`] if one has no annotation, or an
+    annotation has no image.
+    """
+    if files.unpaired:
+        raise SetrError(f"{len(files.unpaired)} annotations have no image, the first is {files.unpaired[0]}")
     annotations = files.annotations or []
     missing = [image for image, annotation in zip(files.images, annotations) if not annotation.is_file()]
     if missing:

@@ -1,11 +1,63 @@
 """`TrainingArguments` with what [`SetrTrainer`] adds, for code and for command lines."""
 
+import math
+from argparse import Namespace
 from dataclasses import dataclass
+from inspect import signature
 
+from torch._inductor import list_mode_options
+from torch.utils.checkpoint import checkpoint
 from transformers import TrainingArguments
 
 from ..data.arguments import option
 from ..errors import SetrError
+
+
+# The scores of an evaluation, one of which decides on the best checkpoint.
+SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+# The least values of what torch and Transformers would refuse much later, or follow into nonsense.
+LEAST = dict.fromkeys(["learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2"], 0)
+LEAST |= dict.fromkeys(
+    ["adam_epsilon", "warmup_steps", "num_train_epochs", "eval_delay", "num_prediction_pictures"], 0
+)
+LEAST |= dict.fromkeys(["eval_steps", "logging_steps", "save_steps", "dataloader_num_workers", "seed", "data_seed"], 0)
+LEAST |= dict.fromkeys(["per_device_train_batch_size", "per_device_eval_batch_size", "eval_accumulation_steps"], 1)
+LEAST |= dict.fromkeys(["gradient_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"], 1)
+LARGEST_SEED = 2**32 - 1
+# What the stock `Trainer` can do for models of text only: the values that do without, and the reason.
+POSSIBLE: dict[str, tuple[list, str]] = {
+    "label_smoothing_factor": ([0], "the loss is that of the model"),
+    "train_sampling_strategy": (["random", "sequential"], "photos have no length to sort them by"),
+    "use_liger_kernel": ([False], "there are no such kernels for SETR"),
+    "neftune_noise_alpha": ([None], "photos have no embeddings of words"),
+    "include_for_metrics": ([[]], "scores come from confusion matrices alone"),
+}
+
+
+def check_values(arguments: "SetrTrainingArguments | Namespace") -> None:
+    """Raises a [`SetrError`] that names the first value out of range, or not possible with photos."""
+    for name, least in LEAST.items():
+        value = getattr(arguments, name)
+        if isinstance(value, (int, float)) and not least <= value < math.inf:
+            raise SetrError(f"{name} must be a number of at least {least}, got {value}")
+    ratio = arguments.head_learning_rate_ratio
+    if not 0 < ratio < math.inf:
+        raise SetrError(f"head_learning_rate_ratio must be a number greater than 0, got {ratio}")
+    for name in ("adam_beta1", "adam_beta2"):
+        if getattr(arguments, name) >= 1:
+            raise SetrError(f"{name} must be less than 1, got {getattr(arguments, name)}")
+    for name in ("seed", "data_seed"):
+        if (getattr(arguments, name) or 0) > LARGEST_SEED:
+            raise SetrError(f"{name} must be at most {LARGEST_SEED}, got {getattr(arguments, name)}")
+    for name, (possible, reason) in POSSIBLE.items():
+        if getattr(arguments, name) not in possible:
+            values = " or ".join(map(str, possible))
+            raise SetrError(f"{name} must be {values}, got {getattr(arguments, name)}: {reason}")
+    if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
+        raise SetrError("dataloader_persistent_workers needs workers: set dataloader_num_workers")
+    mode = arguments.torch_compile_mode
+    if mode is not None and mode not in (modes := list_mode_options()):
+        raise SetrError(f"torch_compile_mode must be one of {', '.join(modes)}, got {mode!r}")
 
 
 @dataclass
@@ -34,7 +86,8 @@ class SetrTrainingArguments(TrainingArguments):
             losses that are not finite, and waits for the GPU at each batch; [`SetrTrainer`] stops at the first.
 
     Raises:
-        [`SetrError`]: `num_prediction_pictures` is negative; see also `TrainingArguments`.
+        [`SetrError`]: a number is NaN, infinite or out of its range, or an option is set that needs text; see also
+            `TrainingArguments`.
 
     Example:
 
@@ -64,5 +117,7 @@ class SetrTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_prediction_pictures < 0:
-            raise SetrError(f"num_prediction_pictures must be 0 or more, got {self.num_prediction_pictures}")
+        check_values(self)
+        unknown = set(self.gradient_checkpointing_kwargs or ()) - set(signature(checkpoint).parameters)
+        if unknown:
+            raise SetrError(f"gradient_checkpointing_kwargs holds {sorted(unknown)}, which torch does not know")

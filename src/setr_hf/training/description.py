@@ -43,16 +43,16 @@ def rate_rows(options: Namespace) -> list[tuple[str, object]]:
             schedule = poly_schedule(optimizer, num_steps, **settings)
         else:
             schedule = get_scheduler(name, optimizer, warmup, num_steps, settings)
-    except (TypeError, ValueError) as error:
+        if not isinstance(schedule, LambdaLR):
+            return []
+        steps = (min(warmup, num_steps), num_steps // 2, num_steps)
+        titles = ("rate at start, half, end", "the same of the heads")
+        rows: list[tuple[str, object]] = [
+            (title, " → ".join(f"{rate * factor(step):.3g}" for step in steps))
+            for title, rate, factor in zip(titles, rates, schedule.lr_lambdas)
+        ]
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise SetrError(f"the schedule {name} cannot be used with lr_scheduler_kwargs {settings}: {error}") from error
-    if not isinstance(schedule, LambdaLR):
-        return []
-    steps = (min(warmup, num_steps), num_steps // 2, num_steps)
-    titles = ("rate at start, half, end", "the same of the heads")
-    rows: list[tuple[str, object]] = [
-        (title, " → ".join(f"{rate * factor(step):.3g}" for step in steps))
-        for title, rate, factor in zip(titles, rates, schedule.lr_lambdas)
-    ]
     return rows[:1] if rates[0] == rates[1] else rows
 
 

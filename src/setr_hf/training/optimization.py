@@ -1,5 +1,6 @@
 """Learning rates of the original code: a higher one for the heads, and the poly schedule with its floor."""
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -39,8 +40,8 @@ def parameter_groups(
     `lr`, `weight_decay` and `name`: `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`. Raises
     [`SetrError`] if `head_learning_rate_ratio` is not positive.
     """
-    if head_learning_rate_ratio <= 0:
-        raise SetrError(f"head_learning_rate_ratio must be greater than 0, got {head_learning_rate_ratio}")
+    if not 0 < head_learning_rate_ratio < math.inf:
+        raise SetrError(f"head_learning_rate_ratio must be a number greater than 0, got {head_learning_rate_ratio}")
     heads, decayed = head_parameter_names(model), set(decay_parameter_names)
     groups: dict[str, dict[str, Any]] = {
         part + suffix: {"params": [], "lr": rate, "weight_decay": decay, "name": part + suffix}
@@ -66,10 +67,10 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
     """
     if num_training_steps < 1:
         raise SetrError(f"num_training_steps must be at least 1, got {num_training_steps}")
-    if power <= 0:
-        raise SetrError(f"power must be greater than 0, got {power}")
-    if min_lr < 0:
-        raise SetrError(f"min_lr must be at least 0, got {min_lr}")
+    if not 0 < power < math.inf:
+        raise SetrError(f"power must be a number greater than 0, got {power}")
+    if not 0 <= min_lr < math.inf:
+        raise SetrError(f"min_lr must be a number of at least 0, got {min_lr}")
 
     def factor_from(initial_lr: float) -> Callable[[int], float]:
         def factor(step: int) -> float:
@@ -79,7 +80,7 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
 
     rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
     for index, (group, rate) in enumerate(zip(optimizer.param_groups, rates)):
-        if rate <= 0:
+        if not 0 < rate < math.inf:
             name = group.get("name", index)
             raise SetrError(f"the learning rate of parameter group {name!r} must be greater than 0, got {rate}")
     return LambdaLR(optimizer, [factor_from(rate) for rate in rates])

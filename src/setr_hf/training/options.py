@@ -1,6 +1,7 @@
 """The options of the train job: a recipe's, what the command line overrides, and what follows from both."""
 
 import json
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Collection, Sequence
@@ -8,13 +9,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from ..data.arguments import DataArguments, option
 from ..errors import SetrError
 from ..files import parse_json
 from ..model.configuration_setr import SetrConfig, known_fields
-from .arguments import SetrTrainingArguments
+from ..model.image_processing_setr import MAX_WINDOW_PIXELS
+from .arguments import SCORES, SetrTrainingArguments, check_values
 from .batch_size import AUTO, split_batch
 from .recipes import Recipe, find_recipe
 
@@ -91,13 +94,35 @@ class Command:
 
     def to_dataclasses(self) -> tuple[JobArguments, SetrTrainingArguments]:
         """The options as two dataclasses, the second of which sets up devices and processes. In a batch that is still
-        to be fitted to the device, each sample is a forward pass of its own.
+        to be fitted to the device, each sample is a forward pass of its own. Raises [`SetrError`] for values that
+        Transformers refuses, and would refuse only once the data is read.
         """
         options = vars(self.options)
         if options["per_device_train_batch_size"] == AUTO:
             options = options | {"per_device_train_batch_size": 1}
         job = JobArguments(**{option.name: options[option.name] for option in fields(JobArguments)})
-        return job, self.parser.parse_dict(options)[-1]
+        try:
+            arguments = self.parser.parse_dict(options)[-1]
+        # Of a package that is not installed, a file that is not there, and a key that a configuration does not have.
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise SetrError(error) from error
+        check_supported(arguments)
+        return job, arguments
+
+
+def check_supported(arguments: TrainingArguments) -> None:
+    """Raises a [`SetrError`] for an optimizer or a tracker that is not known or not installed, of which the `Trainer`
+    would hear only once the data is read.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, TypeError, ValueError) as error:
+        raise SetrError(f"--optim-args {arguments.optim_args!r} cannot be used: {error}") from error
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise SetrError(f"--report-to {' '.join(arguments.report_to)} cannot be used: {error}") from error
 
 
 def batch_per_device(text: str) -> int | str:
@@ -143,15 +168,15 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
     return {name for name, is_superseded in rules.items() if is_superseded and name not in given}
 
 
-def read_config(text: str | None) -> dict[str, Any]:
-    """The fields of `--config`. Raises [`SetrError`] for what is not a JSON object."""
+def read_object(name: str, text: str) -> dict[str, Any]:
+    """The JSON object in an option's value. Raises [`SetrError`] for what is none."""
     try:
-        config = parse_json(text or "{}")
+        value = parse_json(text)
     except ValueError as error:
-        raise SetrError(f"--config {text!r} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise SetrError(f"--config must be a JSON object of SetrConfig fields, got {text}")
-    return config
+        raise SetrError(f"{flag(name)} {text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise SetrError(f"{flag(name)} must be a JSON object, got {text}")
+    return value
 
 
 def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = None) -> Command:
@@ -179,38 +204,72 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     parser.set_defaults(output_dir=f"outputs/train/{recipe.name if recipe else 'run'}")
     parser.set_defaults(**kept)
     options = parser.parse_args(argv)
-    options.config = kept.get("config", {}) | read_config(given.get("config"))
+    options.config = kept.get("config", {}) | read_object("config", given.get("config") or "{}")
     check_options(options, given)
     if not options.model:
         options.crop_size = options.crop_size or [DEFAULT_CROP_SIZE]
         # Neighbouring windows overlap by a third, as in the paper's test protocol.
         options.stride = options.stride or max(1, min(options.crop_size) * 2 // 3)
+    if options.crop_size:
+        check_windows(options.crop_size, options.stride or 1)
     overridden = {name: value for name, value in follows.items() if getattr(options, name) != value}
     split_batch(options, kept | given)
     return Command(parser, options, stock, recipe, overridden)
 
 
+def flag(name: str) -> str:
+    """An option's name as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_windows(crop_size: Sequence[int], stride: int) -> None:
+    """Raises a [`SetrError`] for crops that would fill the memory, and for windows with gaps between them."""
+    height, width = crop_size[0], crop_size[-1]
+    if height * width > MAX_WINDOW_PIXELS:
+        megapixels = MAX_WINDOW_PIXELS // 10**6
+        raise SetrError(f"--crop-size {height} {width} is too large: crops have at most {megapixels} megapixels")
+    if stride > min(height, width):
+        raise SetrError(f"--stride {stride} is more than the crop of {height}×{width}: windows would leave gaps")
+
+
 def check_options(options: Namespace, given: Collection[str]) -> None:
     """Raises a [`SetrError`] for options that exclude each other or are out of range."""
+    for name in given:
+        # Such as "$MODEL" when there is no such variable.
+        if getattr(options, name) == "":
+            raise SetrError(f"{flag(name)} is empty")
     if options.model:
         for name in ("config", "encoder"):
             if name in given:
-                raise SetrError(f"--{name} describes a new model: leave it out with --model, or leave out --model")
+                raise SetrError(f"{flag(name)} describes a new model: leave it out with --model, or leave out --model")
     elif options.reinitialize_classifier:
         raise SetrError("--reinitialize-classifier belongs to --model: a new model has new classifiers")
     if options.other_classes and not options.recipe:
         raise SetrError("--other-classes belongs to --recipe")
     if not options.dataset and not options.dry_run:
         raise SetrError("--dataset is missing: a folder or Hub id (--dry-run shows a recipe without)")
-    if not 0 < options.min_scale <= options.max_scale:
+    if not 0 < options.min_scale <= options.max_scale < math.inf:
         raise SetrError(f"--min-scale {options.min_scale:g} and --max-scale {options.max_scale:g} are not a range")
     if options.loss_average not in (None, "valid", "all"):
         raise SetrError(f'--loss-average must be "valid" or "all", got {options.loss_average!r}')
+    if not 0 < options.category_max_ratio <= 1:
+        raise SetrError(f"--category-max-ratio must be above 0 and at most 1, got {options.category_max_ratio:g}")
     for name in ("crop_size", "size", "test_size"):
         sides = getattr(options, name)
-        if sides is not None and (len(sides) > 2 or min(sides) < 1):
+        if sides is not None and (len(sides) > 2 or min(sides) < 1 or max(sides) >= 2**31):
             shown = " ".join(map(str, sides))
-            raise SetrError(f"--{name.replace('_', '-')} takes one or two numbers of pixels, got {shown}")
+            raise SetrError(f"{flag(name)} takes one or two numbers of pixels, got {shown}")
+    if options.stride is not None and options.stride < 1:
+        raise SetrError(f"--stride must be at least 1, got {options.stride}")
+    if options.metric_for_best_model not in {None, *SCORES, *(f"eval_{name}" for name in SCORES)}:
+        raise SetrError(
+            f"--metric-for-best-model must be one of {', '.join(SCORES)}, got {options.metric_for_best_model!r}"
+        )
+    check_values(options)
+    for name in (field.name for field in fields(TrainingArguments)):
+        value = getattr(options, name)
+        if isinstance(value, str) and value.startswith("{"):
+            read_object(name, value)
 
 
 def size_of(sides: Sequence[int]) -> dict[str, int]:

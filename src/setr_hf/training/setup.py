@@ -1,10 +1,12 @@
 """Model, image processor and checks of a train job, before its first step."""
 
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.filesize import decimal
 from torch import nn
 from torchvision.transforms import v2
 from transformers.utils import is_torch_bf16_gpu_available
@@ -20,10 +22,11 @@ from ..data.public_datasets import CLASS_NAMES
 from ..data.rows import SegmentationData
 from ..errors import SetrError
 from ..inference.loading import NotASetr, load_network, load_processor
+from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
-from .batch_size import AUTO, fit_batch_size
+from .batch_size import AUTO, available_memory, fit_batch_size
 from .description import batch_row
 from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
@@ -72,7 +75,10 @@ def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcesso
         settings |= {"size": size_of(test_size), "do_resize": True}
     if job.model:
         return load_processor(job.model, **settings)
-    return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
+    try:
+        return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
+    except ValueError as error:
+        raise SetrError(f"the sizes {settings} cannot be used: {error}") from error
 
 
 def is_classifier(name: str) -> bool:
@@ -118,9 +124,24 @@ def initialize_as_mmseg(model: SetrForSemanticSegmentation) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def check_memory(config: SetrConfig) -> None:
+    """Raises a [`SetrError`] if a new model's weights alone take more memory than is known to be left."""
+    with torch.device("meta"):
+        parameters = SetrForSemanticSegmentation(config).num_parameters()
+    with suppress(OSError):
+        available = available_memory()
+        if 4 * parameters > available:
+            raise SetrError(
+                f"a network of {parameters:,} parameters, which --config and --crop-size describe, takes "
+                f"{decimal(4 * parameters)} of memory, and {decimal(available)} are left: make it smaller"
+            )
+
+
 def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
     """A model for the data's classes, and a line that says what its weights start from."""
-    model = SetrForSemanticSegmentation(new_config(command.options, **label_set.config_fields))
+    config = new_config(command.options, **label_set.config_fields)
+    check_memory(config)
+    model = SetrForSemanticSegmentation(config)
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
     if command.options.encoder in (None, RANDOM_WEIGHTS):
@@ -217,7 +238,8 @@ def make_trainer(
         arguments.accelerator_config.dispatch_batches = False
     else:
         train_data = checked_samples(train_data, job.skip_bad_samples)
-        validation_data = checked_samples(validation_data, job.skip_bad_samples)
+    validation_data = checked_samples(validation_data.in_memory(), job.skip_bad_samples)
+    if not job.streaming:
         facts.append(("samples", f"{len(train_data):,} for training, {len(validation_data):,} for validation"))
     options = command.options
     if options.per_device_train_batch_size == AUTO:
@@ -231,15 +253,20 @@ def make_trainer(
     if not job.streaming:
         check_length(len(train_data), arguments)
     ignore_index = model.config.semantic_loss_ignore_index
-    trainer = SetrTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collate,
-        train_dataset=training_examples(
-            train_data, build_transform(job, processor), arguments.seed, ignore_index, job.skip_bad_samples
-        ),
-        eval_dataset=evaluation_examples(validation_data, ignore_index),
-        processing_class=processor,
+    train_dataset = training_examples(
+        train_data, build_transform(job, processor), arguments.seed, ignore_index, job.skip_bad_samples
     )
+    eval_dataset = evaluation_examples(validation_data, ignore_index)
+    try:
+        trainer = SetrTrainer(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+        )
+    except (ImportError, ValueError) as error:  # Of Transformers and Accelerate, on such options as report_to.
+        raise SetrError(error) from error
     trainer.run_facts = card_facts(command, job, train_data, validation_data)
     return trainer, facts

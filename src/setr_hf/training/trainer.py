@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import EvalPrediction, PreTrainedModel, SchedulerType, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput, has_length
-from transformers.training_args import ParallelMode
+from transformers.training_args import OptimizerNames, ParallelMode
 from transformers.utils import logging
 
 from ..cards.model_card import write_model_card
@@ -29,7 +29,7 @@ from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
 from ..model.image_processing_setr import SetrImageProcessor
 from ..text import markdown_text
-from .arguments import SetrTrainingArguments
+from .arguments import SCORES, SetrTrainingArguments
 from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
 from .optimization import parameter_groups, poly_schedule
 from .output_folder import (
@@ -65,7 +65,7 @@ class MeanIouOfMatrices:
             return {}
         scores = segmentation_scores(self.total)
         self.reset()
-        return {name: scores[name] for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+        return {name: scores[name] for name in SCORES}
 
 
 class EpochOfExamples(TrainerCallback):
@@ -236,22 +236,28 @@ class SetrTrainer(Trainer):
                 fully_shard(layer)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimizer; if the heads have a rate of their own, with parameter groups for them."""
+        """The stock optimizer; if the heads have a rate of their own, with parameter groups for them. Raises
+        [`SetrError`] if `args` ask for one that is not installed, or for settings that it does not have.
+        """
         model = self.model if model is None else model
+        optim = OptimizerNames(self.args.optim).value
         self.prepare_batch_norm(model)
         if self.optimizer is None and self.args.head_learning_rate_ratio != 1:
             chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
             optimizer_cls, options = chosen
             if is_optimizer_factory(optimizer_cls) or {"params", "model", "optimizer_dict"} & set(options):
                 raise SetrError(
-                    f"optim={self.args.optim} makes its own parameter groups and leaves none to the heads: set "
+                    f"optim={optim} makes its own parameter groups and leaves none to the heads: set "
                     "head_learning_rate_ratio=1, or another optim"
                 )
             decayed = self.get_decay_parameter_names(model)
             rate, ratio = self.args.learning_rate, self.args.head_learning_rate_ratio
             groups = parameter_groups(model, rate, ratio, self.args.weight_decay, decayed)
             self.optimizer_cls_and_kwargs = optimizer_cls, {**options, "params": groups}
-        return super().create_optimizer(model)
+        try:
+            return super().create_optimizer(model)
+        except (ImportError, TypeError, ValueError) as error:
+            raise SetrError(f"optim={optim} cannot be used with these settings: {error}") from error
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
