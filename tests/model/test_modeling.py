@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForSemanticSegmentation
 
 from setr_hf import SetrBackbone, SetrConfig, SetrForSemanticSegmentation, SetrModel
-from setr_hf.model.modeling_setr import segmentation_loss
+from setr_hf.model.losses_setr import segmentation_loss
 
 
 DECODERS = ["naive", "pup", "mla"]

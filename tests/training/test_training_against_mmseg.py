@@ -23,7 +23,7 @@ from training_batches import SCHEDULE_STEPS, training_batches
 from setr_hf import SetrForSemanticSegmentation
 from setr_hf.checkpoints.convert import load_original
 from setr_hf.data.examples import collate
-from setr_hf.model.modeling_setr import segmentation_loss
+from setr_hf.model.losses_setr import segmentation_loss
 from setr_hf.training.arguments import SetrTrainingArguments
 from setr_hf.training.optimization import parameter_groups, poly_schedule
 from setr_hf.training.trainer import SetrTrainer

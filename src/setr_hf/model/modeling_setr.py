@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import stochastic_depth
 from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -29,6 +28,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_setr import SetrConfig
+from .losses_setr import segmentation_loss
 
 
 # The segmentation pipeline looks class names up in these tables, which `AutoModel….register` does not extend.
@@ -528,40 +528,6 @@ class SetrBackbone(BackboneMixin, SetrModel):
         outputs = SetrModel.forward(self, pixel_values, out_indices=self.config.decoder_indices, **kwargs)
         maps, hidden_states = outputs.feature_maps, outputs.hidden_states
         return BackboneOutput(feature_maps=maps, hidden_states=hidden_states, attentions=outputs.attentions)
-
-
-def summed_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int
-) -> torch.Tensor:
-    """Cross-entropy of one image, summed over its valid pixels, after `(num_labels, h, w)` are resized to `size`."""
-    resized = resize(logits[None].float().contiguous(), size)[..., : labels.shape[0], : labels.shape[1]]
-    return F.cross_entropy(resized, labels[None], ignore_index=ignore_index, reduction="sum")
-
-
-def segmentation_loss(
-    logits: torch.Tensor, labels: torch.Tensor, size: tuple[int, int], ignore_index: int, average: str = "valid"
-) -> torch.Tensor:
-    """Mean cross-entropy over the pixels of a batch; 0 if none is valid.
-
-    The logits are resized to `size` (the image padded to whole patches) and cut to the labels, one image at a time,
-    and again in the backward pass, so that class scores at image size are held for one image only.
-
-    Args:
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, h, w)`): At any resolution.
-        labels (`torch.LongTensor` of shape `(batch_size, height, width)`): Class ids, or `ignore_index`.
-        average (`str`, defaults to `"valid"`): `"valid"` for the mean over the pixels that are not ignored. `"all"`
-            for the mean over all pixels, to which ignored ones add a loss of 0: the paper's training. The mean over
-            equal batches is then that over the whole, so gradients that are accumulated, or averaged over processes,
-            are exact. With `"valid"` each batch weighs the same, however few valid pixels it has, as in the other
-            models of Transformers.
-    """
-    total = logits.new_zeros((), dtype=torch.float32)
-    for image_logits, image_labels in zip(logits, labels):
-        total = total + checkpoint(
-            summed_cross_entropy, image_logits, image_labels, size, ignore_index, use_reentrant=False
-        )
-    count = labels.numel() if average == "all" else (labels != ignore_index).sum().clamp(min=1)
-    return total / count
 
 
 class SetrForSemanticSegmentation(SetrPreTrainedModel):
