@@ -328,12 +328,13 @@ def test_a_name_that_is_not_utf_8_is_refused(folder):
         load_segmentation_data(folder, "train")
 
 
+@pytest.mark.parametrize("name", ["images/train/1.jpg", "annotations/train/1.png"])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
-def test_what_has_the_name_of_a_photo_and_is_not_a_file_is_named(folder, make):
-    path = folder / "images/train/1.jpg"
+def test_what_has_the_name_of_a_file_and_is_not_one_is_named(folder, name, make):
+    path = folder / name
     path.unlink()
     make(path)
-    with pytest.raises(SetrError, match=r"1 of 3 samples .* the image of 1 \(.*1\.jpg\) cannot be read"):
+    with pytest.raises(SetrError, match=rf"1 of 3 samples .* of 1 \(.*{path.name}\) cannot be read"):
         checked_samples(load_segmentation_data(folder, "train"))
 
 

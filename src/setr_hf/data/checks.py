@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
-from ..text import listing
+from ..text import listing, one_line
 from .label_sets import NAMES_FILE, LabelSet
 from .rows import SegmentationData
 
@@ -75,13 +75,14 @@ def checked_samples(
     occurring = np.any([share[2] for share in shares], axis=0)
 
     if bad:
-        found = f"{len(bad)} of {len(data)} samples cannot be used: {listing([problem for _, problem in bad])}"
+        found, problems = f"{len(bad)} of {len(data)} samples cannot be used", [problem for _, problem in bad]
         if not skip_bad_samples:
-            raise SetrError(f"{found}. Repair or remove them, or leave them out with --skip-bad-samples")
+            hint = "Repair or remove them, or leave them out with --skip-bad-samples"
+            raise SetrError(f"{found}: {listing(problems)}. {hint}")
         if len(bad) == len(data):
-            raise SetrError(found)
+            raise SetrError(f"{found}: {listing(problems)}")
         if state.is_main_process:
-            logger.warning("Left out: %s", found)
+            logger.warning("Left out: %s: %s", found, "; ".join(map(one_line, problems)))
         good = set(range(len(data))).difference(index for index, _ in bad)
         data = data.select(sorted(good))
     check_occurring(occurring, data.label_set)

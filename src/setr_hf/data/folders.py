@@ -1,6 +1,7 @@
 """Folders of images and annotations as they are published: the files of a split, and what the annotations mean."""
 
 import logging
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
             files[path.stem] = path
     if unused:
         known = " ".join(sorted(suffixes))
-        logger.warning(f"{folder}: not used, as their suffixes are none of {known}: {listing(unused)}")
+        logger.warning(f"{folder}: not used, as they are not files in one of {known}: {listing(unused)}")
     return files
 
 
@@ -187,6 +188,6 @@ def read_folder(root: Path, split: str, labels: str | Path | None) -> tuple[Data
     features = {"image": Image(), "name": Value("string")}
     if files.annotations is not None:
         annotations = [*files.annotations, *unpaired]
-        columns["annotation"] = [str(path) if path.is_file() else None for path in annotations]
+        columns["annotation"] = [str(path) if os.path.lexists(path) else None for path in annotations]
         features["annotation"] = Image()
     return Dataset.from_dict(columns, features=Features(features)), label_set
