@@ -43,7 +43,7 @@ style: $(VENV)/installed  ## format the code and mend what lint can mend
 test: $(VENV)/installed  ## run the tests on all cores; SETR_HF_DATA=folder adds those on real photos
 	$(BIN)/python -m pytest -n auto
 
-test-hostile: $(VENV)/installed  ## try 10,000 hostile inputs, and those that coverage guides, and say how they ended
+test-hostile: $(VENV)/installed  ## try 20,000 hostile inputs, and those that coverage guides, and say how they ended
 	$(BIN)/pip install -q -e '.[hostile]'
 	$(BIN)/python -m pytest -n auto -m hostile tests/hostile
 

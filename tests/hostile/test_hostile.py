@@ -24,5 +24,5 @@ def test_hostile_inputs_end_well(name, part, report_endings):
     report_endings(name, try_family(name, part))
 
 
-def test_the_large_run_holds_ten_thousand_inputs():
-    assert sum(entry.count for entry in FAMILIES.values()) >= 10_000
+def test_the_large_run_holds_twenty_thousand_inputs():
+    assert sum(entry.count for entry in FAMILIES.values()) >= 20_000
