@@ -138,7 +138,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out(model):
 
 @pytest.mark.parametrize("ratio", [0, -10])
 def test_a_ratio_that_would_not_train_the_heads_is_named(model, ratio):
-    with pytest.raises(ValueError, match=f"head_learning_rate_ratio must be greater than 0, got {ratio}"):
+    with pytest.raises(ValueError, match=f"head_learning_rate_ratio must be a number greater than 0, got {ratio}"):
         groups_by_name(model(), head_learning_rate_ratio=ratio)
 
 
@@ -215,8 +215,8 @@ def test_a_new_schedule_starts_from_the_initial_rates():
     ("options", "message"),
     [
         ({"num_training_steps": 0}, "num_training_steps must be at least 1, got 0"),
-        ({"num_training_steps": 5, "power": 0}, "power must be greater than 0, got 0"),
-        ({"num_training_steps": 5, "min_lr": -1e-4}, "min_lr must be at least 0, got -0.0001"),
+        ({"num_training_steps": 5, "power": 0}, "power must be a number greater than 0, got 0"),
+        ({"num_training_steps": 5, "min_lr": -1e-4}, "min_lr must be a number of at least 0, got -0.0001"),
     ],
 )
 def test_arguments_out_of_range_are_named(options, message):

@@ -248,7 +248,7 @@ def test_windows_that_leave_gaps_are_refused_with_a_model_too(refused, scene_fol
 
 def test_a_network_larger_than_the_memory_is_refused_before_it_is_built():
     config = SetrConfig(**SMALL | {"hidden_size": 2**17, "intermediate_size": 2**19, "num_attention_heads": 1})
-    with pytest.raises(SetrError, match=r"network of 824,885,003,074 parameters .* make it smaller"):
+    with pytest.raises(SetrError, match=r"network of 824,885,003,074 parameters, .* make it smaller"):
         check_memory(config)
 
 
