@@ -21,6 +21,7 @@ from setr_hf.evaluation.settings import evaluation_settings
 from setr_hf.files import write_json
 from setr_hf.repositories import check_model
 from setr_hf.tables import print_options
+from setr_hf_ending import say_when_interrupted
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[list[str], SplitArguments, EvaluationArguments]:
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     output = evaluation.output_folder("compare", paths, source)
     settings = {"first": evaluation_settings(first, data), "second": evaluation_settings(second, data)}
 
+    say_when_interrupted(lambda: "the same command goes on")
     records = compute_records(
         output / "records",
         settings,

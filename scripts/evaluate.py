@@ -24,6 +24,7 @@ from setr_hf.evaluation.settings import evaluation_settings
 from setr_hf.evaluation.submission import server_ids, submission_files
 from setr_hf.files import whole_file
 from setr_hf.repositories import check_model
+from setr_hf_ending import say_when_interrupted
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[Namespace, SplitArguments, EvaluationArguments]:
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         return options.submit and not files[name].exists()
 
     settings = evaluation_settings(segmenter, data, options.batch_size)
+    say_when_interrupted(lambda: "the same command goes on")
     records = compute_records(
         output / "records",
         settings,
