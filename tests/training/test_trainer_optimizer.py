@@ -48,7 +48,7 @@ def test_without_ratio_and_floor_everything_is_stock(tmp_path):
     [
         ({"warmup_steps": 2}, "has no warm-up: set warmup_steps to 0"),
         ({"lr_scheduler_kwargs": {"min_lr": 0, "lr_end": 1}}, r"may also hold power, but not \['lr_end'\]"),
-        ({"head_learning_rate_ratio": 0}, "head_learning_rate_ratio must be greater than 0, got 0"),
+        ({"head_learning_rate_ratio": 0}, "head_learning_rate_ratio must be a number greater than 0, got 0"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(tmp_path, options, message):
@@ -76,7 +76,7 @@ def test_arguments_of_a_command_line(tmp_path):
     assert (arguments.remove_unused_columns, arguments.metric_for_best_model) == (False, "mean_iou")
     assert arguments.greater_is_better
     assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-4}
-    with pytest.raises(ValueError, match="num_prediction_pictures must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="num_prediction_pictures must be a number of at least 0, got -1"):
         SetrTrainingArguments(str(tmp_path), use_cpu=True, num_prediction_pictures=-1)
 
 
