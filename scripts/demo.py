@@ -25,7 +25,7 @@ from setr_hf.files import whole_file
 from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf.training.options import parse_command
-from setr_hf.training.setup import make_trainer
+from setr_hf.training.setup import has_bf16, make_trainer
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,6 +44,8 @@ def train(arguments: argparse.Namespace, train_data: SegmentationData, validatio
         options += ["--max-steps", str(arguments.max_steps)]
     if not torch.cuda.is_available():
         options.append("--use-cpu")
+    if not has_bf16(use_cpu=not torch.cuda.is_available()):
+        options += ["--bf16", "false"]
     command = parse_command(options)
     job, training_arguments = command.to_dataclasses()
     set_seed(training_arguments.seed)

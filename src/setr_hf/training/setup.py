@@ -9,7 +9,7 @@ import torch
 from rich.filesize import decimal
 from torch import nn
 from torchvision.transforms import v2
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from ..cards.benchmarks import find_benchmark
 from ..checkpoints.encoder import load_encoder
@@ -35,8 +35,22 @@ from .run_card import RunFacts
 from .trainer import SetrTrainer
 
 
+logger = logging.get_logger(__name__)
+
+
+def has_bf16(use_cpu: bool) -> bool:
+    """Whether the processor that is trained on computes in bf16 itself. Others imitate it, far slower than fp32."""
+    if not use_cpu:
+        return is_torch_bf16_gpu_available()
+    return any(value is True for name, value in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
 def check_precision(options: Namespace) -> None:
-    """Raises a [`SetrError`] for half precision that no GPU has. bf16 on the CPU works, and needs `use_cpu`."""
+    """Raises a [`SetrError`] for half precision that no GPU has. bf16 on the CPU works, and needs `use_cpu`; a warning
+    says if it is slow there.
+    """
+    if options.bf16 and options.use_cpu and not has_bf16(use_cpu=True):
+        logger.warning("This CPU imitates bf16, many times as slowly as fp32: --bf16 false is quicker")
     if options.bf16 and not options.use_cpu and not is_torch_bf16_gpu_available():
         raise SetrError(
             "bf16 needs a CUDA device that supports it, and there is none: pass --bf16 false for fp32, or --use-cpu "
