@@ -42,9 +42,10 @@ def train(arguments: argparse.Namespace, train_data: SegmentationData, validatio
     options += ["--eval-strategy", "no", "--save-strategy", "no", "--seed", "0"]
     if arguments.max_steps:
         options += ["--max-steps", str(arguments.max_steps)]
-    if not torch.cuda.is_available():
+    use_cpu = not torch.cuda.is_available()
+    if use_cpu:
         options.append("--use-cpu")
-    if not has_bf16(use_cpu=not torch.cuda.is_available()):
+    if not has_bf16(use_cpu):
         options += ["--bf16", "false"]
     command = parse_command(options)
     job, training_arguments = command.to_dataclasses()

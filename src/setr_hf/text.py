@@ -51,7 +51,7 @@ def markdown_text(text: object) -> str:
     return MARKDOWN.sub(r"\\\1", html.escape(one_line(text), quote=False))
 
 
-def listing(entries: list[str]) -> str:
+def listing(entries: list[str], most: int = NUM_NAMED) -> str:
     """The first entries, each in one line, and how many more there are."""
-    more = [f"… and {len(entries) - NUM_NAMED} more"] if len(entries) > NUM_NAMED else []
-    return "; ".join([*map(one_line, entries[:NUM_NAMED]), *more])
+    more = [f"… and {len(entries) - most} more"] if len(entries) > most else []
+    return "; ".join([*map(one_line, entries[:most]), *more])

@@ -1,6 +1,5 @@
 """Jobs on small data, and what must be true after a signal has ended one of them, whenever it came."""
 
-import json
 import os
 import random
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from data_folders import write_data
 from model_folders import NAMES, save_model
 from paths import SCRIPTS
 from PIL import Image
@@ -21,6 +21,7 @@ SMALL = '{"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "
 SMALL += '"decoder_type": "naive", "decoder_hidden_size": 16}'
 TRAIN = ["--config", SMALL, "--crop-size", "64", "--max-steps", "40", "--save-steps", "4", "--save-total-limit", "2"]
 TRAIN += ["--per-device-train-batch-size", "2", "--use-cpu", "--report-to", "none", "--dataloader-num-workers", "2"]
+NUM_PHOTOS = 24
 # The arguments of each job, in a folder made by `make_inputs`.
 JOBS = {
     "train": [*TRAIN, "--dataset", "data", "--output-dir", "out"],
@@ -35,19 +36,15 @@ JOBS = {
 def make_inputs(folder: Path):
     """`data`, a folder of images and annotations; `model`; and `cityscapes`, with its folders and names."""
     generator = np.random.default_rng(0)
+    write_data(folder / "data", NUM_PHOTOS, 96, 128, NAMES)
     for split in ("train", "val"):
-        for kind in ("images", "annotations"):
-            (folder / "data" / kind / split).mkdir(parents=True)
-        for index in range(24):
+        for index in range(NUM_PHOTOS):
             pixels = generator.integers(0, 256, (96, 128, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / f"data/images/{split}/{index}.jpg")
-            Image.fromarray(pixels[..., 0] % 4).save(folder / f"data/annotations/{split}/{index}.png")
             stem = f"{split}/ulm/ulm_{index:06d}_000019"
             for path in (f"leftImg8bit/{stem}_leftImg8bit.png", f"gtFine/{stem}_gtFine_labelIds.png"):
                 (folder / "cityscapes" / path).parent.mkdir(parents=True, exist_ok=True)
                 image = pixels if path.startswith("left") else pixels[..., 0] % 34
                 Image.fromarray(image).save(folder / "cityscapes" / path)
-    (folder / "data/labels.json").write_text(json.dumps({"id2label": dict(enumerate(NAMES))}))
     save_model(folder / "model", NAMES)
 
 

@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
+from data_folders import write_data
 from hostile import Attempt, family
-from PIL import Image
 from small_models import small_model, small_processor
 
 from setr_hf.checkpoints.export import write_public_checkpoint
@@ -136,15 +135,7 @@ def inputs() -> TemporaryDirectory:
     """`data`, two photos in each split with annotations; `model`; `public.pth`; and files that are none."""
     folder = TemporaryDirectory(prefix="hostile-inputs-")
     root = Path(folder.name)
-    generator = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for kind in ("images", "annotations"):
-            (root / "data" / kind / split).mkdir(parents=True)
-        for index in range(2):
-            pixels = generator.integers(0, 256, (32, 40, 3), np.uint8)
-            Image.fromarray(pixels).save(root / f"data/images/{split}/{index}.jpg")
-            Image.fromarray(pixels[..., 0] % 3).save(root / f"data/annotations/{split}/{index}.png")
-    (root / "data/labels.json").write_text(json.dumps({"id2label": {"0": "sky", "1": "tree", "2": "road"}}))
+    write_data(root / "data", 2, 32, 40, ["sky", "tree", "road"])
     (root / "broken.json").write_text('{"id2label": {')
     os.mkfifo(root / "pipe")
     small_model().save_pretrained(root / "model")

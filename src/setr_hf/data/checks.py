@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
-from ..text import listing, one_line
+from ..text import listing
 from .label_sets import NAMES_FILE, LabelSet
 from .rows import SegmentationData
 
@@ -82,7 +82,7 @@ def checked_samples(
         if len(bad) == len(data):
             raise SetrError(f"{found}: {listing(problems)}")
         if state.is_main_process:
-            logger.warning("Left out: %s: %s", found, "; ".join(map(one_line, problems)))
+            logger.warning("Left out: %s: %s", found, listing(problems, most=len(problems)))
         good = set(range(len(data))).difference(index for index, _ in bad)
         data = data.select(sorted(good))
     check_occurring(occurring, data.label_set)

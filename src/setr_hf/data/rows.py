@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from ..errors import SetrError
 from ..files import check_is_file
-from ..model.photos_setr import decoded, pil_to_rgb, reason_of, upright
+from ..model.photos_setr import open_photo, pil_to_rgb, reason_of, upright
 from ..text import one_line
 from .label_sets import LabelSet
 
@@ -177,10 +177,8 @@ def open_file(file: dict) -> BinaryIO:
 def decode(file: dict, what: str) -> PILImage.Image:
     """The picture in an image file, upright. Raises a [`SetrError`] that calls it `what` if it cannot be read."""
     try:
-        with open_file(file) as opened, PILImage.open(opened) as picture:
-            if picture.format == "EPS":
-                raise ValueError("PostScript is a program, which is not run")
-            return upright(decoded(picture))
+        with open_file(file) as opened:
+            return upright(open_photo(opened))
     # Pillow's readers of damaged files raise many types.
     except Exception as error:
         where = f" ({file['path']})" if file["path"] and file["bytes"] is None else ""

@@ -3,7 +3,7 @@
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -40,12 +40,19 @@ def load_photo(path: str | Path) -> Image.Image:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise ValueError("it is not a file, but a pipe or a device")  # They might be waited for.
-        with Image.open(path) as photo:
-            if photo.format == "EPS":
-                raise ValueError("PostScript is a program, which is not run")
-            return decoded(photo)
+        return open_photo(path)
     except Exception as error:  # Damaged files break Pillow's readers wherever they happen to.
         raise ValueError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
+
+
+def open_photo(file: str | Path | BinaryIO) -> Image.Image:
+    """The photo in a file, decoded; of an animation, its first frame. Raises errors of many types, as Pillow does, and
+    `ValueError` for PostScript, a program that Pillow would pass to Ghostscript.
+    """
+    with Image.open(file) as photo:
+        if photo.format == "EPS":
+            raise ValueError("PostScript is a program, which is not run")
+        return decoded(photo)
 
 
 def decoded(photo: Image.Image) -> Image.Image:

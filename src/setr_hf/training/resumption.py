@@ -2,13 +2,13 @@
 
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
+from ..checkpoints.reading import check_torch_archive
 from ..errors import SetrError
 from ..inference.loading import read_object
 
@@ -39,8 +39,11 @@ def check_checkpoint(folder: Path, model: nn.Module) -> None:
                 "another output folder from its weights (--model)"
             )
         for path in files:
-            if path.suffix in (".pt", ".pth") and not is_zipfile(path):
-                raise damaged(path, "it is not a file of torch.save, or not all of it")
+            if path.suffix in (".pt", ".pth"):
+                try:
+                    check_torch_archive(path)
+                except SetrError as error:
+                    raise damaged(path, str(error)) from error
     if (folder / CONFIG_NAME).exists():
         read_object(folder / CONFIG_NAME)
     path = folder / SAFE_WEIGHTS_NAME

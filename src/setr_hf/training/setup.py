@@ -49,13 +49,13 @@ def check_precision(options: Namespace) -> None:
     """Raises a [`SetrError`] for half precision that no GPU has. bf16 on the CPU works, and needs `use_cpu`; a warning
     says if it is slow there.
     """
-    if options.bf16 and options.use_cpu and not has_bf16(use_cpu=True):
+    if options.bf16 and not has_bf16(options.use_cpu):
+        if not options.use_cpu:
+            raise SetrError(
+                "bf16 needs a CUDA device that supports it, and there is none: pass --bf16 false for fp32, or "
+                "--use-cpu for bf16 on the CPU"
+            )
         logger.warning("This CPU imitates bf16, many times as slowly as fp32: --bf16 false is quicker")
-    if options.bf16 and not options.use_cpu and not is_torch_bf16_gpu_available():
-        raise SetrError(
-            "bf16 needs a CUDA device that supports it, and there is none: pass --bf16 false for fp32, or --use-cpu "
-            "for bf16 on the CPU"
-        )
     if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
         raise SetrError("fp16 needs a CUDA device, and this run has none: pass --fp16 false for fp32")
 
