@@ -160,9 +160,10 @@ def test_a_damaged_record_is_named_and_one_without_an_end_dropped(done, original
     write_photo(done / "photos/a.png", 9)
     assert predict(done) == 1
     assert len(records.read_bytes().splitlines()) == len(lines) + 4
-    records.write_bytes(lines[0] + b"\0\n" + lines[1])
-    with pytest.raises(SetrError, match=r"line 2 of .*/_records.jsonl is damaged: choose another output folder"):
-        predict(done)
+    for damaged in (b"\0\n", b'{"name": "a"}\n', b'{"name": 1, "photo": "a", "state": null}\n', b"[]\n"):
+        records.write_bytes(lines[0] + damaged + lines[1])
+        with pytest.raises(SetrError, match=r"line 2 of .*/_records.jsonl is damaged: choose another output folder"):
+            predict(done)
 
 
 def run_killed_at(number, folder):

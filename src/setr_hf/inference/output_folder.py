@@ -86,8 +86,10 @@ def read_records(folder: Path) -> dict[str, dict]:
     for number, line in enumerate(complete_lines(path) if path.exists() else [], start=1):
         try:
             record = json.loads(line)
+            if not isinstance(record["photo"], str) or not isinstance(record["state"], dict | None):
+                raise ValueError("photo and state are not those of a photo")
             records[name_key(record["name"])] = record
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SetrError(f"line {number} of {path} is damaged: choose another output folder") from error
     return records
 
