@@ -6,7 +6,6 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
     raise SystemExit(run_script(__file__))
 
 import argparse
-import json
 from pathlib import Path
 
 from setr_hf.cards.model_card import ModelFacts
@@ -15,18 +14,16 @@ from setr_hf.checkpoints.export import write_public_checkpoint
 from setr_hf.cli import JobParser
 from setr_hf.data.public_datasets import CLASS_NAMES
 from setr_hf.errors import SetrError
+from setr_hf.files import parse_object
 from setr_hf.hub.zoo import convert_with_card
 from setr_hf.tables import print_options
 
 
 def json_object(text: str) -> dict:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text} is not a JSON object")
-    return value
+        return parse_object(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not a JSON object: {error}") from None
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

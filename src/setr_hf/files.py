@@ -120,6 +120,14 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def parse_object(text: str) -> dict[str, Any]:
+    """As [`parse_json`], for a text that must hold an object."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}")
+    return value
+
+
 def unfinished(path: Path) -> Path:
     """Where `path` is written before it is complete: beside it, hidden, one for each process."""
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")

@@ -510,6 +510,9 @@ def test_the_script_tells_what_it_did(convert_script, save, tmp_path, capsys):
     with pytest.raises(SystemExit):
         convert_script([str(path), str(ours), "--config", "[2]"])
     assert "--config: [2] is not a JSON object" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        convert_script([str(path), str(ours), "--config", "[" * 100_000])
+    assert "is not a JSON object: it is nested too deeply" in capsys.readouterr().err
     assert convert_script([str(path), str(ours), "--config", '{"num_attention_heads": 2}']) == 0
     told = capsys.readouterr().out
     for line in (

@@ -14,7 +14,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from ..data.arguments import DataArguments, option
 from ..errors import SetrError
-from ..files import parse_json
+from ..files import parse_object
 from ..model.configuration_setr import SetrConfig, known_fields
 from ..model.image_processing_setr import MAX_WINDOW_PIXELS
 from .arguments import SCORES, SetrTrainingArguments, check_values
@@ -171,12 +171,9 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
 def read_object(name: str, text: str) -> dict[str, Any]:
     """The JSON object in an option's value. Raises [`SetrError`] for what is none."""
     try:
-        value = parse_json(text)
+        return parse_object(text)
     except ValueError as error:
-        raise SetrError(f"{flag(name)} {text!r} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise SetrError(f"{flag(name)} must be a JSON object, got {text}")
-    return value
+        raise SetrError(f"{flag(name)} {text!r} is not a JSON object: {error}") from None
 
 
 def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = None) -> Command:
