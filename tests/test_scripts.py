@@ -65,8 +65,8 @@ def test_predict_without_photographs_or_model_says_so(model_folder, tmp_path):
     assert result.stderr
 
 
-def test_demo_runs_from_scenes_to_picture_sheet(tmp_path):
-    result = run("scripts/demo.py", "--output", tmp_path, "--max-steps", 2)
+def test_demo_runs_from_photos_to_picture_sheet(scene_folder, tmp_path):
+    result = run("scripts/demo.py", "--dataset", scene_folder, "--output", tmp_path, "--max-steps", 1)
     assert "mean IoU" in result.stdout
     sheet = Image.open(tmp_path / "sheet.png")
     assert sheet.width > 3 * 300

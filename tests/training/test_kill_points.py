@@ -22,7 +22,7 @@ ARGUMENTS = {
 }
 FIRST, SECOND = ARGUMENTS | {"max_steps": 2}, ARGUMENTS | {"max_steps": 4}
 NEVER = 10**9
-SAMPLE = 8
+SAMPLE = 4
 
 
 def files(folder):

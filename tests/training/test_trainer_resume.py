@@ -222,6 +222,13 @@ def test_a_folder_with_other_files_is_free(tmp_path):
             pass
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    make_trainer(folder, {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}).train()
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -232,20 +239,12 @@ def test_a_folder_with_other_files_is_free(tmp_path):
         ({"optim_args": "momentum=0.9,nesterov=True"}, "nesterov was False, now True"),
     ],
 )
-def test_a_run_does_not_go_on_with_other_rates_than_those_it_is_given(tmp_path, change, message):
-    save = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    make_trainer(tmp_path, save).train()
-    resumed = make_trainer(tmp_path, save | change | {"max_steps": 2})
+def test_a_run_does_not_go_on_with_other_rates_than_those_it_is_given(finished, tmp_path, change, message):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    resumed = make_trainer(folder, change | {"max_steps": 2})
     with pytest.raises(ValueError, match=rf"(?s){message}.*start a run in another output folder.*--model"):
         resumed.train(resume_from_checkpoint=True)
-    assert is_complete(tmp_path / "checkpoint-1")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    make_trainer(folder, {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}).train()
-    return folder
+    assert is_complete(folder / "checkpoint-1")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
