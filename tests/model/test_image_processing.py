@@ -142,14 +142,6 @@ def test_merging_averages_overlapping_logits_and_resizes_once(processor_class):
     assert processor.post_process_semantic_segmentation(outputs)[0].shape == (40, 50)
 
 
-def test_classes_in_chunks_give_the_same_labels(monkeypatch):
-    processor, outputs = SetrImageProcessor(), SimpleNamespace(logits=torch.randn(2, 23, 8, 8))
-    expected = processor.post_process_semantic_segmentation(outputs, [(30, 40)] * 2)
-    monkeypatch.setattr("setr_hf.model.image_processing_setr.MAX_SCORES_AT_ONCE", 30 * 40 * 3)
-    chunked = processor.post_process_semantic_segmentation(outputs, [(30, 40)] * 2)
-    assert all(torch.equal(a, b) for a, b in zip(expected, chunked))
-
-
 @both_backends
 def test_photographs_of_every_kind_become_the_same_rgb(processor_class, photo, tmp_path):
     processor = processor_class(do_resize=False)

@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..errors import SetrError
-from ..model.image_processing_setr import MAX_SCORES_AT_ONCE, check_logits, merge_windows, resize_scores
+from ..model.image_processing_setr import check_logits
+from ..model.label_maps_setr import grid_of, label_map_of, mean_probability_tiles, score_tiles
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
 from ..model.photos_setr import decoded, upright
 from .photos import upright_rgb
@@ -112,24 +113,6 @@ def segment_single_scale(
     return label_maps
 
 
-def add_probabilities(
-    total: torch.Tensor, logits: torch.Tensor, offsets: list[list[int]], mirrored: bool, weight: int
-) -> None:
-    """Adds the class probabilities of one view, `weight` times, to `total` of shape `(num_labels, height, width)`.
-
-    Memory holds one more tensor of the size of `total`, and scores at the view's own size for a few classes at a time.
-    """
-    scores = torch.empty_like(total)
-    chunk_size = max(1, MAX_SCORES_AT_ONCE // (offsets[0][4] * offsets[0][5]))
-    for start in range(0, len(total), chunk_size):
-        classes = slice(start, start + chunk_size)
-        merged = merge_windows(logits[:, classes], offsets)
-        scores[classes] = resize_scores(merged.flip(-1) if mirrored else merged, (total.shape[1], total.shape[2]))
-    # Softmax in place.
-    scores.sub_(scores.amax(dim=0)).exp_()
-    total.add_(scores.div_(scores.sum(dim=0)), alpha=weight)
-
-
 def segment_multi_scale(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
@@ -153,12 +136,13 @@ def segment_multi_scale(
             views.append(preprocessed(processor, view, input_data_format="channels_first", **as_it_is))
             mirrored.append(mirror)
             weights.append(weight)
-    total = torch.zeros((model.config.num_labels, photo.height, photo.width), device=model.device)
-    for view, mirror, weight, logits in zip(views, mirrored, weights, window_logits(model, views, window_batch_size)):
+    size = (photo.height, photo.width)
+    tiles = []
+    for view, mirror, logits in zip(views, mirrored, window_logits(model, views, window_batch_size)):
         with users_mistakes():
             check_logits(logits, view["patch_offsets"])
-        add_probabilities(total, logits[0], view["patch_offsets"][0].tolist(), mirror, weight)
-    return total.argmax(dim=0)
+            tiles.append(score_tiles(*grid_of(logits[0], view["patch_offsets"][0].tolist(), size, mirror)))
+    return label_map_of(mean_probability_tiles(tiles, weights), size, model.device)
 
 
 def checked_photo(photo: Any, index: int, normalize: Callable[[Image.Image], Image.Image]) -> Image.Image:

@@ -1,8 +1,7 @@
 """Image processors of SETR, torchvision and PIL backends: photos in, windows out, label maps back from the logits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput
 
+from .label_maps_setr import grid_of, kept, label_map_of, score_tiles
 from .photos_setr import (
     channels_first_rgb,
     check_intensities,
@@ -44,8 +44,6 @@ from .photos_setr import (
 
 
 IGNORED_LABEL = 255
-# Class scores at image size are computed for as many classes at a time as stay below this count (128 MB in fp32).
-MAX_SCORES_AT_ONCE = 2**25
 # Limits on what is made of a photo, many times what the published protocols need; photos that are larger by themselves
 # are not refused.
 MAX_ENLARGED_PIXELS = 64 * 10**6
@@ -297,33 +295,6 @@ def label_map_tensor(segmentation_map: Any) -> torch.Tensor:
             f"{tuple(labels.shape)}; maps that encode classes as colours must be converted to ids first"
         )
     return labels
-
-
-def resize_scores(scores: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Bilinear resizing of `(num_labels, height, width)`, corners not aligned."""
-    if tuple(scores.shape[-2:]) == tuple(size):
-        return scores
-    return F.interpolate(scores[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
-
-
-def merge_windows(logits: torch.Tensor, offsets: list[list[int]]) -> torch.Tensor:
-    """Logits of windows, averaged where windows overlap: `(num_labels, image_height, image_width)`.
-
-    Args:
-        logits (`torch.Tensor` of shape `(num_windows, num_labels, h, w)`): At the windows' size or a lower resolution.
-        offsets: For each window top, left, height, width, image height and image width in pixels.
-    """
-    image_height, image_width = offsets[0][4:]
-    merged = logits.new_zeros((logits.shape[1], image_height, image_width), dtype=torch.float32)
-    counts = logits.new_zeros((image_height, image_width), dtype=torch.float32)
-    for window_logits, (top, left, height, width, _, _) in zip(logits.float(), offsets):
-        if window_logits.shape[-2] < height or window_logits.shape[-1] < width:
-            window_logits = resize_scores(window_logits, (height, width))
-        merged[:, top : top + height, left : left + width] += window_logits[:, :height, :width]
-        counts[top : top + height, left : left + width] += 1
-    if not counts.all():
-        raise ValueError("windows leave gaps in their image")
-    return merged.div_(counts)
 
 
 class SetrImageProcessorMixin:
@@ -640,7 +611,8 @@ class SetrImageProcessorMixin:
 
         Raises:
             `ValueError`: there are more or fewer `target_sizes` than images, one of them is not a positive height and
-                width, the batch is empty, or logits are not finite.
+                width, the batch is empty, logits are not finite, or the windows of an image are not a grid of rows and
+                columns that covers it.
         """
         logits, patch_offsets = outputs.logits, getattr(outputs, "patch_offsets", None)
         check_logits(logits, patch_offsets)
@@ -657,34 +629,15 @@ class SetrImageProcessorMixin:
             size = offsets[0][4:] if offsets else image_logits.shape[-2:]
             if target_size is not None:
                 size = whole_sides(target_size, f"target_sizes[{index}]")
-            scores_of = partial(self._scores, image_logits, offsets, size)
+            with named(f"patch_offsets of image {index}"):
+                tiles = score_tiles(*grid_of(image_logits[: len(offsets)] if offsets else image_logits, offsets, size))
             if return_segmentation_scores:
-                scores = scores_of(slice(None))
-                data = {"segmentation": scores.argmax(dim=0), "segmentation_scores": scores}
-                results.append(SemanticSegmentationPostProcessorOutput(data=data))
+                scores = logits.new_empty((logits.shape[-3], *size), dtype=torch.float32)
+                data = {"segmentation": label_map_of(kept(tiles, scores), size, logits.device)}
+                results.append(SemanticSegmentationPostProcessorOutput(data={**data, "segmentation_scores": scores}))
             else:
-                chunk_size = max(1, MAX_SCORES_AT_ONCE // (size[0] * size[1]))
-                results.append(self._best_labels(scores_of, image_logits.shape[-3], chunk_size))
+                results.append(label_map_of(tiles, size, logits.device))
         return results
-
-    @staticmethod
-    def _scores(logits: torch.Tensor, offsets: list[list] | None, size: Sequence[int], classes: slice) -> torch.Tensor:
-        if offsets is None:
-            return resize_scores(logits[classes].float(), size)
-        return resize_scores(merge_windows(logits[: len(offsets), classes], offsets), size)
-
-    @staticmethod
-    @torch.no_grad()
-    def _best_labels(scores_of: Callable[[slice], torch.Tensor], num_labels: int, chunk_size: int) -> torch.Tensor:
-        """The argmax over classes, with the scores of `chunk_size` classes in memory; the first of equals wins."""
-        best_scores, best_labels = scores_of(slice(0, chunk_size)).max(dim=0)
-        for start in range(chunk_size, num_labels, chunk_size):
-            scores, labels = scores_of(slice(start, start + chunk_size)).max(dim=0)
-            # In place and freed, since each tensor of a photo of 100 megapixels has 400 or 800 MB.
-            torch.where(scores > best_scores, labels.add_(start), best_labels, out=best_labels)
-            torch.maximum(scores, best_scores, out=best_scores)
-            del scores, labels
-        return best_labels
 
 
 class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):

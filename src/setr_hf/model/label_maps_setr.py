@@ -1,0 +1,264 @@
+"""Scores and label maps at any size from the logits of windows, a tile of pixels at a time.
+
+Upsampling windows, averaging them where they overlap and resizing the result are linear, and separable: the scores of
+a class are rows @ logits @ columns.T, with a matrix for each axis and the logits of all windows side by side. As few
+samples as bear on a tile are multiplied, so that nothing is ever held at the size of the image for all classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from .interpolation_setr import interpolation_matrix
+
+
+class TileSize(NamedTuple):
+    """Pixels of a tile: `rows` × `columns` are computed at a time, of a strip of `strip_rows` that share the products
+    along the columns.
+    """
+
+    strip_rows: int
+    rows: int
+    columns: int
+
+
+# Of 150 classes, on a CPU few enough pixels for its cache and enough to outweigh the calls; elsewhere enough to keep
+# the device busy.
+CPU_TILE = TileSize(128, 16, 64)
+DEVICE_TILE = TileSize(512, 256, 512)
+
+# Rows and columns in an image, and their scores `(rows, columns, num_labels)`.
+ScoreTile = tuple[slice, slice, torch.Tensor]
+
+
+class AxisWeights:
+    """How the scores along one axis of an image come from the samples of the windows along it.
+
+    Args:
+        windows (`Sequence[tuple[int, int]]`): Start and length in pixels of each window.
+        length (`int`): That of the axis on which the windows lie.
+        num_samples (`int`): How many samples a window has.
+        are_resized (`bool`): Whether the samples of a window are resized to its length. If not, each is a pixel, and
+            those beyond its length are padding.
+        new_length (`int`): What the axis is resized to after windows have been averaged.
+        is_mirrored (`bool`): Whether its order is reversed before.
+
+    Raises:
+        `ValueError`: a pixel is in none of the windows.
+    """
+
+    def __init__(
+        self,
+        windows: Sequence[tuple[int, int]],
+        length: int,
+        num_samples: int,
+        are_resized: bool,
+        new_length: int,
+        is_mirrored: bool = False,
+    ):
+        self.length = new_length
+        counts = torch.zeros(length)
+        for start, window_length in windows:
+            counts[start : start + window_length] += 1
+        if not counts.all():
+            raise ValueError("windows leave gaps in their image")
+        # For each window the first pixel that it has a part in, and the weights (pixels, num_samples) from there on.
+        self.parts: list[tuple[int, torch.Tensor]] = []
+        for start, window_length in windows:
+            pixels = slice(start, start + window_length)
+            own = interpolation_matrix(num_samples, window_length) if are_resized else torch.eye(num_samples)
+            weights = own[:window_length] / counts[pixels, None]
+            if is_mirrored:
+                start, weights = length - start - window_length, weights.flip(0)
+            if new_length != length:
+                placed = F.pad(weights.T, (start, length - start - window_length))
+                placed = F.interpolate(placed[None], size=new_length, mode="linear")[0].T
+                used = placed.any(1).nonzero()
+                # A window may fall between the samples of an axis that shrinks.
+                start, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+                weights = placed[start:stop].clone()
+            self.parts.append((start, weights))
+
+    def of(self, pixels: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The samples that some pixels come from, as their windows and their indices in these, both `(n,)`, and their
+        weights `(pixels, n)`. They are in the order of their places, so that neighbours come from neighbours.
+        """
+        chosen = []
+        for index, (start, weights) in enumerate(self.parts):
+            first, stop = max(pixels.start, start), min(pixels.stop, start + len(weights))
+            if first < stop:
+                part = weights[first - start : stop - start]
+                samples = part.any(0).nonzero()[:, 0]
+                part = F.pad(part[:, samples].T, (first - pixels.start, pixels.stop - stop))
+                chosen.append((torch.full_like(samples, index), samples, part))
+        windows, samples, weights = (torch.cat(parts) for parts in zip(*chosen))
+        places = weights @ torch.arange(weights.shape[1], dtype=weights.dtype) / weights.sum(1)
+        order = places.argsort()
+        return windows[order], samples[order], weights[order].T.contiguous()
+
+
+class WindowGrid(NamedTuple):
+    """Windows over an image in rows and columns, and how scores at any size come from their logits."""
+
+    rows: AxisWeights
+    columns: AxisWeights
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the scores."""
+        return self.rows.length, self.columns.length
+
+
+def grid_of(
+    logits: torch.Tensor,
+    offsets: Sequence[Sequence[int]] | None,
+    size: Sequence[int],
+    is_mirrored: bool = False,
+) -> tuple[torch.Tensor, WindowGrid]:
+    """The logits of an image by rows and columns of windows, and how scores of `size` come from them.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_windows, num_labels, h, w)`, or `(num_labels, h, w)` without `offsets`):
+            At the windows' size or a lower resolution. If a window is larger than its logits along a side, they are
+            resized to it, else they are cut to it.
+        offsets (`Sequence[Sequence[int]]`, *optional*): For each window top, left, height, width, image height and
+            image width in pixels. Without them the logits are those of the whole image.
+        size (`Sequence[int]`): Height and width in pixels that the image is resized to, bilinearly, corners not
+            aligned, after its windows have been averaged.
+        is_mirrored (`bool`): Whether the image is turned left to right before it is resized.
+
+    Returns:
+        `tuple[torch.Tensor, WindowGrid]`: The logits `(rows, columns, num_labels, h, w)`, and the grid.
+
+    Raises:
+        `ValueError`: the windows are not a grid of rows and columns, or leave gaps.
+    """
+    height, width = logits.shape[-2:]
+    if offsets is None:
+        logits, offsets = logits[None], [[0, 0, height, width, height, width]]
+    rows, columns = (sorted({(offset[axis], offset[axis + 2]) for offset in offsets}) for axis in (0, 1))
+    places = {tuple(offset[:4]): index for index, offset in enumerate(offsets)}
+    in_order = [places.get((top, left, high, wide)) for top, high in rows for left, wide in columns]
+    are_resized = {height < offset[2] or width < offset[3] for offset in offsets}
+    if None in in_order or len(in_order) != len(offsets) or len(are_resized) > 1:
+        raise ValueError(
+            f"the {len(offsets)} windows are not a grid of {len(rows)} rows and {len(columns)} columns, each window "
+            "once, all larger than their logits or none"
+        )
+    if in_order != list(range(len(offsets))):
+        logits = logits[in_order]
+    image_height, image_width = offsets[0][4:]
+    grid = WindowGrid(
+        AxisWeights(rows, image_height, height, True in are_resized, size[0]),
+        AxisWeights(columns, image_width, width, True in are_resized, size[1], is_mirrored),
+    )
+    return logits.unflatten(0, (len(rows), len(columns))), grid
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products of fp32 matrices are computed in fp32, under autocast and where TF32 or bf16 is admitted too."""
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    precisions = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, precisions):
+            backend.fp32_precision = precision
+
+
+def slices(start: int, stop: int, length: int) -> Iterator[slice]:
+    """The slices of `length`, the last one shorter, from `start` up to `stop`."""
+    for first in range(start, stop, length):
+        yield slice(first, min(first + length, stop))
+
+
+@torch.no_grad()
+def score_tiles(
+    logits: torch.Tensor, grid: WindowGrid, rows: slice | None = None, first_window_row: int = 0
+) -> Iterator[ScoreTile]:
+    """The scores of an image in fp32, tile by tile: of all pixels, or of some rows of them.
+
+    Args:
+        logits (`torch.Tensor` of shape `(rows, columns, num_labels, h, w)`): Of the grid's windows, on any device and
+            in any precision.
+        grid ([`WindowGrid`]): As [`grid_of`] returns it.
+        rows (`slice`, *optional*): The rows of pixels; by default all.
+        first_window_row (`int`, defaults to 0): Which row of windows `logits` begin with. They need not hold more than
+            the windows that `rows` lie in.
+
+    Yields:
+        `tuple[slice, slice, torch.FloatTensor]`: Rows, columns and the scores of shape `(rows, columns, num_labels)`,
+        on the device of the logits. The tiles of grids of the same size are the same.
+    """
+    device, num_labels = logits.device, logits.shape[2]
+    tile = CPU_TILE if device.type == "cpu" else DEVICE_TILE
+    height, width = grid.size
+    columns = []
+    for pixels in slices(0, width, tile.columns):
+        windows, samples, weights = grid.columns.of(pixels)
+        columns.append((pixels, windows.to(device), samples.to(device), weights.to(device)))
+    start, stop = (0, height) if rows is None else (rows.start, rows.stop)
+    for strip in slices(start, stop, tile.strip_rows):
+        windows, samples, weights = grid.rows.of(strip)
+        row_windows, row_samples = ((part[:, None]).to(device) for part in (windows - first_window_row, samples))
+        groups = []
+        for pixels in slices(strip.start, strip.stop, tile.rows):
+            own = weights[pixels.start - strip.start : pixels.stop - strip.start]
+            used = own.any(0).nonzero()
+            sources = slice(int(used[0]), int(used[-1]) + 1)
+            groups.append((pixels, sources, own[:, sources].to(device)))
+        for pixel_columns, column_windows, column_samples, column_weights in columns:
+            samples = logits[row_windows, column_windows, :, row_samples, column_samples].float()
+            with full_precision(device):
+                stretched = torch.bmm(column_weights.expand(len(samples), -1, -1), samples).flatten(1)
+            for pixel_rows, sources, row_weights in groups:
+                with full_precision(device):
+                    scores = torch.mm(row_weights, stretched[sources])
+                yield pixel_rows, pixel_columns, scores.view(len(scores), -1, num_labels)
+
+
+@torch.no_grad()
+def mean_probability_tiles(views: Sequence[Iterator[ScoreTile]], weights: Sequence[float]) -> Iterator[ScoreTile]:
+    """The class probabilities of an image, averaged over the tiles of scores that several views of it have.
+
+    Args:
+        views (`Sequence[Iterator[ScoreTile]]`): For each view its [`score_tiles`], all of the same size and device.
+        weights (`Sequence[float]`): Weight of each view in the mean.
+
+    Yields:
+        `tuple[slice, slice, torch.FloatTensor]`: Rows, columns and probabilities `(rows, columns, num_labels)`.
+    """
+    total = sum(weights)
+    for tiles in zip(*views):
+        rows, columns, scores = tiles[0]
+        mean = scores.softmax(-1) * (weights[0] / total)
+        for (_, _, scores), weight in zip(tiles[1:], weights[1:]):
+            mean.add_(scores.softmax(-1), alpha=weight / total)
+        yield rows, columns, mean
+
+
+def kept(tiles: Iterator[ScoreTile], scores: torch.Tensor) -> Iterator[ScoreTile]:
+    """The same tiles, which are written to `scores` of shape `(num_labels, height, width)` as they pass."""
+    for rows, columns, tile in tiles:
+        scores[:, rows, columns] = tile.permute(2, 0, 1)
+        yield rows, columns, tile
+
+
+def label_map_of(tiles: Iterator[ScoreTile], size: Sequence[int], device: torch.device) -> torch.Tensor:
+    """The class of the highest score of each pixel, the first of equals, as int64 `(height, width)`."""
+    label_map = torch.empty(tuple(size), dtype=torch.int64, device=device)
+    for rows, columns, scores in tiles:
+        if device.type == "cpu":
+            # NumPy's is several times as fast as that of torch.
+            np.argmax(scores.numpy(), axis=-1, out=label_map[rows, columns].numpy())
+        else:
+            label_map[rows, columns] = scores.argmax(-1)
+    return label_map
