@@ -206,7 +206,7 @@ def test_weights_that_are_not_finite_give_no_label_map(any_model, processor, sca
     crop=st.integers(3, 40),
     fraction=st.floats(0.3, 1),
     crops=st.floats(0, 2.5),
-    window_batch_size=st.integers(2, 9),
+    window_batch_size=st.integers(1, 9),
 )
 def test_photos_of_any_size_follow_the_protocol_alone_and_together(
     any_model, sizes, crop, fraction, crops, window_batch_size

@@ -13,7 +13,7 @@ from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..errors import SetrError
 from ..model.image_processing_setr import check_logits
-from ..model.label_maps_setr import grid_of, label_map_of, mean_probability_tiles, score_tiles
+from ..model.label_maps_setr import ScoreTile, grid_of, label_map_of, mean_probability_tiles, score_tiles
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
 from ..model.photos_setr import decoded, upright
 from .photos import upright_rgb
@@ -113,14 +113,14 @@ def segment_single_scale(
     return label_maps
 
 
-def segment_multi_scale(
+def multi_scale_tiles(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     photo: Image.Image,
     scales: tuple[float, ...],
     window_batch_size: int,
-) -> torch.Tensor:
-    """The label map of the class probabilities averaged over all scales and mirror images.
+) -> Iterator[ScoreTile]:
+    """The class probabilities of a photo, averaged over all scales and mirror images, tile by tile.
 
     In every view the short side is `scale` × the processor's, but not less than the crop, and the long side follows
     without a limit; overlapping windows are averaged as logits and resized to the photo's size before the softmax.
@@ -128,8 +128,8 @@ def segment_multi_scale(
     views, mirrored, weights = [], [], []
     as_it_is = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
     for short_side, weight in short_sides(processor, scales).items():
-        size = {"shortest_edge": short_side}
-        inputs = preprocessed(processor, photo, size=size, do_convert_rgb=False, do_split_image=False)
+        view_size = {"shortest_edge": short_side}
+        inputs = preprocessed(processor, photo, size=view_size, do_convert_rgb=False, do_split_image=False)
         image = inputs["pixel_values"][0]
         for mirror in (False, True):
             view = image.flip(-1) if mirror else image
@@ -142,7 +142,7 @@ def segment_multi_scale(
         with users_mistakes():
             check_logits(logits, view["patch_offsets"])
             tiles.append(score_tiles(*grid_of(logits[0], view["patch_offsets"][0].tolist(), size, mirror)))
-    return label_map_of(mean_probability_tiles(tiles, weights), size, model.device)
+    return mean_probability_tiles(tiles, weights)
 
 
 def checked_photo(photo: Any, index: int, normalize: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -210,5 +210,8 @@ def segment(
             label_maps = segment_single_scale(model, processor, photos, window_batch_size)
         else:
             check_multi_scale(processor, scales)
-            label_maps = [segment_multi_scale(model, processor, photo, scales, window_batch_size) for photo in photos]
+            label_maps = []
+            for photo in photos:
+                tiles = multi_scale_tiles(model, processor, photo, scales, window_batch_size)
+                label_maps.append(label_map_of(tiles, (photo.height, photo.width), model.device))
         return [label_map.cpu() for label_map in label_maps]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .interpolation_setr import interpolation_matrix
+from .interpolation_setr import interpolation_matrix, slices
 
 
 class TileSize(NamedTuple):
@@ -96,7 +96,7 @@ class AxisWeights:
                 part = F.pad(part[:, samples].T, (first - pixels.start, pixels.stop - stop))
                 chosen.append((torch.full_like(samples, index), samples, part))
         windows, samples, weights = (torch.cat(parts) for parts in zip(*chosen))
-        places = weights @ torch.arange(weights.shape[1], dtype=weights.dtype) / weights.sum(1)
+        places = (weights * torch.arange(weights.shape[1])).sum(1) / weights.sum(1)
         order = places.argsort()
         return windows[order], samples[order], weights[order].T.contiguous()
 
@@ -162,22 +162,15 @@ def grid_of(
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Products of fp32 matrices are computed in fp32, under autocast and where TF32 or bf16 is admitted too."""
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-    precisions = [backend.fp32_precision for backend in backends]
+    backends = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
+    matmul = backends.matmul
+    precision = matmul.fp32_precision
     try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
+        matmul.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for backend, precision in zip(backends, precisions):
-            backend.fp32_precision = precision
-
-
-def slices(start: int, stop: int, length: int) -> Iterator[slice]:
-    """The slices of `length`, the last one shorter, from `start` up to `stop`."""
-    for first in range(start, stop, length):
-        yield slice(first, min(first + length, stop))
+        matmul.fp32_precision = precision
 
 
 @torch.no_grad()

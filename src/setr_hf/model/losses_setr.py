@@ -5,13 +5,13 @@ matrix products, and the gradient of the scores goes back by the transposed ones
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from .interpolation_setr import interpolation_matrix, source_range
+from .interpolation_setr import interpolation_matrix, slices, source_range
 
 
 # Scores in a tile: on a CPU few enough for its cache and enough to outweigh the calls, elsewhere enough to keep the
@@ -22,12 +22,6 @@ DEVICE_TILE_SCORES = 2**24
 TILE_ROWS = 16
 # Powers of two from here up to 0 are ordinary numbers of fp32, and so are their sums.
 LOWEST_EXPONENT = -100
-
-
-def tiles(length: int, tile_length: int) -> Iterator[slice]:
-    """The slices of `tile_length`, the last one shorter, that `length` samples consist of."""
-    for start in range(0, length, tile_length):
-        yield slice(start, min(start + tile_length, length))
 
 
 def sum_over_tiles(
@@ -55,13 +49,13 @@ def sum_over_tiles(
     tile_height = max(tile_pixels // tile_width, 1)
     sums = []
     gradient = torch.zeros_like(maps) if needs_gradient else None
-    for columns in tiles(width, tile_width):
+    for columns in slices(0, width, tile_width):
         source_columns = slice(*source_range(columns.start, columns.stop, source_width, size[1]))
         weights = all_columns[columns, source_columns].expand(source_height, -1, -1)
         # One tile wide and as high as the source: (h, tile_width * num_labels).
         stretched = torch.bmm(weights, maps[:, source_columns]).flatten(1)
         stretched_gradient = torch.zeros_like(stretched) if needs_gradient else None
-        for rows in tiles(height, tile_height):
+        for rows in slices(0, height, tile_height):
             source_rows = slice(*source_range(rows.start, rows.stop, source_height, size[0]))
             row_weights = all_rows[rows, source_rows]
             scores = torch.mm(row_weights, stretched[source_rows])
