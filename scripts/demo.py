@@ -22,10 +22,11 @@ from setr_hf.data.arguments import DataArguments, load_data
 from setr_hf.data.rows import SegmentationData
 from setr_hf.data.scenes import make_scenes
 from setr_hf.files import whole_file
+from setr_hf.inference.devices import has_bf16
 from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.metrics import confusion_matrix, segmentation_scores
 from setr_hf.training.options import parse_command
-from setr_hf.training.setup import has_bf16, make_trainer
+from setr_hf.training.setup import make_trainer
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

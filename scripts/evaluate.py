@@ -31,13 +31,10 @@ def parse_arguments(argv: list[str] | None) -> tuple[Namespace, SplitArguments, 
     parser = JobParser((SplitArguments, EvaluationArguments), description=__doc__)
     option = parser.add_argument
     option("--model", required=True, help="folder or Hub id of a model")
-    option("--scales", nargs="+", type=float, metavar="RATIO", help="for --protocol multi, if not the published ones")
     option("--batch-size", type=positive, default=1, help="photos at a time")
     option("--submit", action="store_true", help="write label maps for the server of the data set")
     option("--update-card", action="store_true", help="add the result to the model's card")
     options = parser.parse_args(argv)
-    if options.scales and options.protocol == "single":
-        parser.error("--scales belongs to --protocol multi")
     if options.update_card and (options.limit or options.skip_bad_samples):
         parser.error("--update-card takes results of a whole split only: leave out --limit and --skip-bad-samples")
     return options, *parser.parse_dict(vars(options), allow_extra_keys=True)
@@ -50,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     data = load_data(source, source.split)
     if not data.has_annotations and not options.submit:
         raise SetrError(f"{source.dataset} has no annotations to evaluate against: pass --submit for label maps")
-    segmenter = load_segmenter(options.model, data.label_set, evaluation, state.device, options.scales)
+    segmenter = load_segmenter(options.model, data.label_set, evaluation, state.device)
     output = evaluation.output_folder("evaluate", [options.model], source)
     ids = server_ids(data.label_set) if options.submit else None
     submission = output / "submission"

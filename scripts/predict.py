@@ -5,130 +5,135 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
 
     raise SystemExit(run_script(__file__))
 
-import argparse
-import errno
-import os
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
-from transformers import BaseImageProcessor, PreTrainedModel
 
-from setr_hf.cli import JobParser
-from setr_hf.data.folders import IMAGE_SUFFIXES
+from setr_hf.cli import JobParser, positive, usable_device
+from setr_hf.data.public_datasets import protocol_scales
 from setr_hf.errors import SetrError
 from setr_hf.files import folder_lock
+from setr_hf.inference.arguments import ProtocolArguments
+from setr_hf.inference.devices import warn_if_imitated
 from setr_hf.inference.loading import load_model
 from setr_hf.inference.output_folder import (
-    add_record,
+    RECORDS_FILE,
     check_overwrites_nothing,
     is_done,
     open_records,
     photo_state,
+    record_results,
     result_names,
-    write_results,
 )
+from setr_hf.inference.photo_files import PhotoFiles, find_photos
 from setr_hf.inference.photos import read_photo
 from setr_hf.inference.pictures import class_colors
-from setr_hf.inference.settings import digest, model_settings
-from setr_hf.inference.sliding_windows import segment
+from setr_hf.inference.segmenter import Segmenter, read_ahead, segment_each
+from setr_hf.inference.settings import digest
+from setr_hf.progress import progress_bar
 from setr_hf.repositories import check_model
 from setr_hf.text import one_line
 from setr_hf_ending import say_when_interrupted
 
 
-# What a file system says of a name that is too long, or has characters that it does not take.
-UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
-
-
-def usable_device(name: str) -> torch.device:
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = one_line(error, 200)
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {reason}") from None
-    return torch.device(name)
-
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> tuple[Namespace, ProtocolArguments]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser = JobParser(description=__doc__)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of photos")
-    parser.add_argument("--model", required=True, help="folder or Hub id of a SETR model")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the results, created if missing")
-    parser.add_argument("--device", type=usable_device, default=device, help="where the model computes")
-    return parser.parse_args(argv)
+    parser = JobParser(ProtocolArguments, description=__doc__)
+    option = parser.add_argument
+    option("inputs", nargs="+", metavar="PHOTO", help="photos, folders of photos, or patterns such as 'a/**/*.jpg'")
+    option("--model", required=True, help="folder or Hub id of a SETR model")
+    option("--output", required=True, type=Path, help="folder for the results, resumed if it exists")
+    option("--device", type=usable_device, default=device, help="where the model computes: cpu, cuda, cuda:1, mps")
+    option("--batch-size", type=positive, default=1, help="photos at a time")
+    options = parser.parse_args(argv)
+    (protocol,) = parser.parse_dict(vars(options), allow_extra_keys=True)
+    return options, protocol
 
 
-def find_photos(inputs: list[Path]) -> list[Path]:
-    """The given files, and the image files in the given folders, in order."""
-    photos: list[Path] = []
-    for path in inputs:
-        if os.path.isdir(path):
-            photos += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        else:
-            photos.append(path)
-    return photos
+def photos_in(inputs: list[str]) -> PhotoFiles:
+    """The photos of the command line; says what was left out. Raises [`SetrError`] if there are none."""
+    found = find_photos(inputs, marker=RECORDS_FILE)
+    for line in found.left_out():
+        print(one_line(line), file=sys.stderr)
+    if not found.photos:
+        reasons = [f"; {folder} cannot be read: {reason}" for folder, reason in found.unreadable.items()]
+        raise SetrError(f"no photos found in {', '.join(inputs)}{''.join(reasons)}")
+    return found
 
 
-def segmented(path: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> tuple[Image.Image, np.ndarray]:
-    """The photo in a file, and its label map. Raises [`SetrError`] that names the file."""
-    photo = read_photo(path)
-    try:
-        label_map = segment(model, processor, [photo])[0].numpy()
-    except SetrError as error:
-        raise SetrError(f"{path}: {error}") from error
-    return photo, label_map.astype(np.uint8 if model.config.num_labels <= 256 else np.uint16)
+def load_segmenter(path: str, protocol: ProtocolArguments, device: torch.device) -> Segmenter:
+    warn_if_imitated(protocol.dtype, device)
+    model, processor = load_model(path, protocol.dtype, device)
+    scales = protocol_scales(protocol.protocol, protocol.scales, model.config.dataset, model.config.decoder_type)
+    return Segmenter(model, processor, scales, protocol.window_batch_size)
 
 
-def process_photo(
-    path: Path, name: str, output: Path, model: PreTrainedModel, processor: BaseImageProcessor, colors: list[list[int]]
-) -> str | None:
-    """Segments a photo and writes its results, or returns a line that names it and says why not."""
+class ReadPhoto(NamedTuple):
+    """A photo, or why it cannot be read; the name of its results; and its file's state before it was read."""
+
+    path: Path
+    name: str
+    state: dict[str, int] | None
+    photo: Image.Image | SetrError
+
+
+def read(path: Path, name: str) -> ReadPhoto:
     state = photo_state(path)
     try:
-        photo, label_map = segmented(path, model, processor)
+        return ReadPhoto(path, name, state, read_photo(path))
     except SetrError as error:
-        return str(error)
-    try:
-        add_record(output, name, path, None)
-        write_results(output, name, photo, label_map, colors, model.config.id2label)
-        add_record(output, name, path, state)
-    except OSError as error:
-        if error.errno not in UNFIT_NAME:
-            raise
-        return one_line(f"{path}: its results cannot have its name: {error.strerror}")
-    return None
+        return ReadPhoto(path, name, state, error)
+
+
+def process_group(group: list[ReadPhoto], output: Path, segmenter: Segmenter, colors: list[list[int]]) -> list[str]:
+    """Segments photos and writes their results; returns a line for each that has none, which says why."""
+    photos = [item.photo for item in group if not isinstance(item.photo, SetrError)]
+    results = segment_each(segmenter, photos)
+    label_maps = iter(results)
+    failures = []
+    for path, name, state, photo in group:
+        if isinstance(photo, SetrError):
+            failures.append(str(photo))
+        elif isinstance(label_map := next(label_maps), SetrError):
+            failures.append(str(SetrError(f"{path}: {label_map}")))
+        else:
+            id2label = segmenter.model.config.id2label
+            failure = record_results(output, name, path, state, photo, label_map.numpy(), colors, id2label)
+            failures += [failure] if failure else []
+    return failures
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    output = arguments.output
-    photos = find_photos(arguments.inputs)
-    if not photos:
-        raise SetrError(f"no photos found in {', '.join(map(str, arguments.inputs))}")
-    names = result_names(photos)
-    check_overwrites_nothing(arguments.inputs, photos, output, names)
-    check_model(arguments.model)
-    model, processor = load_model(arguments.model, device=arguments.device)
-    colors = class_colors(model.config)
-    # Devices and threads change rounding and, rarely, a pixel: a job may go on with others.
-    settings = {**model_settings(model, processor), "classes": digest([model.config.id2label, colors])}
-    failures = []
+    options, protocol = parse_arguments(argv)
+    output, found = options.output, photos_in(options.inputs)
+    names = result_names(found.photos)
+    check_overwrites_nothing(found, output, names)
+    check_model(options.model)
+    segmenter = load_segmenter(options.model, protocol, options.device)
+    colors = class_colors(segmenter.model.config)
+    # Devices, threads and batch sizes change rounding and, rarely, a pixel: a job may go on with others.
+    settings = {**segmenter.settings(), "classes": digest([segmenter.model.config.id2label, colors])}
+    failures = [f"{one_line(folder)} cannot be read: {reason}" for folder, reason in found.unreadable.items()]
+    num_photos, num_bad = len(found.photos), 0
     with folder_lock(output):
-        records = open_records(output, settings, dict(zip(names, photos)))
+        records = open_records(output, settings, dict(zip(names, found.photos)))
         say_when_interrupted(lambda: "the same command goes on")
-        left = [(path, name) for path, name in zip(photos, names) if not is_done(output, records, name, path)]
-        num_earlier = len(photos) - len(left)
-        for path, name in tqdm(left, unit="photo", initial=num_earlier, total=len(photos)):
-            if failure := process_photo(path, name, output, model, processor, colors):
-                failures.append(failure)
+        left = [(path, name) for path, name in zip(found.photos, names) if not is_done(output, records, name, path)]
+        num_earlier = num_photos - len(left)
+        groups = [left[start : start + options.batch_size] for start in range(0, len(left), options.batch_size)]
+        with progress_bar(num_photos, "photo", initial=num_earlier) as progress:
+            for group in read_ahead(lambda group: [read(*item) for item in group], groups):
+                bad = process_group(group, output, segmenter, colors)
+                num_bad += len(bad)
+                failures += bad
+                progress.update(len(group))
     for failure in failures:
         print(f"skipped {failure}", file=sys.stderr)
-    num_segmented = len(photos) - len(failures)
-    summary = f"{num_segmented or 'none'} of {len(photos)} photos segmented into {one_line(output)}"
+    num_segmented = num_photos - num_bad
+    summary = f"{num_segmented or 'none'} of {num_photos} photos segmented into {one_line(output)}"
     print(f"{summary}, {num_earlier} of them by earlier runs" if num_earlier else summary)
     return 1 if failures else 0

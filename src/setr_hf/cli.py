@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from huggingface_hub import errors as hub
 from transformers import HfArgumentParser
 
@@ -17,6 +18,7 @@ from setr_hf_ending import CLEAN_UPS, IS_LAUNCHED, print_last_line
 
 from .errors import SetrError
 from .files import remove_unfinished
+from .text import one_line
 
 
 def positive(text: str) -> int:
@@ -24,6 +26,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def usable_device(name: str) -> torch.device:
+    """The type of options that name a device, such as "cpu", "cuda:1" or "mps"; it must be there."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = one_line(error, 200)
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {reason}") from None
+    return torch.device(name)
 
 
 def choices_of(action: argparse.Action) -> str:

@@ -22,6 +22,8 @@ from rich.filesize import decimal
 from .errors import SetrError
 
 
+# What the names of photos end in, in capitals or not.
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 # Of a name in most file systems, in bytes; what is written beside it first has a longer one.
 LONGEST_NAME = 200
 BLOCK_SIZE = 2**14

@@ -20,9 +20,9 @@ from setr_hf.evaluation.records import (
     segment_samples,
     sum_records,
 )
-from setr_hf.evaluation.segmenter import Segmenter
 from setr_hf.files import append_lines
 from setr_hf.inference.loading import load_model
+from setr_hf.inference.segmenter import Segmenter
 
 
 RECORD = {"index": 0, "name": "a", **counts_of(np.array([[2, 0], [1, 3]]))}

@@ -14,7 +14,7 @@ from small_models import noise
 
 from setr_hf import load_segmentation_data
 from setr_hf.data.checks import checked_samples
-from setr_hf.data.folders import IMAGE_SUFFIXES
+from setr_hf.files import IMAGE_SUFFIXES
 
 
 NAMES = {"id2label": {"0": "sky", "1": "tree", "2": "road"}}

@@ -214,7 +214,6 @@ def test_each_bad_photo_is_named_and_the_rest_is_done(done, capsys):
     photos = done / "photos"
     for name, damage in DAMAGES.items():
         (photos / f"{name}.jpg").write_bytes(damage(small_photo(np.random.default_rng(0))))
-    (photos / "folder.jpg").mkdir()
     os.mkfifo(photos / "pipe.png")
     (photos / "device.png").symlink_to("/dev/zero")
     (photos / "dangling.png").symlink_to("nowhere")
@@ -226,7 +225,6 @@ def test_each_bad_photo_is_named_and_the_rest_is_done(done, capsys):
     reasons = {
         "device.png": "it is not a file, but a pipe or a device",
         "pipe.png": "it is not a file, but a pipe or a device",
-        "folder.jpg": "Is a directory",
         "dangling.png": "No such file or directory",
         "loop.png": "Too many levels of symbolic links",
         "unreadable.png": "Input/output error",
@@ -281,11 +279,20 @@ def test_names_that_are_one_to_a_file_system_are_told_apart_or_refused():
         Path(f"{decomposed.upper()}.png"),
         Path("b.x.png"),
     ]
-    assert result_names(photos) == ["IMG_jpg", "img_png", f"{composed}_jpg", f"{decomposed.upper()}_png", "b.x"]
+    names = ["IMG_jpg", "img_png", f"{composed}_jpg", f"{decomposed.upper()}_png", "b.x"]
+    assert result_names({photo: photo for photo in photos}) == names
+    below = {Path("all", photo): Path("day", photo) for photo in photos}
+    assert result_names(below) == [f"day/{name}" for name in names]
+    assert result_names({Path("a/c.jpg"): Path("a/c.jpg"), Path("b/c.jpg"): Path("b/c.jpg")}) == ["a/c", "b/c"]
     for first, second in (("a/IMG.jpg", "b/img.jpg"), (f"a/{composed}.jpg", f"b/{decomposed}.jpg")):
-        message = f"the results of {first} and {second} would have the same names: rename one, or give each folder"
+        message = f"the results of {first} and {second} would have the same names: rename one, pass the folder above"
         with pytest.raises(SetrError, match=message):
-            result_names([Path("a/c.jpg"), Path(first), Path(second)])
+            result_names({Path(photo): Path(Path(photo).name) for photo in ("a/c.jpg", first, second)})
+    for folder in ("b.png", "B.CSV", "b_overlay.jpg", "_settings.json", "_records.jsonl/c", "_running.lock"):
+        with pytest.raises(
+            SetrError, match=f"{folder}/a.png: a file of the results would have the name of its folder"
+        ):
+            result_names({path: path for path in (Path("b.jpg"), Path(folder, "a.png"))})
 
 
 def test_a_photo_of_no_use_to_the_model_is_named(done, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value
 
 from ..errors import SetrError
-from ..files import path_inside, read_text
+from ..files import IMAGE_SUFFIXES, path_inside, read_text
 from ..text import listing
 from .label_sets import (
     NAMES_FILE,
@@ -23,7 +23,6 @@ from .label_sets import (
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 ANNOTATION_SUFFIXES = {".png"}
 # Published names of the same split.
 SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("test", "testing"))

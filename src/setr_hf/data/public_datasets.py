@@ -85,6 +85,13 @@ PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 ADE20K_NAIVE_AND_MLA_SCALES = (0.5, 0.75, 1.0)
 
 
+def protocol_scales(
+    protocol: str, scales: list[float] | None, dataset: str | None, decoder_type: str
+) -> tuple[float, ...] | None:
+    """The ratios of the test protocol "multi", `scales` or the [`published_scales`]; `None` for "single"."""
+    return None if protocol == "single" else tuple(scales or published_scales(dataset, decoder_type))
+
+
 def published_scales(dataset: str | None, decoder_type: str) -> tuple[float, ...]:
     """The published multi-scale ratios for a data set as in `SetrConfig.dataset`; ADE20K's depend on the decoder."""
     if dataset == "ade20k" and decoder_type != "pup":

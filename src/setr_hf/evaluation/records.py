@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
+from PIL import Image
 
 from ..data.rows import Sample, SegmentationData
 from ..errors import SetrError
@@ -29,10 +28,11 @@ from ..files import (
     parse_json,
     write_json,
 )
+from ..inference.segmenter import Segmenter, read_ahead, segment_each
 from ..inference.settings import check_settings
 from ..metrics import confusion_matrix, segmentation_scores
+from ..progress import progress_bar
 from ..text import listing, printable
-from .segmenter import Segmenter
 
 
 SETTINGS_FILE = "settings.json"
@@ -164,28 +164,19 @@ def read_group(data: SegmentationData, group: list[int]) -> dict[int, Sample | S
     return samples
 
 
-def read_ahead(data: SegmentationData, groups: list[list[int]]) -> Iterator[dict[int, Sample | SetrError]]:
-    """Reads each group of samples while the one before it is being segmented."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        upcoming = pool.submit(read_group, data, groups[0]) if groups else None
-        for following in [*groups[1:], None]:
-            if upcoming is not None:
-                samples = upcoming.result()
-                upcoming = pool.submit(read_group, data, following) if following else None
-                yield samples
-
-
 def segment_samples(
     segmenters: Sequence[Segmenter], samples: list[Sample]
 ) -> list[tuple[torch.Tensor, ...] | SetrError]:
     """The label maps that the `segmenters` predict for each sample, or why one of them cannot."""
-    photos = [sample.photo for sample in samples]
-    try:
+
+    def segment_by_all(photos: list[Image.Image]) -> list[tuple[torch.Tensor, ...]]:
         return list(zip(*(segmenter(photos) for segmenter in segmenters)))
-    except SetrError as error:
-        if len(samples) == 1:
-            return [SetrError(f"{samples[0].name} cannot be segmented: {error}")]
-    return [result for sample in samples for result in segment_samples(segmenters, [sample])]
+
+    results = segment_each(segment_by_all, [sample.photo for sample in samples])
+    return [
+        SetrError(f"{sample.name} cannot be segmented: {result}") if isinstance(result, SetrError) else result
+        for sample, result in zip(samples, results)
+    ]
 
 
 def group_records(
@@ -274,8 +265,8 @@ def compute_records(
         total = sum_records(Records({i: places[i] for i in wanted if i in places}, []), num_labels)
         num_bad = 0
         share = f", process 1 of {state.num_processes}" if state.num_processes > 1 else ""
-        with tqdm(total=sum(map(len, mine)), unit="image", disable=not state.is_main_process) as progress:
-            for samples in read_ahead(data, mine):
+        with progress_bar(sum(map(len, mine)), "image", disable=not state.is_main_process) as progress:
+            for samples in read_ahead(partial(read_group, data), mine):
                 progress.update(len(samples))
                 needed = [i for i in samples if i not in places or is_missing(names[i])]
                 if all(isinstance(samples[i], SetrError) for i in needed):
@@ -294,7 +285,8 @@ def compute_records(
                 num_bad += len(bad)
                 total += sum_records(added, num_labels)
                 mean_iou = f"mIoU {100 * segmentation_scores(total)['mean_iou']:.2f} %"
-                progress.set_description(mean_iou + (f", {num_bad} bad" if num_bad else "") + share)
+                bad_share = f", {num_bad} bad" if num_bad else ""
+                progress.set_description(f"{mean_iou}{bad_share}{share}", refresh=False)
         state.wait_for_everyone()
         bad_samples = read_bad_samples(folder)
         unusable = {entry["index"] for entry in bad_samples}

@@ -9,11 +9,11 @@ from ..data.label_sets import LabelSet
 from ..data.rows import SegmentationData
 from ..files import whole_file, write_json
 from ..inference.pictures import class_colors, comparison_sheet
+from ..inference.segmenter import Segmenter
 from ..metrics import segmentation_scores
 from ..tables import percent, print_table
 from ..text import printable
 from .records import sum_records
-from .segmenter import Segmenter
 
 
 MEANS = {"mean_iou": "mIoU", "mean_accuracy": "mAcc", "overall_accuracy": "aAcc"}

@@ -115,8 +115,8 @@ def check_figures(folder: Path, data: SegmentationData, split: str, evaluation: 
     findings = []
     for protocol, results in measured.items():
         scales = scales_of(results[0])
-        options = replace(evaluation, protocol="single" if scales is None else "multi")
-        segmenter = load_segmenter(str(folder), data.label_set, options, scales=scales)
+        options = replace(evaluation, protocol="single" if scales is None else "multi", scales=scales)
+        segmenter = load_segmenter(str(folder), data.label_set, options)
         with temporary_folder() as temporary:
             records = compute_records(temporary, evaluation_settings(segmenter, data), data, [segmenter])
             summary, _ = summarize(records, data.label_set)

@@ -3,6 +3,7 @@ that a job that was stopped at any time goes on.
 """
 
 import csv
+import errno
 import io
 import json
 import os
@@ -13,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SetrError
-from ..files import append_lines, complete_lines, first_repeated, name_key, whole_file, write_json
-from ..text import csv_cell
+from ..files import LOCK_NAME, append_lines, complete_lines, first_repeated, name_key, whole_file, write_json
+from ..text import csv_cell, one_line
+from .photo_files import PhotoFiles
 from .pictures import class_shares, overlay_with_legend
 from .settings import check_settings
 
@@ -23,21 +25,33 @@ SETTINGS_FILE = "_settings.json"
 RECORDS_FILE = "_records.jsonl"
 # What is written for each photo, after its name. The longest is first: if it is too long, there is none of them.
 RESULTS = ("_overlay.jpg", ".png", ".csv")
+# What a file system says of a name that is too long, or has characters that it does not take.
+UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
-def result_names(photos: list[Path]) -> list[str]:
-    """A name for each photo's results: its own, with its suffix where needed. [`SetrError`] if two are equal by their
-    [`name_key`].
+def result_names(photos: dict[Path, Path]) -> list[str]:
+    """A name, with slashes after subfolders, for each photo's results: its place, see [`PhotoFiles`], with its suffix
+    where needed. Raises [`SetrError`] if two are equal by their [`name_key`], or a subfolder would have the name of a
+    file of this job.
     """
-    stems = Counter(name_key(photo.stem) for photo in photos)
-    names = [photo.name.replace(".", "_") if stems[name_key(photo.stem)] > 1 else photo.stem for photo in photos]
+    stems = [(place.parent / place.stem).as_posix() for place in photos.values()]
+    counts = Counter(map(name_key, stems))
+    names = [
+        (place.parent / place.name.replace(".", "_")).as_posix() if counts[name_key(stem)] > 1 else stem
+        for place, stem in zip(photos.values(), stems)
+    ]
     repeated = first_repeated(map(name_key, names))
     if repeated is not None:
         first, second = [photo for photo, name in zip(photos, names) if name_key(name) == repeated][:2]
         raise SetrError(
-            f"the results of {first} and {second} would have the same names: rename one, or give each folder its own "
-            "--output"
+            f"the results of {first} and {second} would have the same names: rename one, pass the folder above "
+            "both, or give each folder its own --output"
         )
+    files = {SETTINGS_FILE, RECORDS_FILE, LOCK_NAME, *(name_key(f"{name}{end}") for name in names for end in RESULTS)}
+    for photo, place in photos.items():
+        for folder in place.parents:
+            if name_key(folder.as_posix()) in files:
+                raise SetrError(f"{photo}: a file of the results would have the name of its folder: rename {folder}")
     return names
 
 
@@ -46,17 +60,25 @@ def result_files(folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}{end}" for end in RESULTS]
 
 
-def check_overwrites_nothing(inputs: list[Path], photos: list[Path], folder: Path, names: list[str]) -> None:
-    """Raises a [`SetrError`] if results would go into a folder of photos, where the next run would take them for
-    photos, or one would take the place of a photo.
+def check_overwrites_nothing(found: PhotoFiles, folder: Path, names: list[str]) -> None:
+    """Raises a [`SetrError`] if results would go where the next run would take them for photos, or one would take the
+    place of a photo. Below a folder that is searched, only the whole output folder is left out.
     """
-    if folder.exists() and any(os.path.isdir(path) and path.samefile(folder) for path in inputs):
+    if folder.exists() and any(map(folder.samefile, with_parents(found.holding))):
         raise SetrError(f"{folder} holds the photos: name another --output")
-    taken = {identity(photo) for photo in photos if os.path.exists(photo)}
+    searched = found.searched - with_parents({Path(os.path.realpath(folder))})
+    for place in {Path(name).parent for name in names}:
+        if not searched.isdisjoint(with_parents({Path(os.path.realpath(folder / place))})):
+            raise SetrError(f"{folder / place} is in a folder that is searched for photos: name another --output")
+    taken = {identity(photo) for photo in found.photos if os.path.exists(photo)}
     for name in names:
         for file in result_files(folder, name):
             if os.path.exists(file) and identity(file) in taken:
                 raise SetrError(f"{file} is one of the photos and would be overwritten: name another --output")
+
+
+def with_parents(folders: set[Path]) -> set[Path]:
+    return {each for folder in folders for each in (folder, *folder.parents)}
 
 
 def identity(path: Path) -> tuple[int, int]:
@@ -102,6 +124,9 @@ def open_records(folder: Path, settings: dict, photos: dict[str, Path]) -> dict[
     """
     records = read_records(folder)
     check_settings(folder / SETTINGS_FILE, settings, has_results=bool(records))
+    for place in sorted(with_parents({Path(name).parent for name in photos})):
+        if os.path.lexists(folder / place) and not os.path.isdir(folder / place):
+            raise SetrError(f"{folder / place} is not a folder: move it away, or name another --output")
     for name, photo in photos.items():
         record = records.get(name_key(name))
         if record is None:
@@ -136,7 +161,10 @@ def is_done(folder: Path, records: dict[str, dict], name: str, photo: Path) -> b
 def write_results(
     folder: Path, name: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
 ) -> None:
-    """`NAME.png` with class ids, `NAME_overlay.jpg`, and `NAME.csv` with the share of the area of each class."""
+    """`NAME.png` with class ids, 8 bits if they fit, `NAME_overlay.jpg`, and `NAME.csv` with the share of the area of
+    each class.
+    """
+    label_map = label_map.astype(np.uint8 if len(id2label) <= 256 else np.uint16)
     picture, ids, shares = result_files(folder, name)
     encoded = io.BytesIO()
     overlay_with_legend(photo, label_map, colors, id2label).save(encoded, "JPEG", quality=90)
@@ -149,3 +177,27 @@ def write_results(
         table = csv.writer(file)
         table.writerow(["id", "class", "share"])
         table.writerows([i, csv_cell(id2label[i]), f"{share:.6f}"] for i, share in class_shares(label_map).items())
+
+
+def record_results(
+    folder: Path,
+    name: str,
+    path: Path,
+    state: dict[str, int] | None,
+    photo: Image.Image,
+    label_map: np.ndarray,
+    colors: list[list[int]],
+    id2label: dict,
+) -> str | None:
+    """Writes the results of the photo that was read from `path` in this `state`, and its records; or returns a line
+    that says why files cannot have their names.
+    """
+    try:
+        add_record(folder, name, path, None)
+        write_results(folder, name, photo, label_map, colors, id2label)
+        add_record(folder, name, path, state)
+    except OSError as error:
+        if error.errno not in UNFIT_NAME:
+            raise
+        return one_line(f"{path}: its results cannot have its name: {error.strerror}")
+    return None

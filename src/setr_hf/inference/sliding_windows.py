@@ -50,8 +50,8 @@ def full_memory_named(photos: list[Image.Image]) -> Iterator[None]:
             raise
         largest = max(photos, key=lambda photo: photo.height * photo.width)
         raise SetrError(
-            f"the memory does not suffice for photos of up to {largest.height}×{largest.width} pixels: use fewer "
-            "windows at a time, or smaller photos"
+            f"the memory does not suffice for photos of up to {largest.height}×{largest.width} pixels: use a smaller "
+            "window_batch_size (--window-batch-size), or smaller photos"
         ) from error
 
 

@@ -9,7 +9,7 @@ import torch
 from rich.filesize import decimal
 from torch import nn
 from torchvision.transforms import v2
-from transformers.utils import is_torch_bf16_gpu_available, logging
+from transformers.utils import logging
 
 from ..cards.benchmarks import find_benchmark
 from ..checkpoints.encoder import load_encoder
@@ -21,6 +21,7 @@ from ..data.label_sets import LabelSet, check_classes
 from ..data.public_datasets import CLASS_NAMES
 from ..data.rows import SegmentationData
 from ..errors import SetrError
+from ..inference.devices import has_bf16
 from ..inference.loading import NotASetr, load_network, load_processor
 from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
@@ -36,13 +37,6 @@ from .trainer import SetrTrainer
 
 
 logger = logging.get_logger(__name__)
-
-
-def has_bf16(use_cpu: bool) -> bool:
-    """Whether the processor that is trained on computes in bf16 itself. Others imitate it, far slower than fp32."""
-    if not use_cpu:
-        return is_torch_bf16_gpu_available()
-    return any(value is True for name, value in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def check_precision(options: Namespace) -> None:

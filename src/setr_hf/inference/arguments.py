@@ -1,0 +1,38 @@
+"""The options of every job that segments photos."""
+
+import math
+from dataclasses import dataclass, field
+
+from ..errors import SetrError
+
+
+PROTOCOLS = ("single", "multi")
+DTYPES = ("float32", "bfloat16", "float16")
+PROTOCOL = {"help": "one scale, or several with mirror images", "choices": PROTOCOLS}
+SCALES = {"help": "for --protocol multi, if not the published ones", "metavar": "RATIO"}
+WINDOWS = {"help": "windows that a model takes at a time"}
+DTYPE = {"help": "precision that models compute in", "choices": DTYPES}
+
+
+@dataclass
+class ProtocolArguments:
+    """How a model segments photos. Raises [`SetrError`] if there are `scales` for a single one, one is not a positive
+    ratio, or `window_batch_size` is less than 1.
+    """
+
+    _argument_group_name = "test protocol"
+
+    protocol: str = field(default="single", metadata=PROTOCOL)
+    scales: list[float] | None = field(default=None, metadata=SCALES)
+    window_batch_size: int = field(default=32, metadata=WINDOWS)
+    dtype: str = field(default="float32", metadata=DTYPE)
+
+    def __post_init__(self) -> None:
+        if self.window_batch_size < 1:
+            raise SetrError(f"--window-batch-size must be at least 1, got {self.window_batch_size}")
+        if self.scales is None:
+            return
+        if self.protocol == "single":
+            raise SetrError("--scales belongs to --protocol multi")
+        if not all(0 < ratio < math.inf for ratio in self.scales):
+            raise SetrError(f"--scales must be positive ratios, got {' '.join(f'{ratio:g}' for ratio in self.scales)}")

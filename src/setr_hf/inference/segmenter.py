@@ -1,0 +1,73 @@
+"""A model as jobs use it: with its image processor and test protocol."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..errors import SetrError
+from .settings import model_settings
+from .sliding_windows import check_multi_scale, segment
+
+
+Group = TypeVar("Group")
+Read = TypeVar("Read")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A model with its image processor and the `scales` of the multi-scale protocol; called as [`segment`] is. Raises
+    [`SetrError`] if the image processor does not cut the windows that several scales need.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    scales: tuple[float, ...] | None = None
+    window_batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.scales is not None:
+            check_multi_scale(self.processor, self.scales)
+
+    def __call__(self, photos: list[Image.Image]) -> list[torch.Tensor]:
+        return segment(self.model, self.processor, photos, self.scales, self.window_batch_size)
+
+    def settings(self) -> dict:
+        """All that a label map depends on; batch sizes, devices and threads change rounding and, rarely, a pixel."""
+        return {
+            "protocol": "single" if self.scales is None else "multi",
+            "scales": None if self.scales is None else list(self.scales),
+            "mirrored": self.scales is not None,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **model_settings(self.model, self.processor),
+        }
+
+
+def segment_each(
+    segmenter: Callable[[list[Image.Image]], list[Result]], photos: list[Image.Image]
+) -> list[Result | SetrError]:
+    """What `segmenter` returns for each photo, or why it cannot be segmented. Photos are segmented together, and one by
+    one if that fails: a bad one spoils no other, and memory that is too small for all may do for each.
+    """
+    try:
+        return [*segmenter(photos)]
+    except SetrError as error:
+        if len(photos) == 1:
+            return [error]
+    return [result for photo in photos for result in segment_each(segmenter, [photo])]
+
+
+def read_ahead(read: Callable[[Group], Read], groups: Sequence[Group]) -> Iterator[Read]:
+    """What `read` returns for each group, called while the one before it is being segmented."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(read, groups[0]) if groups else None
+        for following in [*groups[1:], None]:
+            if upcoming is not None:
+                samples = upcoming.result()
+                upcoming = pool.submit(read, following) if following is not None else None
+                yield samples

@@ -1,0 +1,19 @@
+"""How far a job is, and how long it will still take."""
+
+import sys
+
+from tqdm import tqdm
+
+
+# Between two states of a bar, in seconds: on a terminal, and in a file, where each of them stays.
+ON_TERMINAL, IN_FILE = 0.1, 60
+
+
+def progress_bar(total: int, unit: str, initial: int = 0, disable: bool = False) -> tqdm:
+    """A bar on the standard error stream with the time left, by the rate of this run: what earlier runs have done is
+    counted in `initial`. In a log file it is written about once a minute.
+    """
+    interval = ON_TERMINAL if sys.stderr.isatty() else IN_FILE
+    # Without a higher one, a monitoring thread would write every ten seconds.
+    longest = max(interval, tqdm.monitor_interval)
+    return tqdm(total=total, unit=unit, initial=initial, disable=disable, mininterval=interval, maxinterval=longest)
