@@ -70,6 +70,9 @@ VALUES += [
     "天空",
     "x" * 3000,
     "*",
+    "**",
+    "data/[",
+    "data/**/../*",
     "%s",
     "{}",
     "[]",
@@ -117,9 +120,11 @@ NETWORK |= {"decoder_type": "naive", "decoder_hidden_size": 8, "auxiliary_out_in
 TRAIN = ["--dataset", "data", "--config", json.dumps(NETWORK), "--crop-size", "32", "--max-steps", "1", "--use-cpu"]
 TRAIN += ["--report-to", "none", "--num-prediction-pictures", "0", "--disable-tqdm", "true", "--output-dir", "out"]
 DATA = ["--dataset", "data", "--output", "out"]
+PROTOCOL = ["--protocol", "multi", "--scales", "1", "--dtype", "float32", "--batch-size", "2"]
+PROTOCOL += ["--window-batch-size", "2"]
 COMMANDS = {
     "train": [*TRAIN, "--dry-run"],
-    "predict": ["data/images/val", "--model", "model", "--output", "out"],
+    "predict": ["data/images/val", "data/**/*.png", "--model", "model", "--output", "out", *PROTOCOL],
     "evaluate": ["--model", "model", *DATA],
     "compare": ["model", "model", *DATA],
     "convert": ["public.pth", "out"],

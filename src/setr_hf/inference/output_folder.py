@@ -61,14 +61,15 @@ def result_files(folder: Path, name: str) -> list[Path]:
 
 
 def check_overwrites_nothing(found: PhotoFiles, folder: Path, names: list[str]) -> None:
-    """Raises a [`SetrError`] if results would go where the next run would take them for photos, or one would take the
-    place of a photo. Below a folder that is searched, only the whole output folder is left out.
+    """Raises a [`SetrError`] if results would go where the next run would take them for photos, or leave out photos
+    among them, or one would take the place of a photo.
     """
-    if folder.exists() and any(map(folder.samefile, with_parents(found.holding))):
+    searched_with_photos = {each for each in with_parents(found.holding) if found.searched & with_parents({each})}
+    if folder.exists() and any(map(folder.samefile, searched_with_photos)):
         raise SetrError(f"{folder} holds the photos: name another --output")
     searched = found.searched - with_parents({Path(os.path.realpath(folder))})
     for place in {Path(name).parent for name in names}:
-        if not searched.isdisjoint(with_parents({Path(os.path.realpath(folder / place))})):
+        if searched & with_parents({Path(os.path.realpath(folder / place))}):
             raise SetrError(f"{folder / place} is in a folder that is searched for photos: name another --output")
     taken = {identity(photo) for photo in found.photos if os.path.exists(photo)}
     for name in names:

@@ -69,6 +69,7 @@ class PhotoFiles:
         if ".." in parts[start:]:
             raise SetrError(f"{pattern!r} may have .. only before its first *, ? or [")
         self.searched.add(Path(os.path.realpath(root)))
+        suffixes = {*IMAGE_SUFFIXES, Path(pattern).suffix.lower()} - {""}
         matches = sorted(set(self.matches(root, parts[start:]))) if os.path.isdir(root) else []
         self.check_is_no_result(root)
         if not matches:
@@ -77,7 +78,7 @@ class PhotoFiles:
             if os.path.isdir(path):
                 self.add_folder(path, path.relative_to(root))
             else:
-                self.add(path, path.relative_to(root), {*IMAGE_SUFFIXES, Path(pattern).suffix.lower()})
+                self.add(path, path.relative_to(root), suffixes)
 
     def matches(self, folder: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
         """What matches a pattern's parts in a folder; unlike `glob`, which goes round in circles of links."""
@@ -132,8 +133,8 @@ class PhotoFiles:
         """Lines that say what was left out, hidden files and folders aside."""
         lines = [f"left out {folder}: it holds results of this job" for folder in self.results]
         if self.others:
-            kinds = [f"{count} {kind or 'no suffix'}" for kind, count in Counter(self.others.values()).most_common()]
-            lines.append(f"left out {len(self.others)} files that do not have a photo's suffix: {listing(kinds)}")
+            kinds = [f"{count} {kind or 'with none'}" for kind, count in Counter(self.others.values()).most_common()]
+            lines.append(f"left out files without a photo's suffix ({len(self.others)}): {listing(kinds)}")
         return lines
 
 

@@ -51,8 +51,8 @@ class Segmenter:
 def segment_each(
     segmenter: Callable[[list[Image.Image]], list[Result]], photos: list[Image.Image]
 ) -> list[Result | SetrError]:
-    """What `segmenter` returns for each photo, or why it cannot be segmented. Photos are segmented together, and one by
-    one if that fails: a bad one spoils no other, and memory that is too small for all may do for each.
+    """What `segmenter` returns for each photo, or why it cannot be segmented. Photos are segmented together and, if
+    that fails, one by one: a bad one spoils no other, and memory that is too small for all may do for each.
     """
     try:
         return [*segmenter(photos)]
