@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .label_sets import (
     LabelSet,
     chosen_label_set,
     cityscapes_raw_label_set,
+    is_names_file,
     own_label_set,
     published_label_set,
 )
@@ -30,14 +31,19 @@ SPLIT_NAMES = (("train", "training"), ("validation", "val", "valid", "dev"), ("t
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """A split's photos in order, their annotations (`None` if it is published without), these values' meaning, and the
-    annotations without a photo.
+    """A split's photos in order, their annotations (`None` if it is published without), the annotations without a
+    photo, the files beside them that are neither, and what is wrong with their names.
     """
 
     images: list[Path]
     annotations: list[Path] | None
-    label_set: LabelSet | None
     unpaired: list[Path] = field(default_factory=list)
+    unused: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class NoSuchSplit(SetrError):
+    """A data set has splits, and not the one that was asked for."""
 
 
 def names_of_split(split: str) -> tuple[str, ...]:
@@ -52,11 +58,11 @@ def is_test_split(split: str) -> bool:
 
 
 def find_split(split: str, available: list[str], source: str | Path) -> str:
-    """The source's own name of a split. Raises [`SetrError`] if there is no such split; lists those there are."""
+    """The source's own name of a split. Raises [`NoSuchSplit`] if there is no such split; lists those there are."""
     for name in names_of_split(split):
         if name in available:
             return name
-    raise SetrError(f"{source} has no split {split!r}, only {', '.join(sorted(available)) or 'none'}")
+    raise NoSuchSplit(f"{source} has no split {split!r}, only {', '.join(sorted(available)) or 'none'}")
 
 
 def split_folder(folder: Path, split: str) -> Path:
@@ -66,31 +72,48 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder / find_split(split, [path.name for path in folder.iterdir() if path.is_dir()], folder)
 
 
-def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+def folder_of_annotations(folder: Path, split: str) -> Path:
+    """The subfolder of `folder` for a split that has photos. Raises [`SetrError`] if there is none."""
+    try:
+        return split_folder(folder, split)
+    except NoSuchSplit as error:
+        raise SetrError(f"the photos of the split {split!r} have no annotations: {error}") from None
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a folder by their stems, those of other kinds, and what is wrong with their names."""
+
+    by_stem: dict[str, Path]
+    unused: list[Path]
+    problems: list[str]
+
+
+def files_by_stem(folder: Path, suffixes: Collection[str]) -> FolderFiles:
     """The files in a folder that have one of these suffixes, in capitals or not, in order. Hidden ones, such as macOS
-    puts beside photos, are left out; what else there is, a warning names. Raises [`SetrError`] if a stem occurs twice,
-    or a name is not UTF-8.
+    puts beside photos, are left out; what else there is, a warning names. A stem that occurs twice, and a name that is
+    not UTF-8, is a problem.
     """
     files: dict[str, Path] = {}
-    unused = []
+    unused, problems = [], []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if not is_utf8(path.name):
-            raise SetrError(f"{folder} holds a file whose name is not UTF-8: rename {path.name!a}")
-        if path.suffix.lower() not in suffixes:
-            unused.append(path.name)
+            problems.append(f"{folder} holds a file whose name is not UTF-8: rename {path.name!a}")
+        elif path.suffix.lower() not in suffixes:
+            unused.append(path)
         elif path.stem in files:
-            raise SetrError(
+            problems.append(
                 f"{folder} holds both {files[path.stem].name} and {path.name}: rename one of them, as photos and "
                 "annotations belong together by their names without suffixes"
             )
         else:
             files[path.stem] = path
     if unused:
-        known = " ".join(sorted(suffixes))
-        logger.warning(f"{folder}: not used, as they are not files in one of {known}: {listing(unused)}")
-    return files
+        known, names = " ".join(sorted(suffixes)), [path.name for path in unused]
+        logger.warning(f"{folder}: not used, as they are not files in one of {known}: {listing(names)}")
+    return FolderFiles(files, unused, problems)
 
 
 def is_utf8(name: str) -> bool:
@@ -103,17 +126,19 @@ def is_utf8(name: str) -> bool:
 
 def image_annotation_files(root: Path, split: str) -> SplitFiles:
     """`images/{train,val}` and `annotations/{train,val}`: ADEChallengeData2016, or any folder with a names file."""
-    is_ade20k = (root / "objectInfo150.txt").is_file()
-    own = published_label_set("ade20k") if is_ade20k else own_label_set(root)
     folder = split_folder(root / "images", split)
-    images = files_by_stem(folder, IMAGE_SUFFIXES)
+    photos = files_by_stem(folder, IMAGE_SUFFIXES)
+    images = [*photos.by_stem.values()]
     if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
-        return SplitFiles([*images.values()], None, own)
-    annotation_folder = split_folder(root / "annotations", split)
+        return SplitFiles(images, None, unused=photos.unused, problems=photos.problems)
+    annotation_folder = folder_of_annotations(root / "annotations", split)
     found = files_by_stem(annotation_folder, ANNOTATION_SUFFIXES)
-    annotations = [found.get(stem, annotation_folder / f"{stem}.png") for stem in images]
     return SplitFiles(
-        [*images.values()], annotations, own, [path for stem, path in found.items() if stem not in images]
+        images,
+        [found.by_stem.get(stem, annotation_folder / f"{stem}.png") for stem in photos.by_stem],
+        [path for stem, path in found.by_stem.items() if stem not in photos.by_stem],
+        photos.unused + found.unused,
+        photos.problems + found.problems,
     )
 
 
@@ -122,12 +147,12 @@ def cityscapes_files(root: Path, split: str) -> SplitFiles:
     images = sorted(split_folder(root / "leftImg8bit", split).glob("*/*_leftImg8bit.png"))
     if is_test_split(split):
         # The published annotations of this split are dummies.
-        return SplitFiles(images, None, cityscapes_raw_label_set())
-    folder = split_folder(root / "gtFine", split)
+        return SplitFiles(images, None)
+    folder = folder_of_annotations(root / "gtFine", split)
     names = [path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png") for path in images]
     annotations = [folder / path.parent.name / name for path, name in zip(images, names)]
     unpaired = set(folder.glob("*/*_gtFine_labelIds.png")).difference(annotations)
-    return SplitFiles(images, annotations, cityscapes_raw_label_set(), sorted(unpaired))
+    return SplitFiles(images, annotations, sorted(unpaired))
 
 
 def pascal_context_files(root: Path, split: str) -> SplitFiles:
@@ -141,28 +166,51 @@ def pascal_context_files(root: Path, split: str) -> SplitFiles:
     name = find_split(split, [path.stem for path in lists.glob("*.txt")], lists)
     stems = read_text(lists / f"{name}.txt").split()
     images = [path_inside(root / "JPEGImages", stem, ".jpg") for stem in stems]
-    return SplitFiles(images, [folder / f"{stem}.png" for stem in stems], published_label_set("pascal_context"))
+    return SplitFiles(images, [folder / f"{stem}.png" for stem in stems])
+
+
+def image_annotation_label_set(root: Path) -> LabelSet | None:
+    """The label set of ADEChallengeData2016, or of a folder's names file, if it has one."""
+    return published_label_set("ade20k") if (root / "objectInfo150.txt").is_file() else own_label_set(root)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a folder is laid out: the files of a split, and what the values of its annotations mean."""
+
+    files: Callable[[Path, str], SplitFiles]
+    label_set: Callable[[Path], LabelSet | None]
 
 
 # By a folder that only this layout has; the last is the most general.
-LAYOUTS = {"leftImg8bit": cityscapes_files, "JPEGImages": pascal_context_files, "images": image_annotation_files}
+LAYOUTS = {
+    "leftImg8bit": Layout(cityscapes_files, lambda _: cityscapes_raw_label_set()),
+    "JPEGImages": Layout(pascal_context_files, lambda _: published_label_set("pascal_context")),
+    "images": Layout(image_annotation_files, image_annotation_label_set),
+}
 
 
-def split_files(root: Path, split: str) -> SplitFiles:
-    """The files of a split in a folder of any known layout. A [`SetrError`] says what is unknown or missing."""
+def layout_of(root: Path) -> Layout:
+    """The layout of a folder. Raises [`SetrError`] if it is none of the known ones."""
     if (root / "images/ADE").is_dir() or any(root.glob("index_ade20k.*")):
         raise SetrError(
             f"{root} is the full ADE20K: its annotations encode about 3,000 classes as colours. The benchmark with "
             "its 150 classes is ADEChallengeData2016"
         )
-    files_of = next((files_of for folder, files_of in LAYOUTS.items() if (root / folder).is_dir()), None)
-    if files_of is None:
+    layout = next((layout for folder, layout in LAYOUTS.items() if (root / folder).is_dir()), None)
+    if layout is None:
         raise SetrError(
             f"{root} has none of the known layouts: images + annotations with {NAMES_FILE}, ADEChallengeData2016, "
             "Cityscapes (leftImg8bit + gtFine), VOC2010 with Pascal Context, or parquet files such as `setr-hf "
             "prepare` writes"
         )
-    files = files_of(root, split)
+    return layout
+
+
+def check_files(files: SplitFiles, root: Path, split: str) -> None:
+    """Raises [`SetrError`] if a file's name is a problem, or there are no pairs."""
+    if files.problems:
+        raise SetrError(files.problems[0])
     if not files.images:
         raise SetrError(f"{root} holds no images of the split {split!r}")
     if files.annotations is not None and not any(path.is_file() for path in files.annotations):
@@ -170,15 +218,19 @@ def split_files(root: Path, split: str) -> SplitFiles:
             f"none of the {len(files.images)} images of the split {split!r} has an annotation; that of "
             f"{files.images[0].name} would be {files.annotations[0]}"
         )
-    return files
 
 
 def read_folder(root: Path, split: str, labels: str | Path | None) -> tuple[Dataset, LabelSet]:
-    """A split's rows and label set as [`load_segmentation_data`] returns them. Annotations without a photo are rows
-    too, which the check of the samples will name.
-    """
-    files = split_files(root, split)
-    label_set = chosen_label_set(labels, files.label_set, root)
+    """A split's rows and label set as [`load_segmentation_data`] returns them."""
+    layout = layout_of(root)
+    files = layout.files(root, split)
+    check_files(files, root, split)
+    own = None if is_names_file(labels) else layout.label_set(root)
+    return folder_rows(files), chosen_label_set(labels, own, root)
+
+
+def folder_rows(files: SplitFiles) -> Dataset:
+    """The rows of a split. Annotations without a photo are rows too, which the check of the samples will name."""
     images, unpaired = files.images, files.unpaired
     columns: dict[str, list] = {
         "image": [*map(str, images), *[None] * len(unpaired)],
@@ -189,4 +241,4 @@ def read_folder(root: Path, split: str, labels: str | Path | None) -> tuple[Data
         annotations = [*files.annotations, *unpaired]
         columns["annotation"] = [str(path) if os.path.lexists(path) else None for path in annotations]
         features["annotation"] = Image()
-    return Dataset.from_dict(columns, features=Features(features)), label_set
+    return Dataset.from_dict(columns, features=Features(features))

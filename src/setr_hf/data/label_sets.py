@@ -273,6 +273,11 @@ def own_label_set(folder: Path) -> LabelSet | None:
     return read_names_file(files[0]) if files else None
 
 
+def is_names_file(labels: str | Path | None) -> bool:
+    """Whether the labels that are asked for are a names file, which overrides what the source says of itself."""
+    return labels is not None and (Path(labels).suffix == ".json" or Path(labels).is_file())
+
+
 def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: str | Path) -> LabelSet:
     """The label set that `labels`, a names file or a key of `CLASS_NAMES`, asks for; by default the source's own. A
     names file overrides the source. Raises [`SetrError`] if no label set is known, or the source has other classes.
@@ -284,7 +289,7 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
                 f'{{"id2label": {{"0": "sky", …}}, "ignore_index": 255}}, or one of {", ".join(CLASS_NAMES)}'
             )
         return own
-    if Path(labels).suffix == ".json" or Path(labels).is_file():
+    if is_names_file(labels):
         return read_names_file(labels)
     asked = published_label_set(str(labels))
     # If the source has the classes that were asked for, its pixel values stay as they are: reducing them a second time

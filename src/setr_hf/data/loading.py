@@ -13,7 +13,7 @@ from ..files import check_is_file
 from ..text import one_line
 from .folders import find_split, is_test_split, read_folder
 from .hub import open_on_hub
-from .label_sets import chosen_label_set, own_label_set
+from .label_sets import chosen_label_set, is_names_file, own_label_set
 from .rows import SegmentationData, reading, row_name
 
 
@@ -84,13 +84,9 @@ def load_segmentation_data(
     ```
     """
     folder = Path(source)
-    if folder.is_dir() and revision is not None:
-        raise SetrError(f"{folder} is a folder, which has no revision {revision!r}")
-    holds_parquet = any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
-    if folder.is_dir() and not holds_parquet:
-        for name, value in (("config", config), ("column", image_column), ("column", annotation_column)):
-            if value is not None:
-                raise SetrError(f"{folder} is a folder of image files, which has no {name} {value!r}")
+    if folder.is_dir():
+        check_folder_options(folder, config, revision, image_column, annotation_column)
+    if folder.is_dir() and not holds_parquet(folder):
         files, label_set = read_folder(folder, split, labels)
         if streaming:
             files = files.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(files)))
@@ -100,7 +96,7 @@ def load_segmentation_data(
         check_parquet(folder)
         with reading(source):
             builder = load_dataset_builder(str(folder.resolve()), config)
-        own = own_label_set(folder)
+        own = None if is_names_file(labels) else own_label_set(folder)
     else:
         builder, own = open_on_hub(str(source), config, revision)
     label_set = chosen_label_set(labels, own, source)
@@ -114,6 +110,23 @@ def load_segmentation_data(
             builder.download_and_prepare()
             rows = builder.as_dataset(split=split)
         return SegmentationData(standard_rows(rows, columns, split), label_set)
+
+
+def holds_parquet(folder: Path) -> bool:
+    return any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
+
+
+def check_folder_options(
+    folder: Path, config: str | None, revision: str | None, image_column: str | None, annotation_column: str | None
+) -> None:
+    """Raises a [`SetrError`] if something was asked for that a folder does not have."""
+    if revision is not None:
+        raise SetrError(f"{folder} is a folder, which has no revision {revision!r}")
+    if holds_parquet(folder):
+        return
+    for name, value in (("config", config), ("column", image_column), ("column", annotation_column)):
+        if value is not None:
+            raise SetrError(f"{folder} is a folder of image files, which has no {name} {value!r}")
 
 
 def check_parquet(folder: Path) -> None:

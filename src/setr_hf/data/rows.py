@@ -174,11 +174,14 @@ def open_file(file: dict) -> BinaryIO:
     return xopen(path, "rb")
 
 
-def decode(file: dict, what: str) -> PILImage.Image:
-    """The picture in an image file, upright. Raises a [`SetrError`] that calls it `what` if it cannot be read."""
+def decode(file: dict, what: str, as_stored: bool = False) -> PILImage.Image:
+    """The picture in an image file, upright or `as_stored`, which keeps what is known of its file. Raises a
+    [`SetrError`] that calls it `what` if it cannot be read.
+    """
     try:
         with open_file(file) as opened:
-            return upright(open_photo(opened))
+            picture = open_photo(opened)
+            return picture if as_stored else upright(picture)
     # Pillow's readers of damaged files raise many types.
     except Exception as error:
         where = f" ({file['path']})" if file["path"] and file["bytes"] is None else ""
