@@ -1,5 +1,7 @@
 """Pictures of label maps: colours, overlays, legends, and sheets that show predictions beside the ground truth."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedConfig
@@ -111,6 +113,31 @@ def overlay_with_legend(
     return stack([overlay(photo, label_map, colors), draw_legend(photo.width, entries)])
 
 
+def column_starts(count: int, size: int) -> list[int]:
+    """Where the columns of a sheet begin, and at last where it ends."""
+    return [MARGIN + column * (size + MARGIN) for column in range(count + 1)]
+
+
+def draw_headings(texts: Sequence[str], size: int) -> Image.Image:
+    """A white strip with a text above each column of pictures of `size` pixels."""
+    *lefts, width = column_starts(len(texts), size)
+    return draw_line(width, list(zip(lefts, texts)))
+
+
+def picture_row(photo: Image.Image, others: list[Image.Image], size: int) -> Image.Image:
+    """A photo and beside it other pictures, such as label maps in colours, which are not smoothed, all of the photo's
+    shape; its longer side is `size` pixels.
+    """
+    first, *lefts, width = column_starts(len(others) + 1, size)
+    scale = size / max(photo.size)
+    shown_size = (max(1, round(scale * photo.width)), max(1, round(scale * photo.height)))
+    row = Image.new("RGB", (width, shown_size[1] + MARGIN), "white")
+    row.paste(photo.resize(shown_size, Image.Resampling.BICUBIC), (first, 0))
+    for left, picture in zip(lefts, others):
+        row.paste(picture.resize(shown_size, Image.Resampling.NEAREST), (left, 0))
+    return row
+
+
 def comparison_sheet(
     samples: list[tuple[Image.Image, np.ndarray, np.ndarray]],
     colors: list[list[int]],
@@ -122,25 +149,17 @@ def comparison_sheet(
     """Rows of photo, ground truth and prediction, whose longer side is `size` pixels, with a legend of all classes
     that occur. A caption is a line of text above its row; `ignore_index` is that of the true label maps.
     """
-    lefts = [MARGIN + column * (size + MARGIN) for column in range(3)]
-    width = lefts[-1] + size + MARGIN
-    rows = [draw_line(width, list(zip(lefts, ("photo", "ground truth", "prediction"))))]
+    rows = [draw_headings(("photo", "ground truth", "prediction"), size)]
     occurring: set[int] = set()
     has_ignored = False
     for index, (photo, label_map, prediction) in enumerate(samples):
-        photo = upright_rgb(photo)
         ignored = label_map == ignore_index
         occurring.update(np.unique(label_map[~ignored]).tolist(), np.unique(prediction).tolist())
         has_ignored |= bool(ignored.any())
-        scale = size / max(photo.size)
-        shown_size = (max(1, round(scale * photo.width)), max(1, round(scale * photo.height)))
-        row = Image.new("RGB", (width, shown_size[1] + MARGIN), "white")
-        row.paste(photo.resize(shown_size, Image.Resampling.BICUBIC), (lefts[0], 0))
-        colored = (color_label_map(label_map, colors, ignore_index), color_label_map(prediction, colors))
-        for left, picture in zip(lefts[1:], colored):
-            row.paste(picture.resize(shown_size, Image.Resampling.NEAREST), (left, 0))
-        rows += [draw_line(width, [(MARGIN, captions[index])]), row] if captions else [row]
+        colored = [color_label_map(label_map, colors, ignore_index), color_label_map(prediction, colors)]
+        row = picture_row(upright_rgb(photo), colored, size)
+        rows += [draw_line(row.width, [(MARGIN, captions[index])]), row] if captions else [row]
     entries = [(id2label[i], colors[i]) for i in sorted(occurring)]
     if has_ignored:
         entries.append(("ignored", IGNORED_COLOR))
-    return stack([*rows, draw_legend(width, entries)])
+    return stack([*rows, draw_legend(rows[0].width, entries)])
