@@ -22,7 +22,7 @@ from setr_hf_ending import SIGNALS
 
 JOBS = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 # Jobs that need no options.
-BARE_JOBS = {"demo", "recipes"}
+BARE_JOBS = {"demo", "doctor", "recipes"}
 
 
 def run_script(job):

@@ -131,6 +131,7 @@ COMMANDS = {
     "prepare": ["cityscapes", "data", "out"],
     "publish": ["model", "me/model", "--dry-run"],
     "verify": ["model"],
+    "doctor": ["data"],
     "recipes": ["setr-mla-small-camvid"],
 }
 

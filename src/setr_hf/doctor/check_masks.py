@@ -1,6 +1,7 @@
 """What is wrong with the annotations: how they were saved, what their values mean, and where they lie."""
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,8 +24,9 @@ MOST_CONSTANT = 0.2
 # See `EdgeScores`; measured on CamVid and ADE20K, where those that fit have 0.35 to 1.2, and up to 0.34 if they are
 # mirrored or belong to another photo.
 FIT, CLEARLY_BETTER = 0.3, 0.15
-UNRELATED, SHARE_OF_MEDIAN = 0.15, 0.25
+UNRELATED, SHARE_OF_USUAL = 0.15, 0.25
 FEWEST_TO_COMPARE = 8
+SHIFTS_AGREE = 6  # pixels
 NEAREST = "resize annotations by Image.resize(size, Image.NEAREST) alone, from the originals"
 
 
@@ -222,9 +224,7 @@ def contents(data: DataFacts) -> list[Finding]:
         meaning = "every pixel of every annotation is ignored"
         return about(blank, "blank_mask", "error", meaning, f'see "ignore_index" and "values" in {NAMES_FILE}')
     constant = [
-        sample
-        for sample in data.with_ids
-        if (by_class[sample.title][:IGNORED_LABEL] > 0).sum() == 1 and not by_class[sample.title][IGNORED_LABEL]
+        sample for sample in data.with_ids if by_class[sample.title][:IGNORED_LABEL].max() == ids_of(sample).sum()
     ]
     is_usual = len(constant) > MOST_CONSTANT * len(data.with_ids)
     counts = data.class_counts()
@@ -246,52 +246,76 @@ def contents(data: DataFacts) -> list[Finding]:
 
 def positions(data: DataFacts) -> list[Finding]:
     """Annotations whose borders do not lie on the edges of their photos."""
-    scored = [(sample, sample.edges) for sample in data.samples if sample.edges is not None]
+    scored = {sample: sample.edges for sample in data.samples if sample.edges is not None}
     if not scored:
         return []
-    median = float(np.median([edges.as_it_is for _, edges in scored]))
-    turned = [(sample, edges) for sample, edges in scored if is_turned(edges)]
-    shifted = [(sample, edges) for sample, edges in scored if is_shifted(edges) and not is_turned(edges)]
-    findings = []
-    if turned:
-        first = turned[0][1]
-        findings += about(
-            (sample for sample, _ in turned), "turned_mask", "warning",
-            f"annotations fit their photos far better if they are {first.turn} (edges, {first.turned:.2f} instead of "
-            f"{first.as_it_is:.2f}; the first of these)",
-            "look at them, and turn or mirror the annotations as the photos were, EXIF data included",
-        )  # fmt: skip
-    if shifted:
-        first = shifted[0][1]
-        findings += about(
-            (sample for sample, _ in shifted), "shifted_mask", "warning",
-            f"annotations fit their photos far better if they are moved by {first.shift[0]:+d} pixels to the right "
-            f"and {first.shift[1]:+d} down (edges, {first.best:.2f} instead of {first.as_it_is:.2f}; the first of these)",
-            "look at them: were photos and annotations cropped or padded differently?",
-        )  # fmt: skip
-    explained = {sample.title for sample, _ in turned + shifted}
-    rest = [(sample, edges) for sample, edges in scored if sample.title not in explained]
+    usual = float(np.median([edges.as_it_is for edges in scored.values()]))
+    highest = float(np.median([max(edges.best, edges.turned) for edges in scored.values()]))
+
+    def is_better(score: float, edges: EdgeScores) -> bool:
+        return score > max(FIT, edges.as_it_is + CLEARLY_BETTER, highest / 2)
+
+    turned = [sample for sample, edges in scored.items() if is_better(edges.turned, edges)]
+    shifted = [
+        sample
+        for sample, edges in scored.items()
+        if edges.is_shifted and is_better(edges.best, edges) and sample not in turned
+    ]
+    if usual < UNRELATED:
+        # Hardly any fits: of many turns and shifts one fits better by chance, but not the same one for most.
+        turned, shifted = most_common(turned, lambda s: scored[s].turn), most_common(shifted, rounded_shift)
+        turned, shifted = ([] if len(some) < len(scored) / 2 else some for some in (turned, shifted))
+    findings = turned_findings(turned) + shifted_findings(shifted)
+    rest = {sample: edges for sample, edges in scored.items() if sample not in {*turned, *shifted}}
     if len(rest) < FEWEST_TO_COMPARE:
         return findings
     advice = "look at them: do the names pair each photo with its own annotation?"
-    if median < UNRELATED:
+    if usual < UNRELATED:
         meaning = (
-            f"the borders of the annotations hardly lie on edges of the photos ({median:.2f}, 0.3 to 1.2 is usual)"
+            f"the borders of the annotations hardly lie on edges of the photos ({usual:.2f}, 0.3 to 1.2 is usual)"
         )
-        return [*findings, Finding("unrelated_masks", "warning", meaning, advice)]
-    if median > FIT:
-        odd = [sample for sample, edges in rest if edges.as_it_is < SHARE_OF_MEDIAN * median]
-        meaning = f"the borders of these annotations do not lie on edges of their photos, as most do ({median:.2f})"
+        findings.append(Finding("unrelated_masks", "warning", meaning, advice))
+    elif usual > FIT:
+        odd = [sample for sample, edges in rest.items() if edges.as_it_is < SHARE_OF_USUAL * usual]
+        meaning = f"the borders of these annotations do not lie on edges of their photos, as most do ({usual:.2f})"
         findings += about(odd, "unrelated_masks", "warning", meaning, advice)
     return findings
 
 
-def is_turned(edges: EdgeScores) -> bool:
-    return edges.turned > max(FIT, edges.as_it_is + CLEARLY_BETTER)
+def most_common(samples: list[SampleFacts], key: Callable[[SampleFacts], object]) -> list[SampleFacts]:
+    """The samples that share the most common value of `key`."""
+    counts = Counter(map(key, samples)).most_common(1)
+    return [sample for sample in samples if key(sample) == counts[0][0]]
 
 
-def is_shifted(edges: EdgeScores) -> bool:
-    return edges.is_shifted and edges.best > max(FIT, edges.as_it_is + CLEARLY_BETTER)
+def rounded_shift(sample: SampleFacts) -> tuple[int, ...]:
+    assert sample.edges is not None
+    return tuple(round(pixels / SHIFTS_AGREE) for pixels in sample.edges.shift)
+
+
+def turned_findings(samples: list[SampleFacts]) -> list[Finding]:
+    edges = next((sample.edges for sample in samples), None)
+    if edges is None:
+        return []
+    meaning = (
+        f"annotations fit their photos far better if they are {edges.turn} (edges, {edges.turned:.2f} instead of "
+        f"{edges.as_it_is:.2f}; the first of these)"
+    )
+    advice = "look at them, and turn or mirror the annotations as the photos were, EXIF data included"
+    return about(samples, "turned_mask", "warning", meaning, advice)
+
+
+def shifted_findings(samples: list[SampleFacts]) -> list[Finding]:
+    edges = next((sample.edges for sample in samples), None)
+    if edges is None:
+        return []
+    right, down = edges.shift
+    meaning = (
+        f"annotations fit their photos far better if they are moved by {-right:+d} pixels to the right and {-down:+d} "
+        f"down (edges, {edges.best:.2f} instead of {edges.as_it_is:.2f}; the first of these)"
+    )
+    advice = "look at them: were photos and annotations cropped or padded differently?"
+    return about(samples, "shifted_mask", "warning", meaning, advice)
 
 
 def refused(data: DataFacts, findings: list[Finding]) -> list[Finding]:

@@ -35,7 +35,7 @@ class EdgeScores:
     Args:
         as_it_is (`float`): The score of the label map in its place, but for [`TOLERANCE`].
         best (`float`): The highest score of all shifts up to [`LARGEST_SHIFT`].
-        shift (`tuple[int, int]`): That shift, right and down, in pixels of the photo.
+        shift (`tuple[int, int]`): How far the label map lies beside that, right and down, in pixels of the photo.
         is_shifted (`bool`): Whether it is beyond what annotators and chance account for.
         turned (`float`): The highest score of the label map turned or mirrored back.
         turn (`str`): How it would have been turned, a key of [`TURNS`].
@@ -76,16 +76,16 @@ def shift_scores(strength: np.ndarray, border: np.ndarray, most: int) -> np.ndar
     return cv2.matchTemplate(padded, border, cv2.TM_CCORR) / border.sum()
 
 
-def edge_scores(gray: np.ndarray, ids: np.ndarray, ignored: int) -> EdgeScores | None:
-    """Compares a photo with its label map, both `(height, width)`. `None` if they are too small or hold too few
-    borders to tell.
+def edge_scores(gray: np.ndarray, values: np.ndarray, lookup: np.ndarray, ignored: int) -> EdgeScores | None:
+    """Compares a photo with its annotation, both uint8 `(height, width)`; `lookup` holds the class id of each value.
+    `None` if they are too small or hold too few borders to tell.
     """
     scale = min(1.0, LONGER_SIDE / max(gray.shape))
     if scale < 1:
         size = (max(1, round(gray.shape[1] * scale)), max(1, round(gray.shape[0] * scale)))
         gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-    border = borders(ids, ignored)
+        values = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST)
+    border = borders(lookup[values], ignored)
     if min(gray.shape) < SHORTEST_SIDE or border.sum() < FEWEST_BORDER_PIXELS:
         return None
     strength = edge_strength(gray)

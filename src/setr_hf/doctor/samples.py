@@ -20,6 +20,10 @@ from .edges import EdgeScores, edge_scores
 from .repeats import Fingerprint, fingerprint
 
 
+# How interpolation shows, a part of a large annotation tells as well as the whole.
+MOST_PIXELS_A_SIDE = 1024
+
+
 @dataclass(frozen=True, eq=False)
 class PhotoFacts:
     """What was seen in a photo. `size`, width and height in pixels, is that of the upright one; `orientation` is what
@@ -153,9 +157,9 @@ def read_sample(data: SegmentationData, split: str, index: int) -> SampleFacts:
         data.label_set.encode(upright(mask), name, photo.size)
     except SetrError as error:
         facts["refusal"] = str(error)
-    if mask.size == photo.size and facts["mask"].counts is not None:
-        ids = data.label_set.lookup[np.asarray(mask).astype(np.uint8)]
-        facts["edges"] = edge_scores(np.asarray(photo.convert("L")), ids, IGNORED_LABEL)
+    if mask.size == photo.size and facts["mask"].counts is not None and not facts["photo"].is_constant:
+        values = np.asarray(mask).astype(np.uint8)
+        facts["edges"] = edge_scores(np.asarray(photo.convert("L")), values, data.label_set.lookup, IGNORED_LABEL)
     return SampleFacts(**facts)
 
 
@@ -169,15 +173,15 @@ def read_photo(file: dict, what: str) -> tuple[Image.Image, PhotoFacts]:
         raise SetrError(f"{what} cannot be read: {error}") from error
     with open_file(file) as opened:
         digest = hashlib.sha256(opened.read()).hexdigest()
-    pixels = np.asarray(photo)
+    extrema: Any = photo.getextrema()
     return photo, PhotoFacts(
         format=stored.format,
         mode=stored.mode,
         size=photo.size,
         orientation=orientation_of(stored),
         has_alpha=stored.has_transparency_data,
-        is_constant=bool((pixels == pixels[0, 0]).all()),
-        fingerprint=fingerprint(pixels, digest),
+        is_constant=all(low == high for low, high in extrema),
+        fingerprint=fingerprint(np.asarray(photo), digest),
     )
 
 
@@ -203,8 +207,15 @@ def mask_facts(mask: Image.Image) -> MaskFacts:
     if mask.mode == "P":
         palette = np.array(mask.getpalette("RGB"), dtype=int).reshape(-1, 3)
         described["colors"] = {int(i): tuple(palette[i].tolist()) for i in np.flatnonzero(counts) if i < len(palette)}
-    ramps, steps = np.add(ramps_and_steps(ids), ramps_and_steps(ids.T))
+    part = np.ascontiguousarray(ids[middle(ids.shape[0]), middle(ids.shape[1])])
+    ramps, steps = np.add(ramps_and_steps(part), ramps_and_steps(np.ascontiguousarray(part.T)))
     return MaskFacts(**described, channels=1, counts=counts, num_ramps=int(ramps), num_steps=int(steps))
+
+
+def middle(length: int) -> slice:
+    """Up to `MOST_PIXELS_A_SIDE` pixels in the middle of a side."""
+    start = max(0, length - MOST_PIXELS_A_SIDE) // 2
+    return slice(start, start + MOST_PIXELS_A_SIDE)
 
 
 def ramps_and_steps(ids: np.ndarray) -> tuple[int, int]:
