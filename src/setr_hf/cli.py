@@ -168,8 +168,8 @@ class JobParser(HfArgumentParser):
 # What the Hub says of a repository that is missing or closed to this user. Transformers raises its own error from it.
 MISSING = (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.LocalEntryNotFoundError)
 HUB_ERRORS = (*MISSING, hub.HFValidationError, hub.OfflineModeIsEnabled)
-# A full or write-protected disk, and files that belong to somebody else.
-SYSTEM_ERRORS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
+# A full or write-protected disk, files that belong to somebody else, and names that no file can have.
+SYSTEM_ERRORS = (errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
 
 def is_users(error: BaseException | None) -> bool:

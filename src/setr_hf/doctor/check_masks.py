@@ -24,7 +24,7 @@ MOST_CONSTANT = 0.2
 # See `EdgeScores`; measured on CamVid and ADE20K, where those that fit have 0.35 to 1.2, and up to 0.34 if they are
 # mirrored or belong to another photo.
 FIT, CLEARLY_BETTER = 0.3, 0.15
-UNRELATED, SHARE_OF_USUAL = 0.15, 0.25
+UNRELATED, CLEARLY_WORSE, SHARE_OF_USUAL = 0.15, 0.2, 0.3
 FEWEST_TO_COMPARE = 8
 SHIFTS_AGREE = 6  # pixels
 NEAREST = "resize annotations by Image.resize(size, Image.NEAREST) alone, from the originals"
@@ -59,7 +59,7 @@ def forms(data: DataFacts) -> list[Finding]:
             [sample for sample, mask in masks if mask.format != "JPEG" and is_interpolated(mask)],
             "interpolated_mask", "error",
             "annotations have bands of ids in between along their borders: they were resized or turned with "
-            "interpolation", NEAREST,
+            "interpolation, or were JPEGs once", NEAREST,
         ),
         *about(
             [sample for sample in colored if sample.mask and sample.mask.format != "JPEG"], "colour_mask", "error",
@@ -276,7 +276,7 @@ def positions(data: DataFacts) -> list[Finding]:
         )
         findings.append(Finding("unrelated_masks", "warning", meaning, advice))
     elif usual > FIT:
-        odd = [sample for sample, edges in rest.items() if edges.as_it_is < SHARE_OF_USUAL * usual]
+        odd = [sample for sample, edges in rest.items() if edges.as_it_is < min(CLEARLY_WORSE, SHARE_OF_USUAL * usual)]
         meaning = f"the borders of these annotations do not lie on edges of their photos, as most do ({usual:.2f})"
         findings += about(odd, "unrelated_masks", "warning", meaning, advice)
     return findings

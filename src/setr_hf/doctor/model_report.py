@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
-from transformers.utils import CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from ..errors import SetrError
 from ..inference.loading import check_types, load_network, load_processor, read_object, weight_files
@@ -51,10 +51,14 @@ def check_files(folder: Path) -> list[Finding]:
 def examine_model(source: str) -> tuple[dict[str, Any], list[Finding]]:
     """What is known of a model, for JSON, and what is wrong with it. It is loaded only if its files are whole."""
     findings = check_files(Path(source)) if Path(source).is_dir() else []
-    processor = load_part("image_processor", lambda: load_processor(source), findings)
-    model = None
+    model = processor = None
+    if any(finding.kind == "config" for finding in findings):
+        # Transformers finds an image processor by the configuration, and would blame it for that.
+        load_part("image_processor", lambda: read_object(Path(source) / IMAGE_PROCESSOR_NAME), findings)
+    else:
+        processor = load_part("image_processor", lambda: load_processor(source), findings)
     if not any(finding.kind in ("config", "not_a_setr", "weights") for finding in findings):
-        model = load_part("weights", lambda: load_network(source), findings)
+        model = load_part("network", lambda: load_network(source), findings)
     content: dict[str, Any] = {}
     if model is not None:
         content |= architecture(model)
