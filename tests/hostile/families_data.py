@@ -13,7 +13,11 @@ from PIL import ExifTags, Image
 from small_models import noise
 
 from setr_hf import load_segmentation_data
+from setr_hf.data.arguments import DataArguments
 from setr_hf.data.checks import checked_samples
+from setr_hf.doctor.data_report import examine_data
+from setr_hf.doctor.sheet import draw_sheet
+from setr_hf.errors import SetrError
 from setr_hf.files import IMAGE_SUFFIXES
 
 
@@ -120,8 +124,8 @@ def spoil(random, root, photos, masks):
     return "no names file"
 
 
-@family(count=1_200)
-def folders_of_data(random, folder):
+def spoiled_folder(random, folder):
+    """Makes a folder of data with up to two faults, and says which."""
     photos, masks = folder / "images/train", folder / "annotations/train"
     for path in (photos, masks):
         path.mkdir(parents=True)
@@ -130,12 +134,17 @@ def folders_of_data(random, folder):
         height, width = random.choice([(16, 24), (24, 16), (32, 32), (1, 1)])
         (photos / f"{index}.jpg").write_bytes(photo_bytes(random, height, width))
         (masks / f"{index}.png").write_bytes(mask_bytes(random, height, width))
-    what = [
+    return "; ".join(
         spoil(random, folder, photos, masks)
         for _ in range(random.randint(0, 2))
         if any(photos.iterdir()) and any(masks.iterdir())
-    ]
+    )
 
+
+@family(count=1_200)
+def folders_of_data(random, folder):
+    what = spoiled_folder(random, folder)
+    photos, masks = folder / "images/train", folder / "annotations/train"
     skip_bad_samples = random.random() < 0.5
 
     def check(samples):
@@ -156,4 +165,24 @@ def folders_of_data(random, folder):
         assert all(((sample.label_map < num_labels) | (sample.label_map == 255)).all() for sample in samples)
         return samples
 
-    return Attempt("; ".join(what), run, check)
+    return Attempt(what, run, check)
+
+
+@family(count=600)
+def folders_for_the_doctor(random, folder):
+    """What `train` refuses, the doctor finds an error in."""
+    what = spoiled_folder(random, folder)
+
+    def is_refused():
+        try:
+            checked_samples(load_segmentation_data(folder, "train"), num_workers=1)
+        except SetrError:
+            return True
+        return False
+
+    def check(report):
+        json.dumps([finding.to_dict() for finding in report.findings])
+        draw_sheet(report.facts, report.findings)
+        assert any(finding.severity == "error" for finding in report.findings) or not is_refused()
+
+    return Attempt(what, lambda: examine_data(DataArguments(dataset=str(folder))), check)

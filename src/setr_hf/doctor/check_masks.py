@@ -83,7 +83,7 @@ def palettes(data: DataFacts) -> list[Finding]:
     usual = {value: colors.most_common(1)[0][0] for value, colors in seen.items()}
     odd = [sample for sample, colors in colored if any(usual[value] != color for value, color in colors.items())]
     return about(
-        odd, "mixed_palettes", "error",
+        odd, "mixed_palettes", "warning",
         "annotations are PNGs with palettes that give a value another colour than most do, as when each was quantized "
         "by itself: the same value may be several classes",
         "export them with one palette for all, or turn their colours (Image.convert('RGB')) into class ids",

@@ -138,7 +138,7 @@ def name_findings(split: str, files: SplitFiles) -> list[Finding]:
         meaning = f"annotations that are no PNG are not read: {names}. JPEG and others would blur or shift the ids"
         advice = "export the annotations once more as PNG; a JPEG that is only converted keeps its false ids"
         samples = tuple(f"{split}/{path.stem}" for path in pictures)
-        findings.append(Finding("mask_not_png", "error", meaning, advice, samples))
+        findings.append(Finding("mask_not_png", "warning", meaning, advice, samples))
     return findings
 
 

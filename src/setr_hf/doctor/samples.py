@@ -220,10 +220,13 @@ def middle(length: int) -> slice:
 
 def ramps_and_steps(ids: np.ndarray) -> tuple[int, int]:
     """In the rows of a label map `(height, width)`: how many pixels lie strictly between their neighbours, and how
-    many pairs of two equal ones differ by more than 1 from the pair that follows.
+    many pairs of two equal ones differ by more than 1 from the pair that follows. Noise, in which most pixels differ
+    from the next, has neither.
     """
     left, middle, right = ids[:, :-2], ids[:, 1:-1], ids[:, 2:]
     ramps = ((left < middle) & (middle < right)) | ((left > middle) & (middle > right))
     same = ids[:, 1:] == ids[:, :-1]
+    if same.sum() < same.size / 2:
+        return 0, 0
     differs = np.abs(ids[:, 1:-2].astype(np.int16) - ids[:, 2:-1]) > 1
     return int(ramps.sum()), int((same[:, :-2] & same[:, 2:] & differs).sum())
