@@ -82,6 +82,18 @@ def test_a_finding_in_json_says_how_many_samples_and_names_the_first(doctor, fol
     assert len(finding["samples"]) == 10 and finding["samples"][0] == "train/scene_0"
 
 
+def test_what_one_cause_explains_hides_nothing_else(doctor, folder):
+    masks = sorted((folder / "annotations").rglob("*.png"))
+    for path in masks:
+        ids = np.asarray(PILImage.open(path)) + np.uint8(1)
+        ids[:20] = 77 if path in masks[:2] else ids[:20]
+        PILImage.fromarray(ids).save(path)
+    _, report = doctor(folder)
+    found = {finding["kind"]: finding for finding in report["findings"]}
+    assert set(found) == {"counts_from_one", "unknown_ids", "class_never"}
+    assert found["unknown_ids"]["count"] == 2 and "[77]" in found["unknown_ids"]["meaning"]
+
+
 def tables(change=lambda annotation: annotation):
     """The clean splits as tables, their annotations changed."""
     splits = {}

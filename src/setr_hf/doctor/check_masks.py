@@ -15,6 +15,8 @@ from .samples import DataFacts, MaskFacts, SampleFacts, classes_of, ids_of
 # Of the borders in an annotation, those that values in between soften: 0 to 0.14 in hand-made ones, 0.6 to 1 after
 # interpolation.
 MOST_RAMPS, FEWEST_RAMPS = 0.4, 20
+# What 0 becomes: 255, then this.
+TWICE_REDUCED = 254
 # Unknown values of a JPEG's noise are many, and each is rare.
 FEWEST_STRAY_IDS, MOST_STRAY = 3, 0.02
 # Pixels, of all, that are ignored.
@@ -91,14 +93,13 @@ def palettes(data: DataFacts) -> list[Finding]:
 
 
 def meaning_of_values(data: DataFacts) -> list[Finding]:
-    """Whether values are off by one, reduced twice, or unknown: the first that explains them."""
+    """Whether values are off by one or reduced twice, the first that applies, and those that remain unknown."""
     if not data.has_names:
         return []
-    for cause in (black_and_white, counted_from_one, reduced_twice, one_more_value):
-        findings = cause(data)
-        if findings:
-            return findings
-    return unknown_values(data)
+    causes = (cause(data) for cause in (black_and_white, counted_from_one, reduced_twice, one_more_value))
+    findings = next((found for found in causes if found), [])
+    explained = [len(data.label_set.names), TWICE_REDUCED] if findings else []
+    return findings + unknown_values(data, explained)
 
 
 def occurring(data: DataFacts) -> np.ndarray:
@@ -161,13 +162,18 @@ def reduced_twice(data: DataFacts) -> list[Finding]:
         )
         advice = f'write "reduce_labels": false into {NAMES_FILE}'
         return about(holding(data, 255), "reduced_twice", "error", meaning, advice)
-    if is_direct(data) and data.label_set.lookup[254] == INVALID and found[254] and not found[count - 1]:
+    if (
+        is_direct(data)
+        and data.label_set.lookup[TWICE_REDUCED] == INVALID
+        and found[TWICE_REDUCED]
+        and not found[count - 1]
+    ):
         meaning = (
-            f"labels were reduced twice: 254 occurs, which is 0 after two reductions, and the last class, "
+            f"labels were reduced twice: {TWICE_REDUCED} occurs, which is 0 after two reductions, and the last class, "
             f"{count - 1}, never does"
         )
         advice = "export the annotations anew, and reduce them once"
-        return about(holding(data, 254), "reduced_twice", "error", meaning, advice)
+        return about(holding(data, TWICE_REDUCED), "reduced_twice", "error", meaning, advice)
     return []
 
 
@@ -185,8 +191,10 @@ def one_more_value(data: DataFacts) -> list[Finding]:
     )  # fmt: skip
 
 
-def unknown_values(data: DataFacts) -> list[Finding]:
+def unknown_values(data: DataFacts, explained: list[int]) -> list[Finding]:
+    """Values without a meaning, but for those that another finding explains."""
     is_unknown = data.label_set.lookup == INVALID
+    is_unknown[explained] = False
     samples = [sample for sample in data.with_ids if sample.mask and not is_blurred(sample.mask)]
     samples = [sample for sample in samples if ids_of(sample)[is_unknown].any()]
     stray = {sample for sample in samples if is_noise(ids_of(sample)[is_unknown], ids_of(sample).sum())}
@@ -259,14 +267,15 @@ def positions(data: DataFacts) -> list[Finding]:
     shifted = [
         sample
         for sample, edges in scored.items()
-        if edges.is_shifted and is_better(edges.best, edges) and sample not in turned
+        if edges.is_shifted and is_better(edges.best, edges) and not is_better(edges.turned, edges)
     ]
     if usual < UNRELATED:
         # Hardly any fits: of many turns and shifts one fits better by chance, but not the same one for most.
         turned, shifted = most_common(turned, lambda s: scored[s].turn), most_common(shifted, rounded_shift)
         turned, shifted = ([] if len(some) < len(scored) / 2 else some for some in (turned, shifted))
     findings = turned_findings(turned) + shifted_findings(shifted)
-    rest = {sample: edges for sample, edges in scored.items() if sample not in {*turned, *shifted}}
+    explained = {*turned, *shifted}
+    rest = {sample: edges for sample, edges in scored.items() if sample not in explained}
     if len(rest) < FEWEST_TO_COMPARE:
         return findings
     advice = "look at them: do the names pair each photo with its own annotation?"
