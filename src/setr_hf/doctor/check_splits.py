@@ -64,13 +64,11 @@ def photos_twice(data: DataFacts) -> list[Finding]:
     findings = []
     if pairs:
         shown = listing([f"{one} is {other}" for one, other in pairs])
-        meaning = f"{len(pairs)} photos are in two splits, so that scores are too good: {shown}"
+        meaning = f"the same photo is in two splits, so that scores are too good: {shown}"
         titles = tuple(dict.fromkeys(title for pair in pairs for title in pair))
         findings.append(Finding("same_photo_in_splits", "error", meaning, "remove them from one split", titles))
     if copies:
-        meaning = (
-            f"{len(copies)} photos are in a split twice or more: {listing([' = '.join(group) for group in copies])}"
-        )
+        meaning = f"the same photo is in a split more than once: {listing([' = '.join(group) for group in copies])}"
         titles = tuple(title for group in copies for title in group)
         findings.append(Finding("repeated_photo", "note", meaning, "remove all but one, with its annotation", titles))
     return findings

@@ -70,5 +70,6 @@ def print_findings(findings: list[Finding]) -> None:
 def finding_lines(finding: Finding) -> Iterator[tuple[str, str]]:
     yield finding.severity, f"{finding.kind}: {finding.meaning}"
     if finding.samples:
-        yield "", f"{len(finding.samples):,} samples: {listing(list(finding.samples))}"
+        plural = "s" if len(finding.samples) > 1 else ""
+        yield "", f"{len(finding.samples):,} sample{plural}: {listing(list(finding.samples))}"
     yield "", f"→ {finding.advice}"
