@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from ..data.arguments import DataArguments
-from ..data.folders import IMAGE_SUFFIXES, Layout, NoSuchSplit, SplitFiles, find_split, folder_rows, layout_of
+from ..data.folders import Layout, NoSuchSplit, SplitFiles, find_split, folder_rows, layout_of
 from ..data.label_sets import (
     MOST_CLASSES,
     NAMES_FILE,
@@ -27,7 +27,7 @@ from ..data.loading import (
 from ..data.public_datasets import CLASS_NAMES
 from ..data.rows import SegmentationData, reading
 from ..errors import SetrError
-from ..files import temporary_folder
+from ..files import IMAGE_SUFFIXES, temporary_folder
 from ..text import listing
 from .findings import Finding
 

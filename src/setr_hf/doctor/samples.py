@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from ..data.label_sets import INVALID, LabelSet
 from ..data.rows import SegmentationData, decode, open_file
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
 from ..model.photos_setr import pil_to_rgb, upright
+from ..progress import progress_bar
 from .edges import EdgeScores, edge_scores
 from .repeats import Fingerprint, fingerprint
 
@@ -131,8 +131,12 @@ def read_samples(splits: dict[str, SegmentationData]) -> list[SampleFacts]:
     # Each warning of Pillow's is of a single file, and would name none. Threads share what filters them.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")
-        results = pool.map(lambda item: read_sample(splits[item[0]], *item), work)
-        return list(tqdm(results, "Reading samples", len(work), delay=3))
+        results = []
+        with progress_bar(len(work), "sample") as progress:
+            for facts in pool.map(lambda item: read_sample(splits[item[0]], *item), work):
+                results.append(facts)
+                progress.update()
+        return results
 
 
 def read_sample(data: SegmentationData, split: str, index: int) -> SampleFacts:
