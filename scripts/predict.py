@@ -17,11 +17,13 @@ from setr_hf.cli import JobParser, positive, usable_device
 from setr_hf.data.public_datasets import protocol_scales
 from setr_hf.errors import SetrError
 from setr_hf.files import folder_lock
-from setr_hf.inference.arguments import ProtocolArguments
+from setr_hf.inference.arguments import ConfidenceArguments, ProtocolArguments
 from setr_hf.inference.devices import warn_if_imitated
 from setr_hf.inference.loading import load_model
 from setr_hf.inference.output_folder import (
+    CONFIDENCE_RESULTS,
     RECORDS_FILE,
+    RESULTS,
     check_overwrites_nothing,
     is_done,
     open_records,
@@ -40,9 +42,9 @@ from setr_hf.text import one_line
 from setr_hf_ending import say_when_interrupted
 
 
-def parse_arguments(argv: list[str] | None) -> tuple[Namespace, ProtocolArguments]:
+def parse_arguments(argv: list[str] | None) -> tuple[Namespace, ProtocolArguments, ConfidenceArguments]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser = JobParser(ProtocolArguments, description=__doc__)
+    parser = JobParser((ProtocolArguments, ConfidenceArguments), description=__doc__)
     option = parser.add_argument
     option("inputs", nargs="+", metavar="PHOTO", help="photos, folders of photos, or patterns such as 'a/**/*.jpg'")
     option("--model", required=True, help="folder or Hub id of a SETR model")
@@ -50,8 +52,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[Namespace, ProtocolArgument
     option("--device", type=usable_device, default=device, help="where the model computes: cpu, cuda, cuda:1, mps")
     option("--batch-size", type=positive, default=1, help="photos at a time")
     options = parser.parse_args(argv)
-    (protocol,) = parser.parse_dict(vars(options), allow_extra_keys=True)
-    return options, protocol
+    return options, *parser.parse_dict(vars(options), allow_extra_keys=True)
 
 
 def photos_in(inputs: list[str]) -> PhotoFiles:
@@ -89,45 +90,54 @@ def read(path: Path, name: str) -> ReadPhoto:
         return ReadPhoto(path, name, state, error)
 
 
-def process_group(group: list[ReadPhoto], output: Path, segmenter: Segmenter, colors: list[list[int]]) -> list[str]:
+def process_group(
+    group: list[ReadPhoto],
+    output: Path,
+    segmenter: Segmenter,
+    shown: ConfidenceArguments,
+    colors: list[list[int]],
+) -> list[str]:
     """Segments photos and writes their results; returns a line for each that has none, which says why."""
     photos = [item.photo for item in group if not isinstance(item.photo, SetrError)]
-    results = segment_each(segmenter, photos)
-    label_maps = iter(results)
+    predictions = iter(segment_each(lambda photos: segmenter.predict(photos, shown), photos))
     failures = []
     for path, name, state, photo in group:
         if isinstance(photo, SetrError):
             failures.append(str(photo))
-        elif isinstance(label_map := next(label_maps), SetrError):
-            failures.append(str(SetrError(f"{path}: {label_map}")))
+        elif isinstance(prediction := next(predictions), SetrError):
+            failures.append(str(SetrError(f"{path}: {prediction}")))
         else:
             id2label = segmenter.model.config.id2label
-            failure = record_results(output, name, path, state, photo, label_map.numpy(), colors, id2label)
+            failure = record_results(output, name, path, state, prediction, colors, id2label)
             failures += [failure] if failure else []
     return failures
 
 
 def main(argv: list[str] | None = None) -> int:
-    options, protocol = parse_arguments(argv)
+    options, protocol, shown = parse_arguments(argv)
     output, found = options.output, photos_in(options.inputs)
-    names = result_names(found.photos)
-    check_overwrites_nothing(found, output, names)
+    ends = CONFIDENCE_RESULTS if shown.confidence else RESULTS
+    names = result_names(found.photos, ends)
+    check_overwrites_nothing(found, output, names, ends)
     check_model(options.model)
     segmenter = load_segmenter(options.model, protocol, options.device)
     colors = class_colors(segmenter.model.config)
     # Devices, threads and batch sizes change rounding and, rarely, a pixel: a job may go on with others.
     settings = {**segmenter.settings(), "classes": digest([segmenter.model.config.id2label, colors])}
+    settings |= shown.settings(segmenter.processor.temperature)
     failures = [f"{one_line(folder)} cannot be read: {reason}" for folder, reason in found.unreadable.items()]
     num_photos, num_bad = len(found.photos), 0
     with folder_lock(output):
-        records = open_records(output, settings, dict(zip(names, found.photos)))
+        records = open_records(output, settings, dict(zip(names, found.photos)), ends)
         say_when_interrupted(lambda: "the same command goes on")
-        left = [(path, name) for path, name in zip(found.photos, names) if not is_done(output, records, name, path)]
+        left = [
+            (path, name) for path, name in zip(found.photos, names) if not is_done(output, records, name, path, ends)
+        ]
         num_earlier = num_photos - len(left)
         groups = [left[start : start + options.batch_size] for start in range(0, len(left), options.batch_size)]
         with progress_bar(num_photos, "photo", initial=num_earlier) as progress:
             for group in read_ahead(lambda group: [read(*item) for item in group], groups):
-                bad = process_group(group, output, segmenter, colors)
+                bad = process_group(group, output, segmenter, shown, colors)
                 num_bad += len(bad)
                 failures += bad
                 progress.update(len(group))

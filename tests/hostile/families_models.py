@@ -60,7 +60,9 @@ def checked_configuration(fields):
 
 @family(count=1_000, mebibytes=1500)
 def settings_of_image_processors(random, folder):
-    content = with_changes(random, SETTINGS | {"do_resize": True, "rescale_factor": 1 / 255, "resample": 2})
+    content = with_changes(
+        random, SETTINGS | {"do_resize": True, "rescale_factor": 1 / 255, "resample": 2, "temperature": 1.5}
+    )
     settings = content if isinstance(content, dict) else {"size": content}
     processor_class = random.choice([SetrImageProcessor, SetrImageProcessorPil])
     photo = Image.fromarray(noise(random, random.choice([1, 20, 70]), random.choice([1, 30, 90])))
@@ -71,7 +73,9 @@ def settings_of_image_processors(random, folder):
         if is_saved:
             processor.save_pretrained(folder)
             processor = processor_class.from_pretrained(folder)
-        return segment(small_model(), processor, [photo])[0]
+        [(label_map, confidence)] = segment(small_model(), processor, [photo], return_confidence=True)
+        assert ((confidence > 0) & (confidence <= 1)).all()
+        return label_map
 
     refusals = (ValueError,)
     return Attempt(

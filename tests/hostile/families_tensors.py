@@ -77,11 +77,15 @@ def photos_of_segment(random, folder):
         options["scales"] = random.choice([(1.0,), (0.5, 1.5), any_value(random), (any_value(random, 0),)])
     if random.random() < 0.4:
         options["window_batch_size"] = random.choice([1, 7, any_value(random, 0)])
+    if random.random() < 0.3:
+        options["return_confidence"] = True
 
     def check(label_maps):
         assert len(label_maps) == len(photos)
-        for photo, label_map in zip(photos, label_maps):
+        for photo, found in zip(photos, label_maps):
+            label_map, confidence = found if options.get("return_confidence") else (found, torch.ones(1))
             check_label_map(label_map, photo)
+            assert ((confidence > 0) & (confidence <= 1)).all()
 
     def run():
         return segment(small_model(), small_processor(), photos, **options)

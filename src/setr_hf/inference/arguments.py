@@ -1,7 +1,7 @@
 """The options of every job that segments photos."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from ..errors import SetrError
 
@@ -11,6 +11,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 PROTOCOL = {"help": "one scale, or several with mirror images", "choices": PROTOCOLS}
 SCALES = {"help": "for --protocol multi, if not the published ones", "metavar": "RATIO"}
 WINDOWS = {"help": "windows that a model takes at a time"}
+CONFIDENCE = {"help": "write how sure the model is of each pixel, as a map and a picture"}
+IGNORE_BELOW = {"help": "no class where the model is less sure than this, more than 0 to 1", "metavar": "SHARE"}
 DTYPE = {"help": "precision that models compute in", "choices": DTYPES}
 
 
@@ -36,3 +38,26 @@ class ProtocolArguments:
             raise SetrError("--scales belongs to --protocol multi")
         if not all(0 < ratio < math.inf for ratio in self.scales):
             raise SetrError(f"--scales must be positive ratios, got {' '.join(f'{ratio:g}' for ratio in self.scales)}")
+
+
+@dataclass
+class ConfidenceArguments:
+    """What becomes of the confidence in a label map. Raises [`SetrError`] if `ignore_below` is not a share."""
+
+    _argument_group_name = "confidence"
+
+    confidence: bool = field(default=False, metadata=CONFIDENCE)
+    ignore_below: float | None = field(default=None, metadata=IGNORE_BELOW)
+
+    def __post_init__(self) -> None:
+        if self.ignore_below is not None and not 0 < self.ignore_below <= 1:
+            raise SetrError(f"--ignore-below must be more than 0 and at most 1, got {self.ignore_below:g}")
+
+    @property
+    def need_confidence(self) -> bool:
+        """Whether the confidence shows in what is written."""
+        return self.confidence or self.ignore_below is not None
+
+    def settings(self, temperature: float) -> dict:
+        """What results depend on because the confidence at this `temperature` shows in them; else nothing."""
+        return {**asdict(self), "temperature": temperature} if self.need_confidence else {}

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from ..errors import SetrError
 from ..files import LOCK_NAME, append_lines, complete_lines, first_repeated, name_key, whole_file, write_json
 from ..text import csv_cell, one_line
 from .photo_files import PhotoFiles
-from .pictures import class_shares, overlay_with_legend
+from .pictures import NO_CLASS, class_shares, confidence_picture, overlay_with_legend
+from .predictions import Prediction
 from .settings import check_settings
 
 
@@ -25,14 +27,15 @@ SETTINGS_FILE = "_settings.json"
 RECORDS_FILE = "_records.jsonl"
 # What is written for each photo, after its name. The longest is first: if it is too long, there is none of them.
 RESULTS = ("_overlay.jpg", ".png", ".csv")
+CONFIDENCE_RESULTS = ("_confidence.jpg", "_confidence.png", *RESULTS)
 # What a file system says of a name that is too long, or has characters that it does not take.
 UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
-def result_names(photos: dict[Path, Path]) -> list[str]:
+def result_names(photos: dict[Path, Path], ends: Sequence[str] = RESULTS) -> list[str]:
     """A name, with slashes after subfolders, for each photo's results: its place, see [`PhotoFiles`], with its suffix
-    where needed. Raises [`SetrError`] if two are equal by their [`name_key`], or a subfolder would have the name of a
-    file of this job.
+    where needed. Raises [`SetrError`] if two files of results, whose names have these `ends`, would have the same name
+    by its [`name_key`], or a subfolder that of a file of this job.
     """
     stems = [(place.parent / place.stem).as_posix() for place in photos.values()]
     counts = Counter(map(name_key, stems))
@@ -40,14 +43,16 @@ def result_names(photos: dict[Path, Path]) -> list[str]:
         (place.parent / place.name.replace(".", "_")).as_posix() if counts[name_key(stem)] > 1 else stem
         for place, stem in zip(photos.values(), stems)
     ]
-    repeated = first_repeated(map(name_key, names))
+    results = [name_key(f"{name}{end}") for name in names for end in ends]
+    repeated = first_repeated(results)
     if repeated is not None:
-        first, second = [photo for photo, name in zip(photos, names) if name_key(name) == repeated][:2]
+        owners = [photo for photo in photos for _ in ends]
+        first, second = [owner for owner, result in zip(owners, results) if result == repeated][:2]
         raise SetrError(
             f"the results of {first} and {second} would have the same names: rename one, pass the folder above "
             "both, or give each folder its own --output"
         )
-    files = {SETTINGS_FILE, RECORDS_FILE, LOCK_NAME, *(name_key(f"{name}{end}") for name in names for end in RESULTS)}
+    files = {SETTINGS_FILE, RECORDS_FILE, LOCK_NAME, *results}
     for photo, place in photos.items():
         for folder in place.parents:
             if name_key(folder.as_posix()) in files:
@@ -55,12 +60,12 @@ def result_names(photos: dict[Path, Path]) -> list[str]:
     return names
 
 
-def result_files(folder: Path, name: str) -> list[Path]:
-    """Overlay, label map and table of the classes."""
-    return [folder / f"{name}{end}" for end in RESULTS]
+def result_files(folder: Path, name: str, ends: Sequence[str] = RESULTS) -> list[Path]:
+    """Overlay, label map and table of the classes; before them, if asked for, picture and map of the confidence."""
+    return [folder / f"{name}{end}" for end in ends]
 
 
-def check_overwrites_nothing(found: PhotoFiles, folder: Path, names: list[str]) -> None:
+def check_overwrites_nothing(found: PhotoFiles, folder: Path, names: list[str], ends: Sequence[str] = RESULTS) -> None:
     """Raises a [`SetrError`] if results would go where the next run would take them for photos, or leave out photos
     among them, or one would take the place of a photo.
     """
@@ -73,7 +78,7 @@ def check_overwrites_nothing(found: PhotoFiles, folder: Path, names: list[str]) 
             raise SetrError(f"{folder / place} is in a folder that is searched for photos: name another --output")
     taken = {identity(photo) for photo in found.photos if os.path.exists(photo)}
     for name in names:
-        for file in result_files(folder, name):
+        for file in result_files(folder, name, ends):
             if os.path.exists(file) and identity(file) in taken:
                 raise SetrError(f"{file} is one of the photos and would be overwritten: name another --output")
 
@@ -117,7 +122,9 @@ def read_records(folder: Path) -> dict[str, dict]:
     return records
 
 
-def open_records(folder: Path, settings: dict, photos: dict[str, Path]) -> dict[str, dict]:
+def open_records(
+    folder: Path, settings: dict, photos: dict[str, Path], ends: Sequence[str] = RESULTS
+) -> dict[str, dict]:
     """The records in `folder`, where the results of `photos`, by their names, shall follow; see [`read_records`].
 
     Raises [`SetrError`] if the folder holds results of other `settings` or of other photos with these names, or a file
@@ -131,7 +138,7 @@ def open_records(folder: Path, settings: dict, photos: dict[str, Path]) -> dict[
     for name, photo in photos.items():
         record = records.get(name_key(name))
         if record is None:
-            for file in filter(os.path.lexists, result_files(folder, name)):
+            for file in filter(os.path.lexists, result_files(folder, name, ends)):
                 raise SetrError(f"{file} is no result of this job: move it away, or name another --output")
         elif record["state"] != photo_state(photo) and is_another(photo, record["photo"]):
             raise SetrError(
@@ -151,33 +158,55 @@ def add_record(folder: Path, name: str, photo: Path, state: dict[str, int] | Non
     append_lines(folder / RECORDS_FILE, [json.dumps(record)])
 
 
-def is_done(folder: Path, records: dict[str, dict], name: str, photo: Path) -> bool:
+def is_done(folder: Path, records: dict[str, dict], name: str, photo: Path, ends: Sequence[str] = RESULTS) -> bool:
     """Whether a photo has all its results, and has not changed since it was read for them."""
     record, state = records.get(name_key(name)), photo_state(photo)
     if record is None or state is None or record["state"] != state:
         return False
-    return all(map(os.path.isfile, result_files(folder, name)))
+    return all(map(os.path.isfile, result_files(folder, name, ends)))
 
 
-def write_results(
-    folder: Path, name: str, photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict
-) -> None:
-    """`NAME.png` with class ids, 8 bits if they fit, `NAME_overlay.jpg`, and `NAME.csv` with the share of the area of
-    each class.
-    """
-    label_map = label_map.astype(np.uint8 if len(id2label) <= 256 else np.uint16)
-    picture, ids, shares = result_files(folder, name)
+def write_jpeg(picture: Image.Image, path: Path) -> None:
     encoded = io.BytesIO()
-    overlay_with_legend(photo, label_map, colors, id2label).save(encoded, "JPEG", quality=90)
-    with whole_file(picture) as unfinished:
+    picture.save(encoded, "JPEG", quality=90)
+    with whole_file(path) as unfinished:
         # Pillow does not notice if the disk takes only a part of a JPEG.
         unfinished.write_bytes(encoded.getbuffer())
+
+
+def write_results(folder: Path, name: str, prediction: Prediction, colors: list[list[int]], id2label: dict) -> None:
+    """`NAME.png` with class ids, 8 bits if they fit, `NAME_overlay.jpg`, and `NAME.csv` with the share of the area of
+    each class. With the confidence, also `NAME_confidence.png`, whose 255 is 1, and `NAME_confidence.jpg`; the table
+    then has its mean in each class and, last, in the whole photo.
+    """
+    photo, label_map, no_class, confidence = prediction
+    if confidence is not None:
+        picture, levels = result_files(folder, name, CONFIDENCE_RESULTS)[:2]
+        write_jpeg(confidence_picture(photo, confidence), picture)
+        with whole_file(levels) as unfinished:
+            Image.fromarray(np.rint(confidence * 255).astype(np.uint8)).save(unfinished)
+    picture, ids, shares = result_files(folder, name)
+    write_jpeg(overlay_with_legend(photo, label_map, colors, id2label, no_class), picture)
     with whole_file(ids) as unfinished:
         Image.fromarray(label_map).save(unfinished)
     with whole_file(shares) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "class", "share"])
-        table.writerows([i, csv_cell(id2label[i]), f"{share:.6f}"] for i, share in class_shares(label_map).items())
+        csv.writer(file).writerows(class_table(prediction, id2label))
+
+
+def class_table(prediction: Prediction, id2label: dict) -> list[list]:
+    """The rows of a photo's table; see [`write_results`]."""
+    _, label_map, no_class, confidence = prediction
+    header, rows = ["id", "class", "share"], []
+    for i, share in class_shares(label_map).items():
+        rows.append([i, NO_CLASS if i == no_class else csv_cell(id2label[i]), f"{share:.6f}"])
+    if confidence is None:
+        return [header, *rows]
+
+    def mean(values: np.ndarray) -> str:
+        return f"{values.mean(dtype=np.float64):.6f}"
+
+    rows = [[*row, mean(confidence[label_map == row[0]])] for row in rows]
+    return [[*header, "confidence"], *rows, ["", "all", f"{1:.6f}", mean(confidence)]]
 
 
 def record_results(
@@ -185,8 +214,7 @@ def record_results(
     name: str,
     path: Path,
     state: dict[str, int] | None,
-    photo: Image.Image,
-    label_map: np.ndarray,
+    prediction: Prediction,
     colors: list[list[int]],
     id2label: dict,
 ) -> str | None:
@@ -195,7 +223,7 @@ def record_results(
     """
     try:
         add_record(folder, name, path, None)
-        write_results(folder, name, photo, label_map, colors, id2label)
+        write_results(folder, name, prediction, colors, id2label)
         add_record(folder, name, path, state)
     except OSError as error:
         if error.errno not in UNFIT_NAME:

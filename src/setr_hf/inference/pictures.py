@@ -17,7 +17,10 @@ LONGEST_TEXT = 200
 MARGIN = 8
 SWATCH = 14
 SWATCH_GAP = 6
+SHORTEST_SCALE = 240
 IGNORED_COLOR = [0, 0, 0]
+# What is said of pixels in which a model was not sure enough.
+NO_CLASS = "no class"
 # In CIELAB: generated colours are muted, of medium lightness and little chroma, as long as they differ by this much.
 MUTED_LIGHTNESS = (30, 90)
 MUTED_CHROMA = 45
@@ -56,9 +59,17 @@ def color_label_map(label_map: np.ndarray, colors: list[list[int]], ignore_index
     return Image.fromarray(pixels)
 
 
-def overlay(photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], opacity: float = 0.55) -> Image.Image:
-    """A photo with its predicted label map laid over it; `opacity` from 0 (the photo) to 1 (the colours)."""
-    return Image.blend(upright_rgb(photo), color_label_map(label_map, colors), opacity)
+def overlay(
+    photo: Image.Image,
+    label_map: np.ndarray,
+    colors: list[list[int]],
+    opacity: float = 0.55,
+    ignore_index: int | None = None,
+) -> Image.Image:
+    """A photo with its predicted label map laid over it; `opacity` from 0 (the photo) to 1 (the colours). Where the
+    label map is `ignore_index`, if any, the photo is darkened.
+    """
+    return Image.blend(upright_rgb(photo), color_label_map(label_map, colors, ignore_index), opacity)
 
 
 def class_shares(label_map: np.ndarray) -> dict[int, float]:
@@ -106,11 +117,52 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
 
 
 def overlay_with_legend(
-    photo: Image.Image, label_map: np.ndarray, colors: list[list[int]], id2label: dict[int, str]
+    photo: Image.Image,
+    label_map: np.ndarray,
+    colors: list[list[int]],
+    id2label: dict[int, str],
+    ignore_index: int | None = None,
 ) -> Image.Image:
-    """A photo with its predicted label map laid over it, and a legend of the classes that occur, the largest first."""
-    entries = [(f"{id2label[i]} {share:.1%}", colors[i]) for i, share in class_shares(label_map).items()]
-    return stack([overlay(photo, label_map, colors), draw_legend(photo.width, entries)])
+    """A photo with its predicted label map laid over it, and a legend of the classes that occur, the largest first.
+    `ignore_index`, if any, stands for no class.
+    """
+    entries = [
+        (f"{NO_CLASS} {share:.1%}", IGNORED_COLOR) if i == ignore_index else (f"{id2label[i]} {share:.1%}", colors[i])
+        for i, share in class_shares(label_map).items()
+    ]
+    picture = overlay(photo, label_map, colors, ignore_index=ignore_index)
+    return stack([picture, draw_legend(photo.width, entries)])
+
+
+def confidence_colors(confidence: np.ndarray) -> np.ndarray:
+    """RGB colours, uint8 of shape `(height, width, 3)`, of confidences from 0, dark blue, to 1, yellow."""
+    import cv2  # Costs time, and most pictures need none of it.
+
+    levels = np.rint(confidence * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def draw_scale(width: int) -> Image.Image:
+    """A white strip with the [`confidence_colors`] from 0 to 100 %, `width` pixels wide, or as wide as it needs."""
+    width = max(width, SHORTEST_SCALE)
+    strip = Image.new("RGB", (width, LINE_HEIGHT + SWATCH), "white")
+    bar_width = width - 2 * MARGIN
+    bar = np.tile(np.linspace(0, 1, bar_width, dtype=np.float32), (SWATCH, 1))
+    strip.paste(Image.fromarray(confidence_colors(bar)), (MARGIN, 0))
+    for share, anchor in ((0.0, "la"), (0.25, "ma"), (0.5, "ma"), (0.75, "ma"), (1.0, "ra")):
+        place = (MARGIN + share * bar_width, SWATCH + 2)
+        ImageDraw.Draw(strip).text(place, f"{share:.0%}", fill="black", font=FONT, anchor=anchor)
+    return strip
+
+
+def confidence_picture(photo: Image.Image, confidence: np.ndarray, opacity: float = 0.7) -> Image.Image:
+    """A photo under the colours of the confidence in its label map, with its mean and the scale below. `confidence` is
+    of shape `(height, width)`, 0 to 1; `opacity` is as in [`overlay`].
+    """
+    heat = Image.blend(upright_rgb(photo), Image.fromarray(confidence_colors(confidence)), opacity)
+    mean = f"mean confidence {confidence.mean(dtype=np.float64):.1%}"
+    width = max(photo.width, SHORTEST_SCALE)
+    return stack([heat, draw_line(width, [(MARGIN, mean)]), draw_scale(width)])
 
 
 def column_starts(count: int, size: int) -> list[int]:

@@ -1,6 +1,6 @@
 """A model as jobs use it: with its image processor and test protocol."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,8 +10,12 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import SetrError
+from ..model.confidence_setr import logits_of
+from ..model.label_maps_setr import ScoreTile
+from .arguments import ConfidenceArguments
+from .predictions import Prediction, prediction_of
 from .settings import model_settings
-from .sliding_windows import check_multi_scale, segment
+from .sliding_windows import check_multi_scale, full_memory_named, photo_tiles, segment
 
 
 Group = TypeVar("Group")
@@ -37,6 +41,27 @@ class Segmenter:
     def __call__(self, photos: list[Image.Image]) -> list[torch.Tensor]:
         return segment(self.model, self.processor, photos, self.scales, self.window_batch_size)
 
+    def with_confidence(self, photos: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The label map of each photo, and the confidence in it; see [`segment`]."""
+        return segment(self.model, self.processor, photos, self.scales, self.window_batch_size, return_confidence=True)
+
+    def predict(self, photos: list[Image.Image], options: ConfidenceArguments) -> list[Prediction]:
+        """What is found in each photo; the confidence in it is computed only if the `options` need it."""
+        results: list[tuple[torch.Tensor, torch.Tensor | None]]
+        if options.need_confidence:
+            results = [*self.with_confidence(photos)]
+        else:
+            results = [(label_map, None) for label_map in self(photos)]
+        num_classes = len(self.model.config.id2label)
+        return [prediction_of(photo, *result, num_classes, options) for photo, result in zip(photos, results)]
+
+    def score_tiles(self, photo: Image.Image) -> Iterator[ScoreTile]:
+        """Tiles of the logits of all classes of an upright RGB photo; of averaged probabilities, see [`logits_of`]."""
+        with full_memory_named([photo]):
+            [tiles] = photo_tiles(self.model, self.processor, [photo], self.scales, self.window_batch_size)
+            for rows, columns, scores in tiles:
+                yield rows, columns, logits_of(scores, are_probabilities=self.scales is not None)
+
     def settings(self) -> dict:
         """All that a label map depends on; batch sizes, devices and threads change rounding and, rarely, a pixel."""
         return {
@@ -49,7 +74,7 @@ class Segmenter:
 
 
 def segment_each(
-    segmenter: Callable[[list[Image.Image]], list[Result]], photos: list[Image.Image]
+    segmenter: Callable[[list[Image.Image]], Iterable[Result]], photos: list[Image.Image]
 ) -> list[Result | SetrError]:
     """What `segmenter` returns for each photo, or why it cannot be segmented. Photos are segmented together and, if
     that fails, one by one: a bad one spoils no other, and memory that is too small for all may do for each.

@@ -12,8 +12,9 @@ from ..errors import SetrError
 from .loading import read_object
 
 
-# Fields of configurations and image processors that change nothing of what is computed.
+# Fields of configurations and image processors that change nothing of a label map.
 WITHOUT_EFFECT = {"_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "palette", "auto_map"}
+WITHOUT_EFFECT |= {"temperature"}
 
 
 def digest(content: dict | list, *tensors: np.ndarray) -> str:

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..errors import SetrError
+from ..model.confidence_setr import measured
 from ..model.image_processing_setr import check_logits
 from ..model.label_maps_setr import ScoreTile, grid_of, label_map_of, mean_probability_tiles, score_tiles
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
@@ -93,24 +94,23 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
         start = stop
 
 
-def segment_single_scale(
+def single_scale_tiles(
     model: PreTrainedModel, processor: BaseImageProcessor, photos: list[Image.Image], window_batch_size: int
-) -> list[torch.Tensor]:
-    """The label maps that the processor, the model and the processor's post-processing give."""
+) -> Iterator[Iterator[ScoreTile]]:
+    """For each photo tiles of the scores that the processor, the model and the processor's post-processing give."""
     sizes = [(photo.height, photo.width) for photo in photos]
     if not processor.do_split_image:
         inputs = preprocessed(processor, photos, do_convert_rgb=False).to(model.device)
         with torch.inference_mode():
             outputs = model(**inputs)
         with users_mistakes():
-            return processor.post_process_semantic_segmentation(outputs, sizes)
+            yield from (tiles for _, tiles in processor.scores_in_tiles(outputs, sizes))
+        return
     views = [preprocessed(processor, photo, do_convert_rgb=False) for photo in photos]
-    label_maps: list[torch.Tensor] = []
     for view, size, logits in zip(views, sizes, window_logits(model, views, window_batch_size)):
         outputs = SetrSemanticSegmenterOutput(logits=logits, patch_offsets=view["patch_offsets"])
         with users_mistakes():
-            label_maps += processor.post_process_semantic_segmentation(outputs, [size])
-    return label_maps
+            yield from (tiles for _, tiles in processor.scores_in_tiles(outputs, [size]))
 
 
 def multi_scale_tiles(
@@ -145,6 +145,24 @@ def multi_scale_tiles(
     return mean_probability_tiles(tiles, weights)
 
 
+def photo_tiles(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    photos: list[Image.Image],
+    scales: tuple[float, ...] | None,
+    window_batch_size: int,
+) -> Iterator[Iterator[ScoreTile]]:
+    """For each photo, upright and, if the processor wants that, RGB, the tiles of its scores at its size: logits, or
+    probabilities if there are `scales`. Arguments and errors are those of [`segment`].
+    """
+    if scales is None:
+        yield from single_scale_tiles(model, processor, photos, window_batch_size)
+        return
+    check_multi_scale(processor, scales)
+    for photo in photos:
+        yield multi_scale_tiles(model, processor, photo, scales, window_batch_size)
+
+
 def checked_photo(photo: Any, index: int, normalize: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if not isinstance(photo, Image.Image):
         raise SetrError(
@@ -157,13 +175,37 @@ def checked_photo(photo: Any, index: int, normalize: Callable[[Image.Image], Ima
         raise SetrError(f"photo {index}: {error}") from error
 
 
+@overload
 def segment(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     photos: list[Image.Image],
     scales: tuple[float, ...] | None = None,
     window_batch_size: int = 32,
-) -> list[torch.Tensor]:
+    return_confidence: Literal[False] = False,
+) -> list[torch.Tensor]: ...
+
+
+@overload
+def segment(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    photos: list[Image.Image],
+    scales: tuple[float, ...] | None = None,
+    window_batch_size: int = 32,
+    *,
+    return_confidence: Literal[True],
+) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
+
+
+def segment(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    photos: list[Image.Image],
+    scales: tuple[float, ...] | None = None,
+    window_batch_size: int = 32,
+    return_confidence: bool = False,
+) -> list[torch.Tensor] | list[tuple[torch.Tensor, torch.Tensor]]:
     """Segments photos by the paper's test protocol.
 
     Args:
@@ -175,10 +217,13 @@ def segment(
             map is that of `pipeline("image-segmentation")`.
         window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time, of all
             photos or of all scales of a photo.
+        return_confidence (`bool`, *optional*, defaults to `False`): Whether to return how sure the model is of each
+            pixel's class: the largest probability in the softmax of its scores divided by the processor's
+            `temperature` T. With `scales` the averaged probabilities p are sharpened to p^(1/T), which sum to 1 again.
 
     Returns:
         `list[torch.LongTensor]`: The label map of each photo, class ids of shape `(height, width)` at the size of the
-        upright photo, on the CPU.
+        upright photo, on the CPU; or pairs of it and the confidence, a `torch.FloatTensor` of the same shape, 0 to 1.
 
     Raises:
         [`SetrError`]: `scales` is given although the processor does not cut windows, a ratio is not positive,
@@ -205,13 +250,14 @@ def segment(
     photos = [checked_photo(photo, index, normalize) for index, photo in enumerate(photos)]
     if not photos:
         return []
+    results: list[Any] = []
     with full_memory_named(photos):
-        if scales is None:
-            label_maps = segment_single_scale(model, processor, photos, window_batch_size)
-        else:
-            check_multi_scale(processor, scales)
-            label_maps = []
-            for photo in photos:
-                tiles = multi_scale_tiles(model, processor, photo, scales, window_batch_size)
-                label_maps.append(label_map_of(tiles, (photo.height, photo.width), model.device))
-        return [label_map.cpu() for label_map in label_maps]
+        for photo, tiles in zip(photos, photo_tiles(model, processor, photos, scales, window_batch_size)):
+            size = (photo.height, photo.width)
+            if not return_confidence:
+                results.append(label_map_of(tiles, size, model.device).cpu())
+                continue
+            confidence = torch.empty(size, device=model.device)
+            tiles = measured(tiles, confidence, processor.temperature, are_probabilities=scales is not None)
+            results.append((label_map_of(tiles, size, model.device).cpu(), confidence.cpu()))
+    return results

@@ -30,7 +30,8 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput
 
-from .label_maps_setr import grid_of, kept, label_map_of, score_tiles
+from .confidence_setr import check_temperature, measured
+from .label_maps_setr import ScoreTile, grid_of, kept, label_map_of, score_tiles
 from .photos_setr import (
     channels_first_rgb,
     check_intensities,
@@ -63,13 +64,15 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     from 1: 0 becomes 255, which the loss ignores, and k becomes k − 1. do_split_image (`bool`, *optional*, defaults to
     `self.do_split_image`): Whether to cut each image into overlapping windows of `crop_size`, the paper's test
     protocol. stride (`int`, *optional*, defaults to `self.stride`): Distance in pixels between the starts of
-    neighbouring windows; at most `crop_size`.
+    neighbouring windows; at most `crop_size`. temperature (`float`, *optional*, defaults to `self.temperature`): What
+    scores are divided by to become confidences, see `post_process_semantic_segmentation`. It changes no label map.
     """
 
     antialias: bool
     do_reduce_labels: bool
     do_split_image: bool
     stride: int
+    temperature: float | int
 
 
 def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
@@ -347,6 +350,7 @@ class SetrImageProcessorMixin:
     do_convert_rgb = True
     do_reduce_labels = False
     do_split_image = False
+    temperature = 1.0
 
     def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]):
         with types_checked():
@@ -401,6 +405,7 @@ class SetrImageProcessorMixin:
                     f"stride must be between 1 and the crop size {crop_size.height}×{crop_size.width}, or windows "
                     f"would leave gaps; got {stride}"
                 )
+        check_temperature(settings["temperature"])
         for name in ("do_center_crop", "do_pad"):
             if settings.get(name):
                 raise ValueError(f"{type(self).__name__} has no {name}")
@@ -596,6 +601,7 @@ class SetrImageProcessorMixin:
         outputs: ModelOutput,
         target_sizes: list[tuple[int, int]] | None = None,
         return_segmentation_scores: bool = False,
+        return_confidence: bool = False,
     ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
         r"""Label maps from the model's output. Overlapping windows are averaged as logits at the size of the resized
         image; the result is resized bilinearly, corners not aligned, to the target size, where the best class wins.
@@ -605,15 +611,39 @@ class SetrImageProcessorMixin:
             target_sizes (`list[tuple[int, int]]`, *optional*): Height and width in pixels of each label map, usually
                 those of the photo. By default those of the resized image for windows, else those of the logits.
             return_segmentation_scores (`bool`, defaults to `False`): Whether to return the resized logits as well.
+            return_confidence (`bool`, defaults to `False`): Whether to return how sure the model is of each pixel's
+                class: the largest probability in the softmax of the resized logits divided by `temperature`.
 
         Returns:
-            A `torch.LongTensor` of shape `(height, width)` with class ids for each image; or, with scores, an output
-            with `segmentation` and `segmentation_scores` of shape `(num_labels, height, width)` for each image.
+            A `torch.LongTensor` of shape `(height, width)` with class ids for each image; or, with scores or
+            confidence, an output for each image with `segmentation`, and with `segmentation_scores` of shape
+            `(num_labels, height, width)` or `confidence`, a `torch.FloatTensor` of shape `(height, width)`, 0 to 1.
 
         Raises:
             `ValueError`: there are more or fewer `target_sizes` than images, one of them is not a positive height and
                 width, the batch is empty, logits are not finite, or the windows of an image are not a grid of rows and
                 columns that covers it.
+        """
+        results = []
+        for size, tiles in self.scores_in_tiles(outputs, target_sizes):
+            device, num_labels = outputs.logits.device, outputs.logits.shape[-3]
+            data = {}
+            if return_segmentation_scores:
+                data["segmentation_scores"] = torch.empty((num_labels, *size), device=device)
+                tiles = kept(tiles, data["segmentation_scores"])
+            if return_confidence:
+                data["confidence"] = torch.empty(size, device=device)
+                tiles = measured(tiles, data["confidence"], self.temperature)
+            label_map = label_map_of(tiles, size, device)
+            data = {"segmentation": label_map, **data}
+            results.append(SemanticSegmentationPostProcessorOutput(data=data) if len(data) > 1 else label_map)
+        return results
+
+    def scores_in_tiles(
+        self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None
+    ) -> Iterator[tuple[tuple[int, int], Iterator[ScoreTile]]]:
+        """For each image, height and width in pixels of its label map, and the scores that it is read from, a tile at
+        a time. Arguments and errors are those of `post_process_semantic_segmentation`.
         """
         logits, patch_offsets = outputs.logits, getattr(outputs, "patch_offsets", None)
         check_logits(logits, patch_offsets)
@@ -623,22 +653,15 @@ class SetrImageProcessorMixin:
             raise ValueError(f"target_sizes must be a list of heights and widths, got {target_sizes!r}")
         if len(target_sizes) != len(logits):
             raise ValueError(f"got {len(target_sizes)} target sizes for a batch of {len(logits)} images")
-
-        results = []
-        for image_logits, target_size, index in zip(logits, target_sizes, range(len(logits))):
+        for index, (image_logits, target_size) in enumerate(zip(logits, target_sizes)):
             offsets = None if patch_offsets is None else valid_offsets(patch_offsets[index].tolist(), index)
-            size = offsets[0][4:] if offsets else image_logits.shape[-2:]
+            height, width = offsets[0][4:] if offsets else image_logits.shape[-2:]
             if target_size is not None:
-                size = whole_sides(target_size, f"target_sizes[{index}]")
+                height, width = whole_sides(target_size, f"target_sizes[{index}]")
+            image_logits = image_logits[: len(offsets)] if offsets else image_logits
             with named(f"patch_offsets of image {index}"):
-                tiles = score_tiles(*grid_of(image_logits[: len(offsets)] if offsets else image_logits, offsets, size))
-            if return_segmentation_scores:
-                scores = logits.new_empty((logits.shape[-3], *size), dtype=torch.float32)
-                data = {"segmentation": label_map_of(kept(tiles, scores), size, logits.device)}
-                results.append(SemanticSegmentationPostProcessorOutput(data={**data, "segmentation_scores": scores}))
-            else:
-                results.append(label_map_of(tiles, size, logits.device))
-        return results
+                logits_and_grid = grid_of(image_logits, offsets, (height, width))
+            yield (height, width), score_tiles(*logits_and_grid)
 
 
 class SetrImageProcessor(SetrImageProcessorMixin, TorchvisionBackend):
