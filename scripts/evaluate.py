@@ -17,7 +17,8 @@ from setr_hf.data.arguments import SplitArguments, dataset_name, load_data
 from setr_hf.data.rows import Sample
 from setr_hf.errors import SetrError
 from setr_hf.evaluation.arguments import EvaluationArguments
-from setr_hf.evaluation.records import compute_records, sample_record, start_processes
+from setr_hf.evaluation.records import compute_records, start_processes
+from setr_hf.evaluation.reliability import calibration_record, check_calibration_record, summarize_calibration
 from setr_hf.evaluation.results import print_scores, summarize, write_report, write_worst_images
 from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.evaluation.settings import evaluation_settings
@@ -53,23 +54,26 @@ def main(argv: list[str] | None = None) -> int:
     submission = output / "submission"
     files = submission_files(submission, data.rows["name"]) if options.submit else {}
 
-    def record(sample: Sample, prediction: torch.Tensor, num_labels: int) -> dict:
+    def record(sample: Sample, prediction: tuple[torch.Tensor, torch.Tensor], num_labels: int) -> dict:
         if ids is not None:
             with whole_file(files[sample.name]) as unfinished:
-                Image.fromarray(ids[prediction.numpy()]).save(unfinished)
-        return sample_record(sample, prediction, num_labels)
+                Image.fromarray(ids[prediction[0].numpy()]).save(unfinished)
+        return calibration_record(sample, prediction, num_labels)
 
     def is_missing(name: str) -> bool:
         return options.submit and not files[name].exists()
 
-    settings = evaluation_settings(segmenter, data, options.batch_size)
+    # On which the confidence depends, but no label map.
+    temperature = segmenter.processor.temperature
+    settings = {**evaluation_settings(segmenter, data, options.batch_size), "temperature": temperature}
     say_when_interrupted(lambda: "the same command goes on")
     records = compute_records(
         output / "records",
         settings,
         data,
-        [segmenter],
+        [segmenter.with_confidence],
         record,
+        check_calibration_record,
         limit=evaluation.limit,
         batch_size=options.batch_size,
         is_missing=is_missing,
@@ -85,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     if not data.has_annotations:
         return 0
     summary, matrix = summarize(records, data.label_set, records.bad_samples)
+    summary |= summarize_calibration(records)
     write_report(output, summary, matrix, settings)
     write_worst_images(output / "worst.png", summary, data, segmenter)
     if options.update_card:

@@ -19,7 +19,7 @@ NAMES = CLASS_NAMES["cityscapes"]
 RECORDS = "records/process-0.jsonl"
 # What an evaluation of two images writes, in this order; the second record is a part of the same page as the first.
 FILES = ["records/settings.json", "submission/0.png", RECORDS, "submission/1.png", "results.json"]
-FILES += ["confusion_matrix.npy", "classes.png", "confusion_matrix.png", "worst.png"]
+FILES += ["confusion_matrix.npy", "classes.png", "confusion_matrix.png", "reliability.png", "worst.png"]
 
 
 @pytest.fixture(scope="module")

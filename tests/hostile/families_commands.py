@@ -122,11 +122,13 @@ TRAIN += ["--report-to", "none", "--num-prediction-pictures", "0", "--disable-tq
 DATA = ["--dataset", "data", "--output", "out"]
 PROTOCOL = ["--protocol", "multi", "--scales", "1", "--dtype", "float32", "--batch-size", "2"]
 PROTOCOL += ["--window-batch-size", "2"]
+CONFIDENCE = ["--confidence", "--ignore-below", "0.5"]
 COMMANDS = {
     "train": [*TRAIN, "--dry-run"],
-    "predict": ["data/images/val", "data/**/*.png", "--model", "model", "--output", "out", *PROTOCOL],
+    "predict": ["data/images/val", "data/**/*.png", "--model", "model", "--output", "out", *PROTOCOL, *CONFIDENCE],
     "evaluate": ["--model", "model", *DATA],
     "compare": ["model", "model", *DATA],
+    "calibrate": ["model", "--dataset", "data"],
     "convert": ["public.pth", "out"],
     "prepare": ["cityscapes", "data", "out"],
     "publish": ["model", "me/model", "--dry-run"],

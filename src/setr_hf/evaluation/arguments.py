@@ -1,4 +1,4 @@
-"""The options that `evaluate` and `compare` share."""
+"""The options that `evaluate`, `compare` and `calibrate` share."""
 
 import os
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from ..inference.arguments import ProtocolArguments
 
 
 @dataclass
-class EvaluationArguments(ProtocolArguments):
-    """How models are evaluated. Raises [`SetrError`] as [`ProtocolArguments`] does, and if a number is less than 1."""
+class SampleArguments(ProtocolArguments):
+    """Which samples are segmented, and how. Raises [`SetrError`] as [`ProtocolArguments`] does, and if a number is
+    less than 1.
+    """
 
     _argument_group_name = "evaluation"
 
     limit: int | None = option(None, "only the first images")
     skip_bad_samples: bool = option(False, "leave out samples that cannot be used")
-    output: Path | None = option(None, "folder for results, resumed if it exists")
     threads: int = option(os.cpu_count() or 1, "CPU threads of each process; changes rounding")
 
     def __post_init__(self) -> None:
@@ -26,6 +27,13 @@ class EvaluationArguments(ProtocolArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SetrError(f"--{name} must be at least 1, got {value}")
+
+
+@dataclass
+class EvaluationArguments(SampleArguments):
+    """How models are evaluated, and where the results go."""
+
+    output: Path | None = option(None, "folder for results, resumed if it exists")
 
     def output_folder(self, job: str, models: list[str], data: SplitArguments) -> Path:
         """`output`, or by default a folder named after the job, its models, the data, the split and the protocol."""

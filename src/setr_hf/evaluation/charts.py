@@ -1,4 +1,6 @@
-"""Charts of an evaluation: the IoU of each class, and the confusion matrix. Without pyplot, which would be global."""
+"""Charts of an evaluation: the IoU of each class, the confusion matrix, and how reliable the confidence is. Without
+pyplot, which would be global.
+"""
 
 import warnings
 from pathlib import Path
@@ -54,6 +56,32 @@ def confusion_heat_map(matrix: np.ndarray, names: list[str]) -> Figure:
     for row, column in np.argwhere(shares >= 0.005) if has_numbers else ():
         color = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=7)
+    return figure
+
+
+def reliability_diagram(bins: list[dict], title: str) -> Figure:
+    """The accuracy of the pixels in each bin of confidence over their mean confidence, beside the diagonal on which
+    both agree, and below it the share of all pixels in each bin. `bins` are those of [`summarize_calibration`].
+    """
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    filled = [row for row in bins if row["pixels"]]
+    edges, width = [100 * row["low"] for row in bins], 100 / len(bins)
+    bars = {"width": width, "align": "edge", "edgecolor": "white"}
+    upper.bar(edges, [100 * (row["accuracy"] or 0) for row in bins], color="0.88", **bars)
+    upper.plot([0, 100], [0, 100], color="0.4", linestyle="--", linewidth=1, label="as often right as it is confident")
+    means = ([100 * row[name] for row in filled] for name in ("confidence", "accuracy"))
+    upper.plot(*means, color=BAR_COLOR, marker="o", markersize=4, label="the pixels of each bin")
+    upper.set(ylim=(0, 100), ylabel="accuracy, percent")
+    upper.set_title(title, fontsize=10)
+    upper.legend(fontsize=8, loc="upper left")
+    total = sum(row["pixels"] for row in bins)
+    lower.bar(edges, [100 * row["pixels"] / total for row in bins], color=BAR_COLOR, **bars)
+    lower.set(xlim=(0, 100), xlabel="confidence, percent", ylabel="pixels, percent")
+    for axes in (upper, lower):
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="0.85")
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

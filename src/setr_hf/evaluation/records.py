@@ -28,12 +28,15 @@ from ..files import (
     parse_json,
     write_json,
 )
-from ..inference.segmenter import Segmenter, read_ahead, segment_each
+from ..inference.segmenter import read_ahead, segment_each
 from ..inference.settings import check_settings
 from ..metrics import confusion_matrix, segmentation_scores
 from ..progress import progress_bar
 from ..text import listing, printable
 
+
+# A [`Segmenter`], or its `with_confidence`: what a model finds in each photo.
+Segmenting = Callable[[list[Image.Image]], list]
 
 SETTINGS_FILE = "settings.json"
 RECORD_FILES = "process-{}.jsonl"
@@ -164,12 +167,10 @@ def read_group(data: SegmentationData, group: list[int]) -> dict[int, Sample | S
     return samples
 
 
-def segment_samples(
-    segmenters: Sequence[Segmenter], samples: list[Sample]
-) -> list[tuple[torch.Tensor, ...] | SetrError]:
-    """The label maps that the `segmenters` predict for each sample, or why one of them cannot."""
+def segment_samples(segmenters: Sequence[Segmenting], samples: list[Sample]) -> list[tuple[Any, ...] | SetrError]:
+    """What each of the `segmenters` predicts for each sample, or why one of them cannot."""
 
-    def segment_by_all(photos: list[Image.Image]) -> list[tuple[torch.Tensor, ...]]:
+    def segment_by_all(photos: list[Image.Image]) -> list[tuple[Any, ...]]:
         return list(zip(*(segmenter(photos) for segmenter in segmenters)))
 
     results = segment_each(segment_by_all, [sample.photo for sample in samples])
@@ -180,7 +181,7 @@ def segment_samples(
 
 
 def group_records(
-    samples: dict[int, Sample | SetrError], segmenters: Sequence[Segmenter], record: Callable[..., dict]
+    samples: dict[int, Sample | SetrError], segmenters: Sequence[Segmenting], record: Callable[..., dict]
 ) -> dict[int, dict | SetrError]:
     """The record of each sample of a group, or why it cannot be used; see [`compute_records`]."""
     good = {index: sample for index, sample in samples.items() if isinstance(sample, Sample)}
@@ -200,7 +201,7 @@ def compute_records(
     folder: Path,
     settings: dict,
     data: SegmentationData,
-    segmenters: Sequence[Segmenter],
+    segmenters: Sequence[Segmenting],
     record: Callable[..., dict] = sample_record,
     check: Callable[[dict, int, bool], None] = check_sample_record,
     limit: int | None = None,
@@ -222,9 +223,10 @@ def compute_records(
             processes.
         settings (`dict`): Everything the results depend on. A folder with results of other settings is refused.
         data (`SegmentationData`): The samples.
-        segmenters (sequence of [`Segmenter`]): The models.
-        record (`Callable`, *optional*): Takes a [`Sample`], the label map that each of the `segmenters` predicts, and
-            the number of classes, and returns the record, which JSON can hold; `index` and `name` are added here.
+        segmenters (sequence of `Segmenting`): The models.
+        record (`Callable`, *optional*): Takes a [`Sample`], what each of the `segmenters` returns for it, such as its
+            label map, and the number of classes, and returns the record, which JSON can hold; `index` and `name` are
+            added here.
         check (`Callable`, *optional*): Raises an error if a record is not one that `record` returns, as
             [`check_sample_record`] does.
         limit (`int`, *optional*): How many images to take; by default all.

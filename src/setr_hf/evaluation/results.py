@@ -10,7 +10,7 @@ from ..data.rows import SegmentationData
 from ..files import whole_file, write_json
 from ..inference.pictures import class_colors, comparison_sheet
 from ..inference.segmenter import Segmenter
-from ..metrics import segmentation_scores
+from ..metrics import class_ious, mean_over_classes, segmentation_scores
 from ..tables import percent, print_table
 from ..text import printable
 from .records import sum_records
@@ -18,7 +18,18 @@ from .records import sum_records
 
 MEANS = {"mean_iou": "mIoU", "mean_accuracy": "mAcc", "overall_accuracy": "aAcc"}
 MEANS |= {"frequency_weighted_iou": "fwIoU", "mean_dice": "mDice"}
+PRINTED = {**MEANS, "per_image_mean_iou": "per-image mIoU", "expected_calibration_error": "ECE"}
 NUM_WORST_IMAGES = 16
+
+
+def image_mean_iou(matrix: np.ndarray) -> float:
+    """The mean IoU, 0 to 1, of the confusion matrix of one image, over the classes that are labelled in it; NaN if
+    none is (mIoU^I of Wang et al., "Revisiting Evaluation Metrics for Semantic Segmentation"). A class that is only
+    predicted lowers the IoU of those in whose place it stands.
+    """
+    labelled = matrix.sum(axis=1)
+    ious = class_ious(matrix.diagonal(), labelled, matrix.sum(axis=0))
+    return float(mean_over_classes(np.where(labelled > 0, ious, np.nan)))
 
 
 def summarize(
@@ -27,7 +38,8 @@ def summarize(
     """The scores of a data set from the records of its images, see [`Records`], and the confusion matrix, int64 of
     shape `(num_labels, num_labels)`, with true classes in the rows. Scores are 0 to 1, `None` where undefined: means
     over all classes that occur, `classes` with the scores of each, `absent_classes` with the names of those that do
-    not occur, and `images` with the mIoU of each. `bad_samples` are those that the scores leave out.
+    not occur, `images` with the [`image_mean_iou`] of each, and `per_image_mean_iou`, the mean of these.
+    `bad_samples` are those that the scores leave out.
     """
     names = label_set.names
 
@@ -38,11 +50,13 @@ def summarize(
     for record in records:
         image_matrix = sum_records([record], len(names))
         matrix += image_matrix
-        mean_iou = defined(segmentation_scores(image_matrix)["mean_iou"])
+        mean_iou = defined(image_mean_iou(image_matrix))
         images.append({"index": record["index"], "name": record["name"], "mean_iou": mean_iou})
     scores = segmentation_scores(matrix)
+    counted = [image["mean_iou"] for image in images if image["mean_iou"] is not None]
     summary = {
         **{name: defined(scores[name]) for name in MEANS},
+        "per_image_mean_iou": sum(counted) / len(counted) if counted else None,
         "num_images": len(images),
         "num_classes": len(names),
         **{name: scores[name] for name in ("num_pixels", "num_absent_classes")},
@@ -76,13 +90,16 @@ def worst_images(summary: dict, count: int) -> list[dict]:
 
 
 def print_scores(summary: dict) -> None:
-    """Prints the scores of the classes as a table in percent, and the means."""
+    """Prints the scores of the classes as a table in percent, the means, and the expected calibration
+    error (ECE) if `summary` holds it.
+    """
     rows = (
         (row["name"], *(percent(row[name]) for name in ("iou", "accuracy", "dice")), f"{row['labelled_pixels']:,}")
         for row in summary["classes"]
     )
     print_table(("class", "IoU", "Acc", "Dice", "pixels"), rows)
-    means = "  ".join(f"{label} {percent(summary[name]) or '–'}" for name, label in MEANS.items())
+    shown = {label: summary[name] for name, label in PRINTED.items() if name in summary}
+    means = "  ".join(f"{label} {percent(value) or '–'}" for label, value in shown.items())
     print(f"{means}  of {images_counted(summary)}")
     if absent := summary["absent_classes"]:
         names = ", ".join(map(printable, absent))
@@ -90,8 +107,10 @@ def print_scores(summary: dict) -> None:
 
 
 def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict) -> None:
-    """Writes `results.json`, `confusion_matrix.npy` (int64, truth in the rows), and a chart of each."""
-    from .charts import class_bars, confusion_heat_map, save_chart  # matplotlib takes a second to import.
+    """Writes `results.json`, `confusion_matrix.npy` (int64, truth in the rows), a chart of each, and the reliability
+    diagram if `summary` holds the calibration.
+    """
+    from .charts import class_bars, confusion_heat_map, reliability_diagram, save_chart  # matplotlib takes a second.
 
     write_json(folder / "results.json", {"settings": settings, **summary})
     with whole_file(folder / "confusion_matrix.npy") as unfinished:
@@ -101,6 +120,9 @@ def write_report(folder: Path, summary: dict, matrix: np.ndarray, settings: dict
     save_chart(class_bars(summary["classes"], title), folder / "classes.png")
     names = [row["name"] for row in summary["classes"]]
     save_chart(confusion_heat_map(matrix, names), folder / "confusion_matrix.png")
+    if summary.get("expected_calibration_error") is not None:
+        title = f"expected calibration error {percent(summary['expected_calibration_error'])} %"
+        save_chart(reliability_diagram(summary["calibration"], title), folder / "reliability.png")
 
 
 def write_worst_images(path: Path, summary: dict, data: SegmentationData, segmenter: Segmenter) -> None:

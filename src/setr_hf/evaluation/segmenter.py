@@ -8,11 +8,11 @@ from ..errors import SetrError
 from ..inference.devices import warn_if_imitated
 from ..inference.loading import load_model
 from ..inference.segmenter import Segmenter
-from .arguments import EvaluationArguments
+from .arguments import SampleArguments
 
 
 def load_segmenter(
-    path: str, label_set: LabelSet, arguments: EvaluationArguments, device: str | torch.device = "cpu"
+    path: str, label_set: LabelSet, arguments: SampleArguments, device: str | torch.device = "cpu"
 ) -> Segmenter:
     """The model of a folder or Hub id and its test protocol. Raises [`SetrError`] if the model cannot be loaded or has
     other classes than the data set, or its image processor does not cut the windows that several scales need.
