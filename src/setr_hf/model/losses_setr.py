@@ -1,11 +1,11 @@
-"""The training loss: that of logits resized to the labels, which are never held at that size.
+"""The cross-entropy, and sums over pixels, of logits resized to the labels, which are never held at that size.
 
 Resizing is linear and separable. The class scores of a tile of pixels come from the logits around it by two small
 matrix products, and the gradient of the scores goes back by the transposed ones, tile after tile.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -25,26 +25,30 @@ LOWEST_EXPONENT = -100
 
 
 def sum_over_tiles(
-    pixel_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    pixel_loss: Callable[..., torch.Tensor],
     maps: torch.Tensor,
-    labels: torch.Tensor,
+    planes: Sequence[torch.Tensor],
     size: tuple[int, int],
     needs_gradient: bool,
+    num_tensors: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The sum of a loss over the pixels of one image, and its gradient with respect to `maps`.
 
     Args:
-        pixel_loss: Takes the scores `(num_pixels, num_labels)` and the labels `(num_pixels,)` of a tile and returns
-            the sum of its losses. If a gradient is needed, it leaves that of the scores in their place.
+        pixel_loss: Takes the scores `(num_pixels, num_labels)` of a tile and the part `(rows, columns)` of each plane,
+            and returns the sum of its losses, or several sums. If a gradient is needed, it leaves that of the scores
+            in their place.
         maps (`torch.Tensor` of shape `(h, w, num_labels)`): What the scores are resized from.
-        labels (`torch.Tensor` of shape `(height, width)`): Of `size` or smaller; what of `size` lies beyond has no
-            part in the sum.
+        planes (tensors of shape `(height, width)`): The labels, and what else is known of each pixel. Of `size` or
+            smaller; what of `size` lies beyond has no part in the sum.
         size (`tuple[int, int]`): Height and width that `maps` are resized to.
+        num_tensors (`int`): Tensors of the scores' size that `pixel_loss` holds, together with the scores.
     """
-    (height, width), (source_height, source_width, num_labels) = labels.shape, maps.shape
+    (height, width), (source_height, source_width, num_labels) = planes[0].shape, maps.shape
     all_rows = interpolation_matrix(source_height, size[0], dtype=maps.dtype, device=maps.device)
     all_columns = interpolation_matrix(source_width, size[1], dtype=maps.dtype, device=maps.device)
-    tile_pixels = max((CPU_TILE_SCORES if maps.device.type == "cpu" else DEVICE_TILE_SCORES) // num_labels, 1)
+    tile_scores = CPU_TILE_SCORES if maps.device.type == "cpu" else DEVICE_TILE_SCORES
+    tile_pixels = max(tile_scores // (num_labels * num_tensors), 1)
     tile_width = min(max(tile_pixels // TILE_ROWS, 1), width)
     tile_height = max(tile_pixels // tile_width, 1)
     sums = []
@@ -59,13 +63,13 @@ def sum_over_tiles(
             source_rows = slice(*source_range(rows.start, rows.stop, source_height, size[0]))
             row_weights = all_rows[rows, source_rows]
             scores = torch.mm(row_weights, stretched[source_rows])
-            sums.append(pixel_loss(scores.view(-1, num_labels), labels[rows, columns].flatten()))
+            sums.append(pixel_loss(scores.view(-1, num_labels), *(plane[rows, columns] for plane in planes)))
             if needs_gradient:
                 stretched_gradient[source_rows].addmm_(row_weights.T, scores)
         if needs_gradient:
             stretched_gradient = stretched_gradient.unflatten(1, (-1, num_labels))
             gradient[:, source_columns] += torch.bmm(weights.transpose(1, 2), stretched_gradient)
-    return torch.stack(sums).sum(), gradient
+    return torch.stack(sums).sum(0), gradient
 
 
 def cross_entropy(
@@ -77,12 +81,13 @@ def cross_entropy(
     subtract_maximum: bool,
     needs_gradient: bool,
 ) -> torch.Tensor:
-    """The pixel loss of [`sum_over_tiles`]: cross-entropies against targets that give a pixel's own class its weight
+    """A pixel loss of [`sum_over_tiles`]: cross-entropies against targets that give a pixel's own class its weight
     in `own_weights` and, with label smoothing, every class its one in `shared_weights`.
 
     The scores are logarithms to base 2, whose power is quicker than that of e, and the gradient they are replaced with
     is that of the natural ones.
     """
+    labels = labels.flatten()
     valid = labels != ignore_index
     classes = labels.where(valid, 0)[:, None]
     if subtract_maximum:
@@ -104,6 +109,29 @@ def cross_entropy(
     return loss
 
 
+def check_ids(labels: torch.Tensor, num_labels: int, ignore_index: int) -> None:
+    """Raises `IndexError` for labels that are not classes. Only on the CPU: elsewhere looking for them would wait for
+    the device, where `gather` has its own assertion.
+    """
+    if labels.device.type == "cpu":
+        invalid = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
+        if invalid.any():
+            raise IndexError(f"labels hold ids that are not among the {num_labels} classes")
+
+
+def moderate_maps(logits: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, bool]:
+    """The logits `(num_labels, h, w)` of an image as maps `(h, w, num_labels)` for [`sum_over_tiles`], to base 2; and
+    whether the scores that are resized from them are moderate enough for powers without a maximum subtracted.
+    """
+    maps = logits.to(dtype).flatten(1).T.clone(memory_format=torch.contiguous_format)
+    # Being linear, the subtraction of a maximum may precede the resizing. What remains above the lowest exponent then
+    # needs no maximum of its own for each pixel.
+    maps -= maps.amax(1, keepdim=True)
+    maps *= 1 / math.log(2)
+    is_moderate = maps.device.type == "cpu" and maps.amin().item() >= LOWEST_EXPONENT
+    return maps.view(*logits.shape[1:], logits.shape[0]), is_moderate
+
+
 # The name is one for each copy of this file: a process may load those of several saved models.
 @torch.library.custom_op(f"{__name__.replace('.', '_')}::summed_cross_entropy", mutates_args=())
 def summed_cross_entropy(
@@ -121,11 +149,7 @@ def summed_cross_entropy(
     into.
     """
     num_labels = logits.shape[1]
-    if labels.device.type == "cpu":
-        # Elsewhere looking for them would wait for the device, where `gather` has its own assertion.
-        invalid = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
-        if invalid.any():
-            raise IndexError(f"labels hold ids that are not among the {num_labels} classes")
+    check_ids(labels, num_labels, ignore_index)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = (
         torch.ones(num_labels, dtype=dtype, device=logits.device)
@@ -143,16 +167,11 @@ def summed_cross_entropy(
     gradient = logits.new_empty(logits.shape if needs_gradient else 0, dtype=dtype)
     with torch.autocast(logits.device.type, enabled=False):
         for index, (image_logits, image_labels) in enumerate(zip(logits, labels)):
-            maps = image_logits.to(dtype).flatten(1).T.clone(memory_format=torch.contiguous_format)
-            # Being linear, the subtraction of a maximum may precede the resizing. What remains above the lowest
-            # exponent then needs no maximum of its own for each pixel.
-            maps -= maps.amax(1, keepdim=True)
-            maps *= 1 / math.log(2)
-            is_moderate = maps.device.type == "cpu" and maps.amin().item() >= LOWEST_EXPONENT
+            maps, is_moderate = moderate_maps(image_logits, dtype)
             image_sum, image_gradient = sum_over_tiles(
                 partial(pixel_loss, subtract_maximum=not is_moderate),
-                maps.view(*logits.shape[2:], num_labels),
-                image_labels,
+                maps,
+                [image_labels],
                 (height, width),
                 needs_gradient,
             )
@@ -169,7 +188,7 @@ def _(logits, labels, height, width, ignore_index, weight, label_smoothing, need
 
 
 def keep_gradient(ctx, inputs, output):  # type: ignore
-    ctx.dtype = inputs[0].dtype
+    ctx.dtype, ctx.num_inputs = inputs[0].dtype, len(inputs)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
@@ -178,12 +197,22 @@ def keep_gradient(ctx, inputs, output):  # type: ignore
 @once_differentiable
 def scale_gradient(ctx, loss_gradient, _):  # type: ignore
     (gradient,) = ctx.saved_tensors
-    if loss_gradient is None:
-        return (None,) * 8
-    return (gradient * loss_gradient).to(ctx.dtype), *[None] * 7
+    first = None if loss_gradient is None else (gradient * loss_gradient).to(ctx.dtype)
+    return first, *[None] * (ctx.num_inputs - 1)
 
 
 summed_cross_entropy.register_autograd(scale_gradient, setup_context=keep_gradient)
+
+
+def pixel_count(
+    labels: torch.Tensor, ignore_index: int, average: str, weight: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor | int:
+    """What a sum over the pixels of a batch is divided by, see [`segmentation_loss`]; 1 where it would be 0."""
+    if average == "all":
+        return labels.numel()
+    valid = labels != ignore_index
+    count = (valid if weight is None else weight.to(labels.device, dtype)[labels.where(valid, 0)] * valid).sum()
+    return count.where(count != 0, 1)
 
 
 def segmentation_loss(
@@ -195,7 +224,7 @@ def segmentation_loss(
     weight: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Mean cross-entropy over the pixels of a batch; 0 if none is valid.
+    """Mean cross-entropy over the pixels of a batch; 0 if none is valid, or the batch is empty.
 
     The logits are resized to `size` (the image padded to whole patches) and cut to the labels, a tile of pixels at a
     time. The gradient is computed along with the loss, at the resolution of the logits, and has no derivative itself.
@@ -215,10 +244,8 @@ def segmentation_loss(
     Raises:
         `IndexError`: labels on the CPU hold ids that are neither classes nor `ignore_index`.
     """
+    if not len(logits):
+        return logits.float().sum()
     needs_gradient = logits.requires_grad and torch.is_grad_enabled()
     total, _ = summed_cross_entropy(logits, labels, *size, ignore_index, weight, label_smoothing, needs_gradient)
-    if average == "all":
-        return total / labels.numel()
-    valid = labels != ignore_index
-    count = (valid if weight is None else weight.to(total)[labels.where(valid, 0)] * valid).sum()
-    return total / count.where(count != 0, 1)
+    return total / pixel_count(labels, ignore_index, average, weight, total.dtype)
