@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .model import (
+    LossSettings,
     SetrBackbone,
     SetrConfig,
     SetrForSemanticSegmentation,
@@ -11,6 +12,7 @@ from .model import (
     SetrImageProcessorPil,
     SetrModel,
     SetrPreTrainedModel,
+    semantic_loss,
 )
 
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .data.loading import load_segmentation_data
     from .inference.sliding_windows import segment
     from .training.arguments import SetrTrainingArguments
+    from .training.loss_function import loss_function
     from .training.trainer import SetrTrainer
 
 __version__ = "0.1.0"
@@ -31,6 +34,7 @@ LATER = {
     "convert_checkpoint": ".checkpoints.convert",
     "load_encoder": ".checkpoints.encoder",
     "load_segmentation_data": ".data.loading",
+    "loss_function": ".training.loss_function",
     "segment": ".inference.sliding_windows",
 }
 
@@ -45,6 +49,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *LATER})
 
 
-__all__ = ["SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor", "SetrImageProcessorPil"]
-__all__ += ["SetrModel", "SetrPreTrainedModel", "SetrTrainer", "SetrTrainingArguments", "__version__"]
-__all__ += ["convert_checkpoint", "load_encoder", "load_segmentation_data", "segment"]
+__all__ = ["LossSettings", "SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor"]
+__all__ += ["SetrImageProcessorPil", "SetrModel", "SetrPreTrainedModel", "SetrTrainer", "SetrTrainingArguments"]
+__all__ += ["__version__", "convert_checkpoint", "load_encoder", "load_segmentation_data", "loss_function", "segment"]
+__all__ += ["semantic_loss"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from setr_hf import SetrForSemanticSegmentation, SetrTrainer, SetrTrainingArguments
+from setr_hf import SetrForSemanticSegmentation, SetrTrainer, SetrTrainingArguments, loss_function
 from setr_hf.data.examples import collate
 
 
@@ -38,3 +38,30 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(tiny_config, tmp_p
         return model.decode_head.classifier.weight.detach()
 
     torch.testing.assert_close(weights_after_a_step(8, 1), weights_after_a_step(2, 4), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("output_auxiliary_logits", [False, True])
+@pytest.mark.parametrize("weights", [None, {"cross_entropy": 1.0, "dice": 0.5}])
+def test_the_losses_are_functions_for_the_stock_trainer(tiny_config, tmp_path, weights, output_auxiliary_logits):
+    """Its gradient, accumulated over batches, is that of the model's own loss."""
+    examples = [{"pixel_values": torch.randn(3, 32, 32), "labels": torch.randint(0, 5, (32, 32))} for _ in range(4)]
+    config = tiny_config(semantic_loss=weights, semantic_loss_average="all")
+    if not output_auxiliary_logits:
+        config.auxiliary_loss_weight = 0.0
+
+    def collated(batch):
+        return collate(batch) | ({"output_auxiliary_logits": True} if output_auxiliary_logits else {})
+
+    def weights_after_a_step(**options):
+        torch.manual_seed(1)
+        model = SetrForSemanticSegmentation(config).eval()
+        model.train = lambda mode=True: model
+        batches = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+        settings = arguments(
+            tmp_path, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0, seed=0, **batches
+        )
+        Trainer(model, settings, train_dataset=examples, data_collator=collated, **options).train()
+        return model.decode_head.classifier.weight.detach()
+
+    as_function = weights_after_a_step(compute_loss_func=loss_function(config))
+    torch.testing.assert_close(as_function, weights_after_a_step(), atol=1e-6, rtol=1e-4)

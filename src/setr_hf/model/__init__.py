@@ -6,8 +6,10 @@ is not installed.
 
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 
+from .combined_losses_setr import semantic_loss
 from .configuration_setr import SetrConfig
 from .image_processing_setr import SetrImageProcessor, SetrImageProcessorPil
+from .loss_settings_setr import LossSettings
 from .modeling_setr import SetrBackbone, SetrForSemanticSegmentation, SetrModel, SetrPreTrainedModel
 
 
@@ -27,4 +29,4 @@ SetrImageProcessor.register_for_auto_class()
 SetrImageProcessorPil.register_for_auto_class()
 
 __all__ = ["SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor", "SetrImageProcessorPil"]
-__all__ += ["SetrModel", "SetrPreTrainedModel"]
+__all__ += ["LossSettings", "SetrModel", "SetrPreTrainedModel", "semantic_loss"]

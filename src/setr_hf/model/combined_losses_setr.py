@@ -330,6 +330,17 @@ def semantic_loss(
     Raises:
         `IndexError`: labels on the CPU hold ids that are neither classes nor `ignore_index`.
         `ValueError`: the settings do not suit the number of logits.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from setr_hf import LossSettings, semantic_loss
+
+    >>> logits, labels = torch.zeros(1, 4, 8, 8, requires_grad=True), torch.zeros(1, 60, 62, dtype=torch.long)
+    >>> loss = semantic_loss(logits, labels, (64, 64), LossSettings({"focal": 1.0, "dice": 0.5}))
+    >>> loss.backward()
+    ```
     """
     settings.check_classes(logits.shape[1])
     is_binary = logits.shape[1] == 1

@@ -9,6 +9,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
+from .loss_settings_setr import LossSettings, losses_of
+
 
 # Where each Auto class finds the code that travels with a saved model.
 AUTO_MAP = {
@@ -19,7 +21,8 @@ AUTO_MAP = {
 }
 
 DECODER_TYPES = ("naive", "pup", "mla")
-LOSS_AVERAGES = ("valid", "all")
+# The classes of a binary model whose foreground has no name.
+BINARY_NAMES = ("background", "foreground")
 
 # Fields that count something or measure a side, and limits beyond which they are mistakes that exhaust the memory.
 SIZES = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "num_channels"]
@@ -48,6 +51,17 @@ def quarter_depths(num_layers: int) -> list[int]:
 def check_num_labels(num_labels: Any) -> None:
     if not isinstance(num_labels, int) or not 1 <= num_labels <= MAX_LABELS:
         raise ValueError(f"num_labels must be a number from 1 to {MAX_LABELS}, got {num_labels!r}")
+
+
+def is_id(key: Any) -> bool:
+    """Whether a key of `id2label` is a number; in JSON it is text."""
+    return isinstance(key, int) or (isinstance(key, str) and key.isdecimal())
+
+
+def numbered_names(num_labels: int) -> dict[int, str]:
+    """The names of classes whose names are not known."""
+    names = BINARY_NAMES if num_labels == 1 else [f"LABEL_{index}" for index in range(num_labels)]
+    return dict(enumerate(names))
 
 
 @strict
@@ -103,6 +117,26 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             `"valid"`, by the number of pixels that are not ignored, as in the other models of Transformers. With
             `"all"`, by the number of all pixels, ignored and padded ones too, so that images with many of them weigh
             less; the paper's models were trained so, by the original code and by mmsegmentation.
+        semantic_loss (`dict[str, float]`, *optional*): The weights of the losses whose sum a model is trained with,
+            such as `{"cross_entropy": 1.0, "dice": 0.5}`: some of `"cross_entropy"`, `"binary_cross_entropy"`,
+            `"focal"`, `"ohem"`, `"dice"` and `"tversky"`, which [`LossSettings`] defines. Defaults to the
+            cross-entropy. The auxiliary heads have the same losses.
+        semantic_loss_class_weights (`list[float]`, *optional*): Weight of each class in the losses of pixels, that is,
+            in all but Dice and Tversky; of background and foreground if the model is binary.
+        semantic_loss_label_smoothing (`float`, defaults to 0.0): Share of the target, from 0 to 1, that cross-entropies
+            (OHEM's too) spread over all classes.
+        semantic_loss_focal_gamma (`float`, defaults to 2.0): Exponent γ of the focal loss.
+        semantic_loss_focal_alpha (`float`, *optional*): Weight α of the foreground in the focal loss of a binary
+            model, whose background has 1 − α.
+        semantic_loss_tversky_alpha (`float`, defaults to 0.5): Weight of false positives in the Tversky loss.
+        semantic_loss_tversky_beta (`float`, defaults to 0.5): Weight of false negatives in the Tversky loss.
+        semantic_loss_ohem_threshold (`float`, *optional*): Probability of the true class below which OHEM takes a
+            pixel for a hard one. Without one, it takes the `semantic_loss_ohem_min_kept` with the largest losses.
+        semantic_loss_ohem_min_kept (`int`, defaults to 100000): Pixels of each image that OHEM keeps at least.
+        is_binary (`bool`, defaults to `False`): Whether the model has a single logit a pixel, that of class 1, the
+            foreground, against class 0. `num_labels=1` sets it, and is what `num_labels` then is, while `id2label`
+            names both classes of its label maps: `SetrConfig(num_labels=1, id2label={0: "crack"})` has
+            `{0: "background", 1: "crack"}`.
         dataset (`str`, *optional*): The public data set whose classes these are, such as `"ade20k"`; the published
             scales of multi-scale evaluation depend on it.
         palette (`list[list[int]]`, *optional*): RGB colour of each class, 0 to 255, for pictures of label maps.
@@ -164,6 +198,16 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     mla_auxiliary_bias: bool = False
     semantic_loss_ignore_index: int = 255
     semantic_loss_average: str = "valid"
+    semantic_loss: dict[str, float | int] | None = None
+    semantic_loss_class_weights: list[float | int] | tuple[float | int, ...] | None = None
+    semantic_loss_label_smoothing: float | int = 0.0
+    semantic_loss_focal_gamma: float | int = 2.0
+    semantic_loss_focal_alpha: float | int | None = None
+    semantic_loss_tversky_alpha: float | int = 0.5
+    semantic_loss_tversky_beta: float | int = 0.5
+    semantic_loss_ohem_threshold: float | int | None = None
+    semantic_loss_ohem_min_kept: int = 100_000
+    is_binary: bool = False
     dataset: str | None = None
     palette: list[list[int]] | None = None
     backbone_config: dict | PreTrainedConfig | None = None
@@ -185,13 +229,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         self._check_sizes()
         if not isinstance(self.id2label, (dict, type(None))):
             raise ValueError(f"id2label must be a dictionary of ids and names, got {self.id2label!r}")
-        num_labels = kwargs.get("num_labels", self.num_labels or 2)
-        check_num_labels(num_labels)
-        if self.id2label is not None:
-            self._check_names()
-            if num_labels != self.num_labels:
-                # `from_pretrained(…, num_labels=3)`: the colours are those of other classes.
-                self.palette = None
+        self.settle_classes(kwargs.pop("num_labels", None))
         self._set_layer_indices(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         kwargs.pop("stage_names", None)  # Files hold them, but the depth decides.
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
@@ -200,6 +238,57 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             self.label2id = {name: index for index, name in self.id2label.items()}
         # Called here although the strict dataclass calls it too: that wraps the ValueError in a type of its own.
         self.validate_architecture()
+
+    @property
+    def num_labels(self) -> int | None:
+        """Logits of a pixel: one for each class of `id2label`, or 1 if the model is binary."""
+        if self.id2label is None:
+            return None
+        return 1 if self.is_binary else len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, num_labels: int) -> None:
+        if self.num_labels == num_labels:
+            return
+        is_change = self.id2label is not None
+        self.is_binary = num_labels == 1
+        # Transformers does not save names that are the default of two classes.
+        if not is_change or len(self.id2label) != max(num_labels, 2) or self.id2label == numbered_names(2):
+            self.id2label = numbered_names(num_labels)
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        if is_change:
+            self.forget_other_classes()
+
+    def settle_classes(self, num_labels: int | None = None) -> None:
+        """Makes names and number of the classes agree, of which a binary model may be told the foreground's alone.
+        Raises `ValueError` if they contradict each other.
+        """
+        if num_labels is not None:
+            check_num_labels(num_labels)
+        if self.id2label is None:
+            self.num_labels = (1 if self.is_binary else 2) if num_labels is None else num_labels
+            return
+        self.id2label = {int(key) if is_id(key) else key: name for key, name in self.id2label.items()}
+        if list(self.id2label) == [0] and num_labels in (None, 1):
+            name = self.id2label[0]
+            self.is_binary, self.id2label = True, {0: BINARY_NAMES[0], 1: name}
+            self.label2id = {BINARY_NAMES[0]: 0, name: 1}
+        self._check_names()
+        if num_labels is not None:
+            self.num_labels = num_labels
+
+    def forget_other_classes(self) -> None:
+        """After a change of the classes: drops what belongs to others, and the loss takes the form for their number.
+        """
+        if self.palette is not None and len(self.palette) != len(self.id2label):
+            self.palette = None
+        weights = self.semantic_loss_class_weights
+        if isinstance(weights, (list, tuple)) and len(weights) != len(self.id2label):
+            self.semantic_loss_class_weights = None
+        if not self.is_binary:
+            self.semantic_loss_focal_alpha = None
+        if isinstance(self.semantic_loss, dict):
+            self.semantic_loss = losses_of(self.semantic_loss, self.num_labels)
 
     def _adopt_backbone_config(self) -> None:
         if isinstance(self.backbone_config, dict):
@@ -268,13 +357,18 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"hidden_act must be one such as gelu, relu, silu or quick_gelu, got {self.hidden_act!r}")
 
     def _check_names(self) -> None:
-        check_num_labels(self.num_labels)
+        count = len(self.id2label)
+        check_num_labels(count)
+        if self.is_binary and count != 2:
+            raise ValueError(
+                f"a binary model (num_labels=1) has two classes, background and foreground; id2label names {count}"
+            )
         # Keys are text in JSON.
-        missing = {str(index) for index in range(self.num_labels)} - {str(key) for key in self.id2label}
+        missing = {str(index) for index in range(count)} - {str(key) for key in self.id2label}
         if missing:
             raise ValueError(
-                f"id2label must name the classes 0 to {self.num_labels - 1}, but {min(missing, key=int)} is missing "
-                f"among {self.num_labels} names"
+                f"id2label must name the classes 0 to {count - 1}, but {min(missing, key=int)} is missing among "
+                f"{count} names"
             )
         for index, name in self.id2label.items():
             if not isinstance(name, str):
@@ -284,14 +378,14 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         self._check_names()
         if self.semantic_loss_ignore_index in self.id2label:
             raise ValueError(
-                f"semantic_loss_ignore_index {self.semantic_loss_ignore_index} is one of the {self.num_labels} "
+                f"semantic_loss_ignore_index {self.semantic_loss_ignore_index} is one of the {len(self.id2label)} "
                 "classes, which would never be trained: choose another, such as -100"
             )
         if self.palette is None:
             return
-        if len(self.palette) != self.num_labels:
+        if len(self.palette) != len(self.id2label):
             raise ValueError(
-                f"palette must hold {self.num_labels} colours, one for each class, got {len(self.palette)}"
+                f"palette must hold {len(self.id2label)} colours, one for each class, got {len(self.palette)}"
             )
         for index, color in enumerate(self.palette):
             if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
@@ -308,10 +402,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.decoder_type not in DECODER_TYPES:
             raise ValueError(f"decoder_type must be one of {', '.join(DECODER_TYPES)}, got {self.decoder_type!r}")
-        if self.semantic_loss_average not in LOSS_AVERAGES:
-            raise ValueError(
-                f"semantic_loss_average must be one of {', '.join(LOSS_AVERAGES)}, got {self.semantic_loss_average!r}"
-            )
+        LossSettings.from_config(self)
         outside = [i for i in self.auxiliary_out_indices if not 0 <= i <= self.num_hidden_layers]
         if outside:
             raise ValueError(f"auxiliary_out_indices {outside} lie outside the {self.num_hidden_layers} layers")

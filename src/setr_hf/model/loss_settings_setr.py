@@ -74,6 +74,17 @@ class LossSettings:
 
     Raises:
         `ValueError`: a setting is out of range, or no loss takes it.
+
+    Example:
+
+    ```python
+    >>> from setr_hf import LossSettings, SetrConfig
+
+    >>> LossSettings({"focal": 1.0, "dice": 2}, focal_gamma=1.5).used
+    {'focal': 1.0, 'dice': 2}
+    >>> LossSettings.from_config(SetrConfig(num_labels=1)).used
+    {'binary_cross_entropy': 1.0}
+    ```
     """
 
     weights: dict[str, float] = field(default_factory=lambda: default_losses(2))
@@ -91,7 +102,7 @@ class LossSettings:
     @classmethod
     def from_config(cls, config: Any) -> "LossSettings":
         """The settings in a `SetrConfig`. Raises `ValueError` as the class does, or if they do not suit its classes."""
-        options = {option.name: getattr(config, PREFIX + option.name) for option in fields(cls)[1:]}
+        options = {name: getattr(config, PREFIX + name) for name in SETTINGS}
         weights = default_losses(config.num_labels) if config.semantic_loss is None else config.semantic_loss
         settings = cls(weights, **options)
         settings.check_classes(config.num_labels)
@@ -158,5 +169,8 @@ class LossSettings:
         """The losses whose weight is not 0."""
         return {name: self.weights[name] for name in LOSSES if self.weights.get(name)}
 
+
+# What `SetrConfig` has a field for, besides the weights. Listed once, as torch.compile does not follow `fields`.
+SETTINGS = [option.name for option in fields(LossSettings)][1:]
 
 __all__ = ["LossSettings"]

@@ -27,8 +27,9 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .combined_losses_setr import semantic_loss
 from .configuration_setr import SetrConfig
-from .losses_setr import segmentation_loss
+from .loss_settings_setr import LossSettings
 
 
 # The segmentation pipeline looks class names up in these tables, which `AutoModel….register` does not extend.
@@ -58,7 +59,8 @@ class SetrSemanticSegmenterOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
-            Cross-entropy of the decoder plus the weighted cross-entropies of the auxiliary heads.
+            The loss of the decoder, see `semantic_loss` of [`SetrConfig`], plus the weighted ones of the auxiliary
+            heads.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, height, width)`):
             Class scores at the decoder's own resolution. Called with `pixel_windows`, they have the shape
             `(batch_size, num_windows, num_labels, height, width)`.
@@ -541,9 +543,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
     def __init__(self, config: SetrConfig):
         super().__init__(config)
-        if config.palette is not None and len(config.palette) != config.num_labels:
-            # `from_pretrained(…, num_labels=3)` changes the classes of a configuration that has been checked.
-            config.palette = None
+        # `from_pretrained(…, id2label=…)` changes the classes of a configuration that has been checked.
+        config.forget_other_classes()
         config.validate_architecture()
         config.check_decoder()
         self.num_labels = config.num_labels
@@ -568,8 +569,10 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
         Args:
             id2label (`dict[int, str]`): The name of each new class, by its id from 0.
-            fields: Other fields of [`SetrConfig`] that describe the classes: `label2id`, `palette` and `dataset`.
-                Those that are not given become unknown.
+                A binary model stays one if there are two, and any model becomes one if there is one, the foreground.
+            fields: Other fields of [`SetrConfig`] that describe the classes: `label2id`, `palette` and `dataset`,
+                those that are not given become unknown, and `is_binary`. Weights of classes in the loss are kept if
+                there are as many.
 
         Returns:
             `list[str]`: The names of the new parameters.
@@ -588,7 +591,10 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         ```
         """
         label2id = {name: index for index, name in id2label.items()}
-        self.config.update({"label2id": label2id, "palette": None, "dataset": None, **fields, "id2label": id2label})
+        is_binary = self.config.is_binary and len(id2label) == 2
+        told = {"label2id": label2id, "palette": None, "dataset": None, "is_binary": is_binary, **fields}
+        self.config.update({**told, "id2label": id2label})
+        self.config.settle_classes()
         self.num_labels = self.config.num_labels
         names = []
         for name, module in list(self.named_modules()):
@@ -641,18 +647,19 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
     def _invalid_labels(self, labels: torch.Tensor) -> ValueError:
         ignore_index = self.config.semantic_loss_ignore_index
-        invalid = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.num_labels))].unique().tolist()
+        count = len(self.config.id2label)
+        invalid = labels[(labels != ignore_index) & ((labels < 0) | (labels >= count))].unique().tolist()
         others = f" and {len(invalid) - 10} more" * (len(invalid) > 10)
         return ValueError(
             f"labels hold the ids {invalid[:10]}{others}, but the model has the classes 0 to "
-            f"{self.num_labels - 1} and ignores {ignore_index}. If 0 stands for «other» and classes count from 1, set "
+            f"{count - 1} and ignores {ignore_index}. If 0 stands for «other» and classes count from 1, set "
             "do_reduce_labels=True on the image processor; else set num_labels to the number of classes"
         )
 
     def _loss(self, logits: list[torch.Tensor], labels: torch.Tensor, padded_size: tuple[int, int]) -> torch.Tensor:
         """The loss of the decoder, whose logits come first, and of the auxiliary heads."""
-        options = (padded_size, self.config.semantic_loss_ignore_index, self.config.semantic_loss_average)
-        loss, *auxiliary_losses = (segmentation_loss(part, labels.long(), *options) for part in logits)
+        settings = LossSettings.from_config(self.config)
+        loss, *auxiliary_losses = (semantic_loss(part, labels.long(), padded_size, settings) for part in logits)
         for auxiliary_loss in auxiliary_losses:
             loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         return loss
@@ -698,7 +705,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalized images
                 of any height and width.
             labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): Class ids from 0 to
-                `num_labels - 1`, or `semantic_loss_ignore_index`.
+                `num_labels - 1`, of binary models 0 and 1, or `semantic_loss_ignore_index`.
             pixel_windows (`torch.FloatTensor` of shape `(batch_size, num_windows, num_channels, height, width)`):
                 Sliding windows of each image, instead of `pixel_values`; images with fewer windows are padded.
             patch_offsets (`torch.LongTensor` of shape `(batch_size, num_windows, 6)`): Place of each window, as the
