@@ -56,7 +56,7 @@ def print_report(report: ConversionReport, facts: ModelFacts, output: Path) -> N
             ("implementation", IMPLEMENTATIONS[report.implementation]),
             ("model", f"SETR-{config.decoder_type}, {config.num_hidden_layers} layers of width {config.hidden_size}"),
             ("auxiliary heads", len(config.auxiliary_out_indices or ())),
-            ("classes", config.num_labels),
+            ("classes", len(config.id2label)),
             ("class names", report.labels),
             ("image processor", report.processor),
             *[("assumed", f"{assumption} (--config overrides it)") for assumption in report.assumptions],

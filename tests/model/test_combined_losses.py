@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_losses import plain_semantic_loss
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from plain_losses import plain_semantic_loss
 from setr_hf.model import losses_setr
 from setr_hf.model.combined_losses_setr import choose_hard, kth_smallest, semantic_loss
 from setr_hf.model.loss_settings_setr import LossSettings
@@ -102,7 +102,9 @@ def test_one_logit_has_the_binary_cross_entropy_of_torch_and_the_focal_loss_of_t
     labels = labels.where(labels != IGNORED, 0)
     resized = F.interpolate(logits, size=(48, 40), mode="bilinear")[:, 0, :40, :37]
     expected = F.binary_cross_entropy_with_logits(resized, labels.double())
-    torch.testing.assert_close(semantic_loss(logits, labels, (48, 40), LossSettings(**BINARY["cross-entropy"])), expected)
+    torch.testing.assert_close(
+        semantic_loss(logits, labels, (48, 40), LossSettings(**BINARY["cross-entropy"])), expected
+    )
     expected = sigmoid_focal_loss(resized, labels.double(), alpha=0.25, gamma=2, reduction="mean")
     torch.testing.assert_close(semantic_loss(logits, labels, (48, 40), LossSettings(**BINARY["focal"])), expected)
 
@@ -159,9 +161,7 @@ def test_without_valid_pixels_or_images_loss_and_gradient_are_zero(num_labels, o
 def test_two_runs_give_the_same_bits(num_labels, options):
     logits, labels = random_inputs(num_labels, shape=(2, 16, 12), label_shape=(250, 190))
     wanted = LossSettings(**options)
-    first, second = (
-        value_and_gradient(semantic_loss(logits, labels, (256, 192), wanted), logits) for _ in range(2)
-    )
+    first, second = (value_and_gradient(semantic_loss(logits, labels, (256, 192), wanted), logits) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
@@ -213,7 +213,10 @@ def test_autocast_does_not_lower_its_precision():
         assert torch.equal(semantic_loss(logits, labels, (48, 40), wanted), expected)
 
 
-@given(st.lists(st.floats(0, 2.0**100, width=32, allow_subnormal=False) | st.just(float("inf")), min_size=1, max_size=30), st.data())
+@given(
+    st.lists(st.floats(0, 2.0**100, width=32, allow_subnormal=False) | st.just(float("inf")), min_size=1, max_size=30),
+    st.data(),
+)
 @settings(max_examples=50, deadline=None)
 def test_kth_smallest(values, data):
     place = data.draw(st.integers(0, len(values) - 1))

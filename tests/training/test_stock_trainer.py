@@ -57,9 +57,7 @@ def test_the_losses_are_functions_for_the_stock_trainer(tiny_config, tmp_path, w
         model = SetrForSemanticSegmentation(config).eval()
         model.train = lambda mode=True: model
         batches = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-        settings = arguments(
-            tmp_path, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0, seed=0, **batches
-        )
+        settings = arguments(tmp_path, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0, seed=0, **batches)
         Trainer(model, settings, train_dataset=examples, data_collator=collated, **options).train()
         return model.decode_head.classifier.weight.detach()
 

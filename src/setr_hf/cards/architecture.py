@@ -87,10 +87,11 @@ def architecture_text(config: SetrConfig) -> str:
     read = f"layer{'s' * (len(config.decoder_indices) > 1)} {joined(config.decoder_indices)}"
     auxiliary = config.auxiliary_out_indices
     heads = f"; auxiliary heads on layer{'s' * (len(auxiliary) > 1)} {joined(auxiliary)}" if auxiliary else ""
+    logits = "a logit of the foreground" if config.is_binary else f"logits of {config.num_labels} classes"
     return (
         f"SETR-{decoder_name(config)}: {encoder_name(config)} encoder of {config.num_hidden_layers} layers of width "
         f"{config.hidden_size} with {config.num_attention_heads} heads on {patch_grid(config)} patches of a "
-        f"{window_size(config)} window; the decoder reads {read} and gives logits of {config.num_labels} classes at "
+        f"{window_size(config)} window; the decoder reads {read} and gives {logits} at "
         f"{logits_size(config)}{heads}"
     )
 

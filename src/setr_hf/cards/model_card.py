@@ -283,14 +283,14 @@ def limits_section(facts: ModelFacts, config: SetrConfig) -> str:
     patch = f"{config.patch_size} × {config.patch_size}"
     return f"""## Limits
 
-{domain}- **Classes.** Every pixel gets one of {config.num_labels} classes, whatever it shows. Scores are not
+{domain}- **Classes.** Every pixel gets one of {len(config.id2label)} classes, whatever it shows. Scores are not
   calibrated probabilities.
 - **Sizes.** Photos of any size can be used. What is much smaller than a patch of {patch} pixels, at the size that
   photos are resized to, is mostly lost, and thin things come out coarse.
 - **Bias.** How well it does for people of different looks, and for places unlike those in its data, has not been
   measured. Measure it on your own photos before you rely on it.
 
-<details><summary>The {config.num_labels} classes</summary>
+<details><summary>The {len(config.id2label)} classes</summary>
 
 {names}
 

@@ -167,7 +167,7 @@ def load_original(
         config = detection.config
         tensors, unused = convert_tensors(state_dict, detection.implementation, config)
         check_weights({key: tensor for key, tensor in state_dict.items() if key not in unused})
-        class_fields, origin = find_classes(meta, dataset, config.num_labels)
+        class_fields, origin = find_classes(meta, dataset, len(config.id2label))
         config.update({name: value for name, value in class_fields.items() if name not in told})
         model = build_model(config, tensors)
     except (ValueError, StrictDataclassError) as error:

@@ -117,7 +117,7 @@ def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str
 
 def public_metadata(config: SetrConfig) -> dict:
     """The `meta` of a checkpoint, in the form of mmsegmentation 0.x, which is the original's too, and of 1.x."""
-    classes = tuple(config.id2label[index] for index in range(config.num_labels))
+    classes = tuple(config.id2label[index] for index in range(len(config.id2label)))
     return {
         "CLASSES": classes,
         "PALETTE": config.palette,

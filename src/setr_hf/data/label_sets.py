@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..errors import SetrError
 from ..files import parse_json, read_text, whole_file
-from ..model.configuration_setr import SetrConfig
+from ..model.configuration_setr import SetrConfig, numbered_names
 from ..model.image_processing_setr import IGNORED_LABEL
 from ..text import one_line
 from .public_datasets import CITYSCAPES_LABEL_IDS, CITYSCAPES_NUM_LABEL_IDS, CLASS_NAMES, PALETTES
@@ -307,10 +307,10 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
 def check_classes(config: SetrConfig, label_set: LabelSet) -> None:
     """Raises a [`SetrError`] if a model's classes, or their number if it has no names, are not the data set's."""
     names = label_set.names
-    if config.num_labels != len(names):
-        raise SetrError(f"the model has {config.num_labels} classes, the data set {len(names)}")
-    model_names = [config.id2label[i] for i in range(config.num_labels)]
-    if model_names == [f"LABEL_{i}" for i in range(config.num_labels)]:
+    model_names = [config.id2label[i] for i in range(len(config.id2label))]
+    if len(model_names) != len(names):
+        raise SetrError(f"the model has {len(model_names)} classes, the data set {len(names)}")
+    if config.id2label == numbered_names(1 if config.is_binary else len(names)):
         return
     different = [i for i, name in enumerate(names) if name.strip().lower() != model_names[i].strip().lower()]
     if different:

@@ -48,7 +48,7 @@ def distinct_colors(count: int) -> list[list[int]]:
 
 def class_colors(config: PreTrainedConfig) -> list[list[int]]:
     """RGB colour, 0 to 255, of each class of a model: its palette, or [`distinct_colors`] if it has none."""
-    return getattr(config, "palette", None) or distinct_colors(config.num_labels)
+    return getattr(config, "palette", None) or distinct_colors(len(config.id2label))
 
 
 def color_label_map(label_map: np.ndarray, colors: list[list[int]], ignore_index: int | None = None) -> Image.Image:

@@ -1,8 +1,8 @@
 """Weighted sums of losses of logits resized to the labels, which are never held at that size, nor is what they cost.
 
-All losses of a sum share the passes over the tiles of [`sum_over_tiles`]: one that computes the gradient, and before it
-one that measures, if there are losses whose gradient depends on the whole batch. Dice and Tversky need sums for each
-class, and hard pixels are chosen by a number for each pixel.
+All losses of a sum share the passes over the tiles of [`sum_over_tiles`]: one that computes the gradient, and before
+it one that measures, if there are losses whose gradient depends on the whole batch. Dice and Tversky need sums for
+each class, and hard pixels are chosen by a number for each pixel.
 """
 
 import math
@@ -51,8 +51,8 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights `(num_labels,)` of the classes: in the cross-entropies, of a pixel's own class and, with label smoothing,
-    of every class; in the focal loss.
+    """Weights `(num_labels,)` of the classes: in the cross-entropies, of a pixel's own class and, with label
+    smoothing, of every class; in the focal loss.
     """
 
     own: torch.Tensor

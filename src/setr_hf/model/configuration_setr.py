@@ -123,8 +123,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             cross-entropy. The auxiliary heads have the same losses.
         semantic_loss_class_weights (`list[float]`, *optional*): Weight of each class in the losses of pixels, that is,
             in all but Dice and Tversky; of background and foreground if the model is binary.
-        semantic_loss_label_smoothing (`float`, defaults to 0.0): Share of the target, from 0 to 1, that cross-entropies
-            (OHEM's too) spread over all classes.
+        semantic_loss_label_smoothing (`float`, defaults to 0.0): Share of the target, from 0 to 1, that
+            cross-entropies (OHEM's too) spread over all classes.
         semantic_loss_focal_gamma (`float`, defaults to 2.0): Exponent γ of the focal loss.
         semantic_loss_focal_alpha (`float`, *optional*): Weight α of the foreground in the focal loss of a binary
             model, whose background has 1 − α.
@@ -254,7 +254,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         self.is_binary = num_labels == 1
         # Transformers does not save names that are the default of two classes.
         if not is_change or len(self.id2label) != max(num_labels, 2) or self.id2label == numbered_names(2):
-            self.id2label = numbered_names(num_labels)
+            self.id2label: Any = numbered_names(num_labels)
         self.label2id = {name: index for index, name in self.id2label.items()}
         if is_change:
             self.forget_other_classes()
@@ -278,8 +278,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             self.num_labels = num_labels
 
     def forget_other_classes(self) -> None:
-        """After a change of the classes: drops what belongs to others, and the loss takes the form for their number.
-        """
+        """Drops what belongs to other classes, after a change; the loss takes the form for their number."""
         if self.palette is not None and len(self.palette) != len(self.id2label):
             self.palette = None
         weights = self.semantic_loss_class_weights

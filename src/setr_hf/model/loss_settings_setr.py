@@ -101,7 +101,7 @@ class LossSettings:
 
     @classmethod
     def from_config(cls, config: Any) -> "LossSettings":
-        """The settings in a `SetrConfig`. Raises `ValueError` as the class does, or if they do not suit its classes."""
+        """The settings in a `SetrConfig`. Raises `ValueError` as the class does, or if they do not suit them."""
         options = {name: getattr(config, PREFIX + name) for name in SETTINGS}
         weights = default_losses(config.num_labels) if config.semantic_loss is None else config.semantic_loss
         settings = cls(weights, **options)

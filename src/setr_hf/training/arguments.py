@@ -26,7 +26,7 @@ LEAST |= dict.fromkeys(["gradient_accumulation_steps", "dataloader_prefetch_fact
 LARGEST_SEED = 2**32 - 1
 # What the stock `Trainer` can do for models of text only: the values that do without, and the reason.
 POSSIBLE: dict[str, tuple[list, str]] = {
-    "label_smoothing_factor": ([0], "the loss is that of the model"),
+    "label_smoothing_factor": ([0], "the model has its own, --label-smoothing or semantic_loss_label_smoothing"),
     "train_sampling_strategy": (["random", "sequential"], "photos have no length to sort them by"),
     "use_liger_kernel": ([False], "there are no such kernels for SETR"),
     "neftune_noise_alpha": ([None], "photos have no embeddings of words"),

@@ -126,7 +126,7 @@ class TrialStep:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             for _ in range(2):
                 pixel_values = torch.rand(batch_size, config.num_channels, *self.crop_size, device=self.device)
-                labels = torch.randint(config.num_labels, (batch_size, *self.crop_size), device=self.device)
+                labels = torch.randint(len(config.id2label), (batch_size, *self.crop_size), device=self.device)
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                     loss = self.model(pixel_values=pixel_values, labels=labels).loss
                 loss.backward()

@@ -13,12 +13,14 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from ..data.arguments import DataArguments, option
+from ..data.class_weights import RULES
 from ..errors import SetrError
 from ..files import parse_object
 from ..model.configuration_setr import SetrConfig, known_fields
 from ..model.image_processing_setr import MAX_WINDOW_PIXELS
 from .arguments import SCORES, SetrTrainingArguments, check_values
 from .batch_size import AUTO, split_batch
+from .loss_options import check_loss_options, loss_fields
 from .recipes import Recipe, find_recipe
 
 
@@ -38,6 +40,12 @@ class RunArguments:
     reinitialize_classifier: bool = option(False, "with --model: new classifiers, for other classes")
     config: dict[str, Any] | str | None = option(None, 'SetrConfig fields of a new model: {"decoder_type": "pup"}')
     encoder: str | None = option(None, "ViT or DeiT (id, name, file) a new model starts from, or none")
+    binary: bool = option(False, "one logit for the second of two classes, as num_labels=1")
+    loss: list[str] | None = option(None, "losses and weights, if not the cross-entropy: cross_entropy=1 dice=0.5")
+    class_weights: list[str] | None = option(
+        None, f"of pixels in the loss: a number for each class, or {', '.join(RULES)} from the data"
+    )
+    label_smoothing: float | None = option(None, "share of the target that cross-entropies spread over all classes")
     loss_average: str | None = option(None, 'over the "valid" pixels, or over "all" as in the paper')
     global_batch_size: int | None = option(None, "samples in a step of the optimizer, over all devices")
 
@@ -201,8 +209,10 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     parser.set_defaults(output_dir=f"outputs/train/{recipe.name if recipe else 'run'}")
     parser.set_defaults(**kept)
     options = parser.parse_args(argv)
-    options.config = kept.get("config", {}) | read_object("config", given.get("config") or "{}")
+    given_config = read_object("config", given.get("config") or "{}")
+    options.config = kept.get("config", {}) | given_config
     check_options(options, given)
+    check_loss_options(options, given_config)
     if not options.model:
         options.crop_size = options.crop_size or [DEFAULT_CROP_SIZE]
         # Neighbouring windows overlap by a third, as in the paper's test protocol.
@@ -278,11 +288,21 @@ def new_config(options: Namespace, **classes: Any) -> SetrConfig:
     """The configuration of a new model, with the fields `classes`. A [`SetrError`] names what contradicts itself."""
     config: dict[str, Any] = options.config
     own: dict[str, Any] = {"image_size": (options.crop_size[0], options.crop_size[-1])}
-    if options.loss_average:
-        own["semantic_loss_average"] = options.loss_average
+    own |= config | loss_fields(options) | classes
+    if options.binary:
+        own["num_labels"] = 1
+    if not classes:
+        # As many as there are classes, whose number is not known yet.
+        own.pop("semantic_loss_class_weights", None)
     try:
         # The choice of an attention is an argument of every config of Transformers, not a field.
         known_fields({name: value for name, value in config.items() if name != "attn_implementation"}, "it")
-        return SetrConfig(**own | config | classes)
+        new = SetrConfig(**own)
     except (StrictDataclassError, ValueError) as error:
         raise SetrError(f"--config {json.dumps(config)}: {error}") from error
+    if "id2label" in classes and len(new.id2label) != len(classes["id2label"]):
+        raise SetrError(
+            f"the data has {len(classes['id2label'])} classes, but the model would have {len(new.id2label)}: a binary "
+            "model takes background and foreground; leave out num_labels otherwise"
+        )
+    return new

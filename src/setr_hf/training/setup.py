@@ -29,6 +29,7 @@ from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
 from .batch_size import AUTO, available_memory, fit_batch_size
 from .description import batch_row
+from .loss_options import loss_fields, weigh_classes
 from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
@@ -94,8 +95,12 @@ def is_classifier(name: str) -> bool:
     return "classifier." in name or "auxiliary_classifiers." in name
 
 
-def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
-    """`job.model` with the data's classes, or new classifiers if asked for, and a line on what was loaded."""
+def load_model(
+    job: JobArguments, label_set: LabelSet, loss: dict[str, Any]
+) -> tuple[SetrForSemanticSegmentation, str]:
+    """`job.model` with the data's classes, or new classifiers if asked for, and the fields `loss` of its
+    configuration; and a line on what was loaded.
+    """
     try:
         # Weights saved in half precision would be trained in it, where small steps are rounded away.
         model = load_network(str(job.model), torch.float32)
@@ -109,12 +114,15 @@ def load_model(job: JobArguments, label_set: LabelSet) -> tuple[SetrForSemanticS
                 f"{job.model}: {error}. --reinitialize-classifier trains new classifiers for the data's classes and "
                 "keeps all other weights"
             ) from None
-    loss_fields = {"semantic_loss_average": job.loss_average} if job.loss_average else {}
     if not job.reinitialize_classifier:
-        model.config.update(label_set.config_fields | loss_fields)
+        model.config.update(label_set.config_fields | loss)
         return model, f"all weights from {job.model}"
-    new = ", ".join(model.reset_classifiers(**label_set.config_fields))
-    model.config.update(loss_fields)
+    fields = label_set.config_fields | ({"is_binary": True} if job.binary else {})
+    try:
+        new = ", ".join(model.reset_classifiers(**fields))
+    except ValueError as error:
+        raise SetrError(f"--binary: {error}") from error
+    model.config.update(loss)
     classifiers = f"the classifiers, which are new for {len(label_set.id2label)} classes: {new}"
     return model, f"all weights from {job.model} but {classifiers}"
 
@@ -238,7 +246,10 @@ def make_trainer(
     label_set = train_data.label_set
     if command.recipe and not job.other_classes:
         check_recipe_classes(command.recipe, label_set)
-    model, start = load_model(job, label_set) if job.model else new_model(command, label_set)
+    if job.model:
+        model, start = load_model(job, label_set, loss_fields(command.options))
+    else:
+        model, start = new_model(command, label_set)
     processor = build_processor(job, label_set)
     facts: list[tuple[str, Any]] = [("start", start)]
     if job.streaming:
@@ -249,6 +260,7 @@ def make_trainer(
     validation_data = checked_samples(validation_data.in_memory(), job.skip_bad_samples)
     if not job.streaming:
         facts.append(("samples", f"{len(train_data):,} for training, {len(validation_data):,} for validation"))
+    facts += weigh_classes(model.config, command.options, train_data)
     options = command.options
     if options.per_device_train_batch_size == AUTO:
         share = options.global_batch_size // arguments.world_size

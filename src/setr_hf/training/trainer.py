@@ -205,12 +205,6 @@ class SetrTrainer(Trainer):
                 "FSDP 1 cannot evaluate photos of different sizes, as each has its own number of forward passes: set "
                 "the FSDP version to 2"
             )
-        config = self.model.config
-        if config.num_labels < 2:
-            raise SetrError(
-                f"num_labels={config.num_labels}: with one class there is nothing to learn, the loss is always 0. To "
-                "find one kind of object, give the background a class of its own: num_labels=2"
-            )
         if self.optimizer is not None and self.args.head_learning_rate_ratio != 1:
             raise SetrError("head_learning_rate_ratio has no effect on an optimizer that is passed in: leave it at 1")
         self.data_collator: Callable[[list], Any] = NamedBatches(self.data_collator)
@@ -491,7 +485,9 @@ class SetrTrainer(Trainer):
         config, counted = self.model.config, []
         for photo, truth, prediction in zip(inputs["photo"], inputs["label_map"], predictions):
             self.prediction_samples.add(photo, truth, prediction)
-            counted.append(confusion_matrix(prediction, truth, config.num_labels, config.semantic_loss_ignore_index))
+            counted.append(
+                confusion_matrix(prediction, truth, len(config.id2label), config.semantic_loss_ignore_index)
+            )
         matrices = torch.from_numpy(np.stack(counted)).to(self.args.device)
         return None, matrices, torch.zeros(len(matrices), dtype=torch.long, device=self.args.device)
 
