@@ -1,5 +1,6 @@
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import AutoConfig
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation
 
@@ -131,3 +132,68 @@ def test_what_is_overridden_at_loading_is_checked_too(overrides, tiny_model, tmp
 def test_a_decoder_without_layers_is_refused(tiny_config):
     with pytest.raises(ValueError, match="out_indices must name a layer"):
         SetrForSemanticSegmentation(tiny_config(out_indices=[]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"num_labels": 1}, {0: "background", 1: "foreground"}),
+        ({"num_labels": 1, "id2label": {0: "crack"}}, {0: "background", 1: "crack"}),
+        ({"id2label": {"0": "crack"}}, {0: "background", 1: "crack"}),
+        ({"num_labels": 1, "id2label": {"0": "wall", "1": "crack"}}, {0: "wall", 1: "crack"}),
+        ({"num_labels": 1, "id2label": {0: "LABEL_0", 1: "LABEL_1"}}, {0: "background", 1: "foreground"}),
+        ({"is_binary": True}, {0: "background", 1: "foreground"}),
+    ],
+)
+def test_a_binary_model_has_one_logit_and_names_two_classes(fields, names, tmp_path):
+    config = SetrConfig(**fields)
+    assert (config.num_labels, config.is_binary, config.id2label) == (1, True, names)
+    assert config.label2id == {name: index for index, name in names.items()}
+    config.save_pretrained(tmp_path)
+    for loaded in (SetrConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path, num_labels=1)):
+        assert loaded.to_diff_dict() == config.to_diff_dict() and loaded.num_labels == 1
+
+
+def test_a_change_of_the_classes_drops_what_belongs_to_others(tmp_path):
+    losses = {"semantic_loss": {"cross_entropy": 1, "dice": 0.5}, "semantic_loss_class_weights": [1, 2.5, 4]}
+    SetrConfig(num_labels=3, palette=[[0, 0, 0]] * 3, **losses).save_pretrained(tmp_path)
+    kept = SetrConfig.from_pretrained(tmp_path, num_labels=3)
+    assert (kept.semantic_loss_class_weights, kept.semantic_loss) == ([1, 2.5, 4], losses["semantic_loss"])
+    binary = SetrConfig.from_pretrained(tmp_path, num_labels=1)
+    assert (binary.num_labels, binary.palette, binary.semantic_loss_class_weights) == (1, None, None)
+    assert binary.semantic_loss == {"binary_cross_entropy": 1, "dice": 0.5}
+    binary.semantic_loss_focal_alpha = 0.25
+    binary.save_pretrained(tmp_path)
+    several = SetrConfig.from_pretrained(tmp_path, num_labels=4)
+    assert (several.semantic_loss, several.semantic_loss_focal_alpha) == (losses["semantic_loss"], None)
+
+
+def test_files_without_losses_have_the_cross_entropy():
+    old = {name: value for name, value in SetrConfig().to_dict().items() if "semantic_loss" not in name}
+    del old["is_binary"]
+    assert SetrConfig.from_dict(old).to_dict() == SetrConfig().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"semantic_loss": {"lovasz": 1.0}}, "must name some of"),
+        ({"semantic_loss": {"cross_entropy": 0}}, "some loss a weight above 0"),
+        ({"num_labels": 150, "semantic_loss": {"binary_cross_entropy": 1}}, "with num_labels=150 it is cross_entropy"),
+        ({"num_labels": 3, "semantic_loss_class_weights": [1, 2]}, "one for each of 3 classes, got 2"),
+        ({"semantic_loss_label_smoothing": float("nan")}, "label_smoothing must be a number from 0 to 1"),
+        ({"semantic_loss_focal_alpha": 0.25}, "focal_alpha is for binary models"),
+        ({"is_binary": True, "id2label": {0: "a", 1: "b", 2: "c"}}, "a binary model .* id2label names 3"),
+        ({"num_labels": 0}, "num_labels must be a number from 1"),
+        ({"num_labels": 1, "semantic_loss_ignore_index": 1}, "semantic_loss_ignore_index 1 is one of the 2 classes"),
+    ],
+)
+def test_losses_that_do_not_suit_the_classes_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SetrConfig(**fields)
+
+
+@pytest.mark.parametrize("value", [{"dice": True}, {"dice": "1"}, "dice", ["dice"]])
+def test_losses_of_another_type_are_refused(value):
+    with pytest.raises(StrictDataclassFieldValidationError, match="semantic_loss"):
+        SetrConfig(semantic_loss=value)
