@@ -251,13 +251,14 @@ def segment(
     if not photos:
         return []
     results: list[Any] = []
+    threshold = processor.logit_threshold if scales is None else processor.threshold
     with full_memory_named(photos):
         for photo, tiles in zip(photos, photo_tiles(model, processor, photos, scales, window_batch_size)):
             size = (photo.height, photo.width)
             if not return_confidence:
-                results.append(label_map_of(tiles, size, model.device).cpu())
+                results.append(label_map_of(tiles, size, model.device, threshold).cpu())
                 continue
             confidence = torch.empty(size, device=model.device)
             tiles = measured(tiles, confidence, processor.temperature, are_probabilities=scales is not None)
-            results.append((label_map_of(tiles, size, model.device).cpu(), confidence.cpu()))
+            results.append((label_map_of(tiles, size, model.device, threshold).cpu(), confidence.cpu()))
     return results

@@ -66,6 +66,8 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     protocol. stride (`int`, *optional*, defaults to `self.stride`): Distance in pixels between the starts of
     neighbouring windows; at most `crop_size`. temperature (`float`, *optional*, defaults to `self.temperature`): What
     scores are divided by to become confidences, see `post_process_semantic_segmentation`. It changes no label map.
+    threshold (`float`, *optional*, defaults to `self.threshold`): Of binary models, the probability from 0 to 1 above
+    which a pixel belongs to the foreground, in post-processing.
     """
 
     antialias: bool
@@ -73,6 +75,7 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     do_split_image: bool
     stride: int
     temperature: float | int
+    threshold: float
 
 
 def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
@@ -342,6 +345,7 @@ class SetrImageProcessorMixin:
     default_to_square = True
     crop_size = {"height": 512, "width": 512}
     stride = 341
+    threshold = 0.5
     rescale_factor = 1 / 255
     antialias = True
     do_resize = True
@@ -354,8 +358,9 @@ class SetrImageProcessorMixin:
 
     def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]):
         with types_checked():
-            # Numbers of normalization may be whole in files, which the types do not admit.
-            typed = set(self.valid_kwargs.__annotations__) - {"rescale_factor", "image_mean", "image_std"}
+            # Fractions may be whole in files, which the types do not admit.
+            untyped = {"rescale_factor", "image_mean", "image_std", "threshold"}
+            typed = set(self.valid_kwargs.__annotations__) - untyped
             validate_typed_dict(self.valid_kwargs, {name: kwargs[name] for name in typed if name in kwargs})
         super().__init__(**kwargs)
         self._check_settings(**{name: getattr(self, name) for name in self.valid_kwargs.__annotations__})
@@ -391,6 +396,9 @@ class SetrImageProcessorMixin:
                 raise ValueError(f"resample must be one of Pillow's filters, 0 to 5, got {settings['resample']!r}")
             if not settings["antialias"] and resample not in (PILImageResampling.BILINEAR, "bilinear"):
                 raise ValueError(f"resizing without antialias is bilinear, but resample is {settings['resample']!r}")
+        threshold = settings["threshold"]
+        if not (is_finite(threshold) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold!r}")
         factor = settings["rescale_factor"]
         if settings["do_rescale"] and not (is_finite(factor) and factor > 0):
             raise ValueError(f"rescale_factor must be a positive number, got {factor}")
@@ -604,7 +612,8 @@ class SetrImageProcessorMixin:
         return_confidence: bool = False,
     ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
         r"""Label maps from the model's output. Overlapping windows are averaged as logits at the size of the resized
-        image; the result is resized bilinearly, corners not aligned, to the target size, where the best class wins.
+        image; the result is resized bilinearly, corners not aligned, to the target size, where the best class wins. Of
+        a binary model, pixels whose probability is above `threshold` are 1, the foreground, and the others 0.
 
         Args:
             outputs ([`SetrSemanticSegmenterOutput`]): Output of [`SetrForSemanticSegmentation`].
@@ -634,10 +643,15 @@ class SetrImageProcessorMixin:
             if return_confidence:
                 data["confidence"] = torch.empty(size, device=device)
                 tiles = measured(tiles, data["confidence"], self.temperature)
-            label_map = label_map_of(tiles, size, device)
+            label_map = label_map_of(tiles, size, device, self.logit_threshold)
             data = {"segmentation": label_map, **data}
             results.append(SemanticSegmentationPostProcessorOutput(data=data) if len(data) > 1 else label_map)
         return results
+
+    @property
+    def logit_threshold(self) -> float:
+        """`threshold` as a logit."""
+        return torch.tensor(self.threshold, dtype=torch.float64).logit().item()
 
     def scores_in_tiles(
         self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None

@@ -218,9 +218,15 @@ def score_tiles(
                 yield pixel_rows, pixel_columns, scores.view(len(scores), -1, num_labels)
 
 
+def probabilities(scores: torch.Tensor) -> torch.Tensor:
+    """Of the classes of `(…, num_labels)`, or of the foreground if there is one score."""
+    return scores.sigmoid() if scores.shape[-1] == 1 else scores.softmax(-1)
+
+
 @torch.no_grad()
 def mean_probability_tiles(views: Sequence[Iterator[ScoreTile]], weights: Sequence[float]) -> Iterator[ScoreTile]:
-    """The class probabilities of an image, averaged over the tiles of scores that several views of it have.
+    """The class probabilities of an image, averaged over the tiles of scores that several views of it have; of a binary
+    model, whose pixels have one score, those of the foreground.
 
     Args:
         views (`Sequence[Iterator[ScoreTile]]`): For each view its [`score_tiles`], all of the same size and device.
@@ -232,9 +238,9 @@ def mean_probability_tiles(views: Sequence[Iterator[ScoreTile]], weights: Sequen
     total = sum(weights)
     for tiles in zip(*views):
         rows, columns, scores = tiles[0]
-        mean = scores.softmax(-1) * (weights[0] / total)
+        mean = probabilities(scores) * (weights[0] / total)
         for (_, _, scores), weight in zip(tiles[1:], weights[1:]):
-            mean.add_(scores.softmax(-1), alpha=weight / total)
+            mean.add_(probabilities(scores), alpha=weight / total)
         yield rows, columns, mean
 
 
@@ -245,11 +251,17 @@ def kept(tiles: Iterator[ScoreTile], scores: torch.Tensor) -> Iterator[ScoreTile
         yield rows, columns, tile
 
 
-def label_map_of(tiles: Iterator[ScoreTile], size: Sequence[int], device: torch.device) -> torch.Tensor:
-    """The class of the highest score of each pixel, the first of equals, as int64 `(height, width)`."""
+def label_map_of(
+    tiles: Iterator[ScoreTile], size: Sequence[int], device: torch.device, threshold: float = 0.0
+) -> torch.Tensor:
+    """The class of the highest score of each pixel, the first of equals, as int64 `(height, width)`. Where pixels have
+    one score it is 1, the foreground, above the threshold and 0 elsewhere.
+    """
     label_map = torch.empty(tuple(size), dtype=torch.int64, device=device)
     for rows, columns, scores in tiles:
-        if device.type == "cpu":
+        if scores.shape[-1] == 1:
+            label_map[rows, columns] = scores[..., 0] > threshold
+        elif device.type == "cpu":
             # NumPy's is several times as fast as that of torch.
             np.argmax(scores.numpy(), axis=-1, out=label_map[rows, columns].numpy())
         else:

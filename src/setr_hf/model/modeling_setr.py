@@ -595,6 +595,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         told = {"label2id": label2id, "palette": None, "dataset": None, "is_binary": is_binary, **fields}
         self.config.update({**told, "id2label": id2label})
         self.config.settle_classes()
+        self.config.forget_other_classes()
         self.num_labels = self.config.num_labels
         names = []
         for name, module in list(self.named_modules()):
