@@ -12,7 +12,7 @@ from PIL import Image
 from setr_hf.data.label_sets import LabelSet
 from setr_hf.data.rows import Sample
 from setr_hf.errors import SetrError
-from setr_hf.evaluation.comparison import bootstrap_interval, compare_records, comparison_record, print_comparison
+from setr_hf.evaluation.comparison import bootstrap_intervals, compare_records, comparison_record, print_comparison
 from setr_hf.evaluation.records import counts_of
 from setr_hf_cli import load_script
 
@@ -37,7 +37,8 @@ def test_known_differences_and_agreement(capsys):
     print_comparison(comparison)
     table = capsys.readouterr().out
     assert "50.00 % of the pixels" in table
-    assert ["a", "50.00", "66.67", "+16.67"] in [line.split() for line in table.splitlines()]
+    row = ["a", "50.00", "66.67", "+16.67", "+16.67", "to", "+16.67"]
+    assert row in [line.split() for line in table.splitlines()]
 
 
 def test_the_bootstrap_equals_drawing_images_by_hand():
@@ -45,20 +46,22 @@ def test_the_bootstrap_equals_drawing_images_by_hand():
     first = [rng.integers(0, 50, (3, 3)) for _ in range(20)]
     second = [rng.integers(0, 50, (3, 3)) + 20 * np.eye(3, dtype=int) for _ in range(20)]
 
-    def mean_iou(matrices):
+    def ious(matrices):
         total = sum(matrices)
         diagonal = total.diagonal()
-        return (diagonal / (total.sum(0) + total.sum(1) - diagonal)).mean()
+        iou = diagonal / (total.sum(0) + total.sum(1) - diagonal)
+        return np.append(iou, iou.mean())
 
     draws = np.random.default_rng(7).multinomial(20, np.full(20, 1 / 20), size=300)
     by_hand = [
-        mean_iou([m * n for m, n in zip(second, draw)]) - mean_iou([m * n for m, n in zip(first, draw)])
-        for draw in draws
+        ious([m * n for m, n in zip(second, draw)]) - ious([m * n for m, n in zip(first, draw)]) for draw in draws
     ]
-    interval = bootstrap_interval(records_of(first), records_of(second), 3, draws=300, seed=7)
-    assert interval == pytest.approx(np.percentile(by_hand, [2.5, 97.5]).tolist(), abs=1e-12)
-    assert interval[0] > 0, "the second model is better by construction"
-    assert bootstrap_interval(records_of(first), records_of(first), 3) == (0.0, 0.0)
+    intervals = bootstrap_intervals(records_of(first), records_of(second), 3, draws=300, seed=7)
+    np.testing.assert_allclose(intervals, np.percentile(by_hand, [2.5, 97.5], axis=0).T, atol=1e-12)
+    assert intervals[-1][0] > 0, "the second model is better by construction"
+    assert bootstrap_intervals(records_of(first), records_of(first), 3) == [(0.0, 0.0)] * 4
+    absent = [np.pad(matrix, (0, 1)) for matrix in first]
+    assert bootstrap_intervals(records_of(absent), records_of(absent), 4)[3] is None
 
 
 def test_two_models_on_a_folder(tmp_path, capsys):

@@ -1,16 +1,13 @@
 """A model with one logit from training to the pipeline, and as a second reading of its logits says."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from data_folders import write_data
 from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, pipeline
 
-from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, segment
+from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor, segment
 from setr_hf.model.modeling_setr import SetrSemanticSegmenterOutput
 
 

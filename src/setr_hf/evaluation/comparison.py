@@ -1,4 +1,4 @@
-"""Two models on the same images: differences of the classes, agreement, and an interval for the difference of mIoU."""
+"""Two models on the same images: differences of IoU with an interval for each, and agreement."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -49,12 +49,13 @@ def class_areas(records: Iterable[dict], num_labels: int) -> np.ndarray:
     return np.stack(areas, axis=1)
 
 
-def bootstrap_interval(
+def bootstrap_intervals(
     first: Iterable[dict], second: Iterable[dict], num_labels: int, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % percentile interval of mIoU(second) − mIoU(first), as fractions, over sets of images drawn with
-    replacement (Efron's bootstrap). Both models are scored on the same draws. `first` and `second` are records of the
-    same images, which have annotations, in the same order.
+) -> list[tuple[float, float] | None]:
+    """The 95 % percentile intervals of second − first of each class's IoU and, the last one, of the mIoU, as
+    fractions, over sets of images drawn with replacement (Efron's bootstrap); `None` for a class without a score. Both
+    models are scored on the same draws. `first` and `second` are records of the same images, which have annotations,
+    in the same order.
     """
     rng, areas = np.random.default_rng(seed), [class_areas(records, num_labels) for records in (first, second)]
     count = areas[0].shape[1]
@@ -62,10 +63,15 @@ def bootstrap_interval(
     for start in range(0, draws, DRAWS_AT_ONCE):
         size = min(DRAWS_AT_ONCE, draws - start)
         image_counts = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
-        mean_ious = [mean_over_classes(class_ious(*(image_counts @ part))) for part in areas]
-        differences.append(mean_ious[1] - mean_ious[0])
-    low, high = np.nanpercentile(np.concatenate(differences), [2.5, 97.5])
-    return float(low), float(high)
+        ious = [class_ious(*(image_counts @ part)) for part in areas]
+        scores = [np.column_stack([iou, mean_over_classes(iou)]) for iou in ious]
+        differences.append(scores[1] - scores[0])
+    intervals: list[tuple[float, float] | None] = []
+    for values in np.concatenate(differences).T:
+        known = values[~np.isnan(values)]
+        low, high = np.percentile(known, [2.5, 97.5]).tolist() if len(known) else (np.nan, np.nan)
+        intervals.append((low, high) if len(known) else None)
+    return intervals
 
 
 def second_records(records: Iterable[dict]) -> Iterator[dict]:
@@ -76,12 +82,15 @@ def second_records(records: Iterable[dict]) -> Iterator[dict]:
 def compare_records(records: Records | Sequence[dict], label_set: LabelSet, bad_samples: Sequence[dict] = ()) -> dict:
     """What the [`comparison_record`]s of a data set say: the scores of both models (`first`, `second`), see
     [`summarize`]; `difference` = second − first of the mIoU and, in `classes`, of each class's IoU (`None` where the
-    class is absent for one of them); the bootstrap `interval`; and `agreement`, the share of pixels for which both
-    choose the same class.
+    class is absent for one of them); the bootstrap `interval` of each difference; and `agreement`, the share of pixels
+    for which both choose the same class.
     """
     first, second = (summarize(part, label_set, bad_samples)[0] for part in (records, second_records(records)))
     num_labels = len(label_set.names)
     has_pixels = first["num_pixels"] > 0
+    intervals: list[tuple[float, float] | None] = [None] * (num_labels + 1)
+    if has_pixels:
+        intervals = bootstrap_intervals(records, second_records(records), num_labels)
     agreeing, total = np.sum([(record["agreeing_pixels"], record["all_pixels"]) for record in records], axis=0)
 
     def difference(one: float | None, other: float | None) -> float | None:
@@ -91,27 +100,44 @@ def compare_records(records: Records | Sequence[dict], label_set: LabelSet, bad_
         "first": first,
         "second": second,
         "difference": difference(first["mean_iou"], second["mean_iou"]),
-        "interval": bootstrap_interval(records, second_records(records), num_labels) if has_pixels else None,
+        "interval": intervals[-1],
         "agreement": float(agreeing / total),
         "classes": [
-            {"name": a["name"], "first": a["iou"], "second": b["iou"], "difference": difference(a["iou"], b["iou"])}
-            for a, b in zip(first["classes"], second["classes"])
+            {
+                "name": a["name"],
+                "first": a["iou"],
+                "second": b["iou"],
+                "difference": difference(a["iou"], b["iou"]),
+                "interval": interval,
+            }
+            for a, b, interval in zip(first["classes"], second["classes"], intervals)
         ],
     }
 
 
 def print_comparison(comparison: dict) -> None:
     """Prints the IoU of each class for both models in percent, the largest differences first, and the mIoU."""
+
+    def bounds(interval: tuple[float, float] | None) -> str:
+        return f"{percent(interval[0], '+')} to {percent(interval[1], '+')}" if interval else ""
+
     classes = sorted(comparison["classes"], key=lambda row: -abs(row["difference"] or 0))
     means = {which: comparison[which]["mean_iou"] for which in ("first", "second")}
-    rows = [*classes, {"name": "mIoU", **means, "difference": comparison["difference"]}]
+    differences = {name: comparison[name] for name in ("difference", "interval")}
     cells = (
-        (row["name"], percent(row["first"]), percent(row["second"]), percent(row["difference"], "+")) for row in rows
+        (
+            row["name"],
+            percent(row["first"]),
+            percent(row["second"]),
+            percent(row["difference"], "+"),
+            bounds(row["interval"]),
+        )
+        for row in [*classes, {"name": "mIoU", **means, **differences}]
     )
-    print_table(("class", "A", "B", "B − A"), cells)
+    print_table(("class", "A", "B", "B − A", "95 % interval"), cells)
     if comparison["interval"]:
         low, high = comparison["interval"]
         verdict = "which excludes 0" if low > 0 or high < 0 else "which contains 0: the difference may be chance"
-        print(f"95 % bootstrap interval of B − A over images: {percent(low, '+')} to {percent(high, '+')}, {verdict}")
+        print(f"95 % bootstrap interval of B − A of the mIoU over images: {bounds((low, high))}, {verdict}")
     images = images_counted(comparison["first"])
     print(f"both choose the same class in {percent(comparison['agreement'])} % of the pixels of {images}")
