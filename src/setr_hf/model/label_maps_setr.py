@@ -225,8 +225,8 @@ def probabilities(scores: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def mean_probability_tiles(views: Sequence[Iterator[ScoreTile]], weights: Sequence[float]) -> Iterator[ScoreTile]:
-    """The class probabilities of an image, averaged over the tiles of scores that several views of it have; of a binary
-    model, whose pixels have one score, those of the foreground.
+    """The class probabilities of an image, averaged over the tiles of scores that several views of it have. Of a
+    binary model, whose pixels have one score, they are those of the foreground.
 
     Args:
         views (`Sequence[Iterator[ScoreTile]]`): For each view its [`score_tiles`], all of the same size and device.
