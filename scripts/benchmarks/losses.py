@@ -102,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
             tiled = measured(arguments, name, "tiled", tiled_file)
             plain = measured(arguments, name, "plain", exact_file)
             measured(arguments, name, "exact", exact_file)
-            (value, gradient), (expected, exact_gradient) = torch.load(tiled_file), torch.load(exact_file)
+            value, gradient = torch.load(tiled_file, weights_only=True)
+            expected, exact_gradient = torch.load(exact_file, weights_only=True)
             if name in ("cross_entropy", "binary_cross_entropy"):
                 baseline = tiled
             rows.append(

@@ -1,5 +1,8 @@
 """Weighted sums of losses computed in tiles equal plain losses at full resolution, in value and gradient."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +14,7 @@ from torchvision.ops import sigmoid_focal_loss
 from setr_hf.model import losses_setr
 from setr_hf.model.combined_losses_setr import choose_hard, kth_smallest, semantic_loss
 from setr_hf.model.loss_settings_setr import LossSettings
+from setr_hf.training.batch_size import peak_memory
 
 
 IGNORED = 255
@@ -179,6 +183,20 @@ def test_of_logits_that_are_not_finite_it_is_not_finite(name, value):
     logits, labels = random_inputs(5)
     logits.data[0, 1, 2, 2] = value
     assert not semantic_loss(logits, labels, (48, 40), LossSettings({name: 1.0})).isfinite()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the system does not tell a peak of memory")
+@pytest.mark.parametrize("weights", [{"cross_entropy": 1.0, "dice": 1.0, "focal": 1.0}, {"ohem": 1.0}])
+def test_never_holds_the_full_resolution_logits(weights):
+    def peak_after(side, size):
+        logits, labels = torch.randn(1, 150, side, side, requires_grad=True), torch.zeros(1, size, size).long()
+        Path("/proc/self/clear_refs").write_text("5")
+        start = peak_memory()
+        semantic_loss(logits, labels, (size, size), LossSettings(weights)).backward()
+        return peak_memory() - start
+
+    peak_after(8, 64)
+    assert peak_after(32, 512) < 150 * 512 * 512 * 4 / 4
 
 
 def test_ids_that_are_not_classes_are_refused():
