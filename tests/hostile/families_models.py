@@ -27,6 +27,8 @@ MORE_FIELDS = [
     {"palette": [[0, 0, 0], [1, 2, 3], [255, 255, 255]], "semantic_loss_ignore_index": 255, "dataset": "ade20k"},
     {"decoder_kernel_size": 3, "decoder_num_convs": 2, "decoder_scale_factor": 2, "drop_path_rate": 0.1},
     {"image_size": [32, 48], "patch_size": 8, "num_channels": 3, "layer_norm_eps": 1e-6, "qkv_bias": False},
+    {"num_labels": 1, "semantic_loss": {"focal": 1.0, "dice": 0.5}, "semantic_loss_focal_alpha": 0.25},
+    {"semantic_loss": {"cross_entropy": 1.0, "ohem": 2}, "semantic_loss_class_weights": [1, 2.5, 0.5]},
     {"backbone_config": {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}},
 ]
 
@@ -137,6 +139,6 @@ def model_folders(random, folder):
         return model, segment(model, processor, [photo])[0]
 
     def check(result):
-        check_label_map(result[1], photo, result[0].config.num_labels)
+        check_label_map(result[1], photo, len(result[0].config.id2label))
 
     return Attempt(what, run, check, refusals=(SetrError,))

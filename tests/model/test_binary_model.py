@@ -106,3 +106,8 @@ def test_several_classes_become_binary_on_loading(tiny_model, tmp_path):
     model = SetrForSemanticSegmentation.from_pretrained(tmp_path, num_labels=1, ignore_mismatched_sizes=True)
     assert (model.config.num_labels, model.config.palette) == (1, None)
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape[1] == 1
+    options = {"id2label": {0: "crack"}, "ignore_mismatched_sizes": True}
+    model = SetrForSemanticSegmentation.from_pretrained(tmp_path, **options)
+    assert (model.config.num_labels, model.config.id2label) == (1, {0: "background", 1: "crack"})
+    outputs = model(torch.zeros(1, 3, 32, 32), labels=torch.ones(1, 32, 32, dtype=torch.long))
+    assert outputs.logits.shape[1] == 1 and outputs.loss.isfinite()

@@ -68,6 +68,8 @@ def test_a_binary_model_is_trained_with_a_sum_of_losses_and_weights_from_the_dat
     assert config.semantic_loss_class_weights == weights_by_rule("inverse-frequency", pixels, photos, 2)
     assert config.semantic_loss_label_smoothing == 0.1
     assert "class weights" in text and f"class 0 {config.semantic_loss_class_weights[0]}" in text
+    card = (tmp_path / "out/README.md").read_text()
+    assert "1 × binary cross entropy + 0.5 × dice" in card and "label smoothing" in card
 
     # Further, from what was saved: its losses stay, unless others are asked for.
     status, text, further = train("--model", tmp_path / "out", "--class-weights", "none", folder="further")

@@ -544,6 +544,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
     def __init__(self, config: SetrConfig):
         super().__init__(config)
         # `from_pretrained(…, id2label=…)` changes the classes of a configuration that has been checked.
+        config.settle_classes()
         config.forget_other_classes()
         config.validate_architecture()
         config.check_decoder()
@@ -571,8 +572,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             id2label (`dict[int, str]`): The name of each new class, by its id from 0.
                 A binary model stays one if there are two, and any model becomes one if there is one, the foreground.
             fields: Other fields of [`SetrConfig`] that describe the classes: `label2id`, `palette` and `dataset`,
-                those that are not given become unknown, and `is_binary`. Weights of classes in the loss are kept if
-                there are as many.
+                which become unknown if they are not given, and `is_binary`. Weights of classes in the loss are kept
+                if there are as many.
 
         Returns:
             `list[str]`: The names of the new parameters.

@@ -65,7 +65,8 @@ def check_loss_options(options: Namespace, given_config: dict[str, Any]) -> None
     """
     told = loss_fields(options)
     if twice := sorted(set(told) & set(given_config)):
-        raise SetrError(f"--config holds {', '.join(twice)}, which an option sets too: leave out one")
+        names = ", ".join(twice)
+        raise SetrError(f"--config holds {names}, which an option, or the recipe's, sets too: pass the option instead")
     rule = class_weight_rule(options)
     if rule and options.streaming:
         raise SetrError(f"--class-weights {rule} reads all annotations before training: pass numbers with --streaming")
@@ -83,6 +84,20 @@ def check_loss_options(options: Namespace, given_config: dict[str, Any]) -> None
         )
     except ValueError as error:
         raise SetrError(error) from None
+
+
+def loss_rows(config: SetrConfig) -> list[tuple[str, Any]]:
+    """What a model card says of the losses of a training run; nothing of the plain cross-entropy."""
+    settings = LossSettings.from_config(config)
+    rows: list[tuple[str, Any]] = []
+    if config.semantic_loss:
+        terms = (f"{weight:g} × {name.replace('_', ' ')}" for name, weight in settings.used.items())
+        rows.append(("loss", " + ".join(terms)))
+    if settings.class_weights is not None:
+        rows.append(("class weights", ", ".join(f"{weight:g}" for weight in settings.class_weights)))
+    if settings.label_smoothing:
+        rows.append(("label smoothing", f"{settings.label_smoothing:g}"))
+    return rows
 
 
 def weigh_classes(config: SetrConfig, options: Namespace, data: SegmentationData) -> list[tuple[str, Any]]:

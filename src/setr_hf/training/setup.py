@@ -29,7 +29,7 @@ from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
 from .batch_size import AUTO, available_memory, fit_batch_size
 from .description import batch_row
-from .loss_options import loss_fields, weigh_classes
+from .loss_options import loss_fields, loss_rows, weigh_classes
 from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
@@ -205,7 +205,11 @@ def check_length(num_samples: int, arguments: SetrTrainingArguments) -> None:
 
 
 def card_facts(
-    command: Command, job: JobArguments, train_data: SegmentationData, validation_data: SegmentationData
+    command: Command,
+    job: JobArguments,
+    config: SetrConfig,
+    train_data: SegmentationData,
+    validation_data: SegmentationData,
 ) -> RunFacts:
     """What the card of a train job says that its trainer does not know."""
     dataset = train_data.label_set.dataset
@@ -227,6 +231,7 @@ def card_facts(
             ("random scale", f"{job.min_scale:g} to {job.max_scale:g}"),
             ("largest share of a class in a crop", f"{job.category_max_ratio:g}"),
             ("photometric distortion", "yes" if job.photometric_distortion else "no"),
+            *loss_rows(config),
         ],
     )
 
@@ -288,5 +293,5 @@ def make_trainer(
         )
     except (ImportError, ValueError) as error:  # Of Transformers and Accelerate, on such options as report_to.
         raise SetrError(error) from error
-    trainer.run_facts = card_facts(command, job, train_data, validation_data)
+    trainer.run_facts = card_facts(command, job, model.config, train_data, validation_data)
     return trainer, facts
