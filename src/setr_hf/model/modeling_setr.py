@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .combined_losses_setr import semantic_loss
 from .configuration_setr import SetrConfig
 from .loss_settings_setr import LossSettings
+from .upsampled_convolution_setr import upsample, upsampled_convolution
 
 
 # The segmentation pipeline looks class names up in these tables, which `AutoModel….register` does not extend.
@@ -88,14 +89,6 @@ def pad_to_grid(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Pads `(batch_size, channels, height, width)` with zeros at the right and bottom to whole patches."""
     bottom, right = (round_up_to_patches(side, patch_size) - side for side in pixel_values.shape[-2:])
     return F.pad(pixel_values, (0, right, 0, bottom))
-
-
-def upsample(maps: torch.Tensor, scale_factor: int, align_corners: bool = False) -> torch.Tensor:
-    """Bilinear upsampling of `(batch_size, channels, height, width)` by a whole factor."""
-    if scale_factor == 1:
-        return maps
-    size = (maps.shape[-2] * scale_factor, maps.shape[-1] * scale_factor)
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -230,6 +223,14 @@ class SetrLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.dropout(mlp_output))
 
 
+def is_bare(module: nn.Module) -> bool:
+    """Whether calling a convolution or BatchNorm is no more than its formula: no adapter, quantization, offloading or
+    hook has come between.
+    """
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) in (nn.Conv2d, nn.BatchNorm2d) and "forward" not in vars(module) and not any(hooks)
+
+
 class SetrConvLayer(nn.Module):
     """Convolution, BatchNorm, ReLU. The convolution has no bias: BatchNorm would cancel it."""
 
@@ -237,10 +238,27 @@ class SetrConvLayer(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.normalization = nn.BatchNorm2d(out_channels)
-        self.activation = nn.ReLU()
+        self.activation = nn.ReLU(inplace=True)
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.normalization(self.convolution(maps)))
+    def fold(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the convolution that equals this one and its BatchNorm with the running statistics."""
+        weight, norm = self.convolution.weight, self.normalization
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        scale = norm.weight.to(dtype) * (norm.running_var.to(dtype) + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        return (weight * scale[:, None, None, None]).to(weight.dtype), bias.to(weight.dtype)
+
+    def forward(self, maps: torch.Tensor, scale_factor: int = 1, classifier: nn.Module | None = None) -> torch.Tensor:
+        """Takes maps that are to be upsampled first, and returns their classes' scores if there is a classifier."""
+        classify = nn.Identity() if classifier is None else classifier
+        if not is_bare(self.convolution):
+            return classify(self.activation(self.normalization(self.convolution(upsample(maps, scale_factor)))))
+        if self.normalization.training or not is_bare(self.normalization) or torch.compiler.is_compiling():
+            maps = upsampled_convolution(maps, self.convolution.weight, None, scale_factor)
+            return classify(self.activation(self.normalization(maps)))
+        if classifier is None or is_bare(classifier):
+            return upsampled_convolution(maps, *self.fold(), scale_factor, then=lambda m: classify(self.activation(m)))
+        return classify(self.activation(upsampled_convolution(maps, *self.fold(), scale_factor)))
 
 
 class SetrChannelNorm(nn.LayerNorm):
@@ -272,10 +290,11 @@ class SetrUpsampleHead(nn.Module):
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
         """From `(batch_size, hidden_size, h, w)` to logits `(batch_size, num_labels, h', w')`."""
-        maps = self.layernorm(feature_map)
+        maps, scale_factor = self.layernorm(feature_map), 1
         for layer in self.layers[:-1]:
-            maps = upsample(layer(maps), self.scale_factor)
-        return upsample(self.classifier(self.layers[-1](maps)), self.scale_factor // self.skipped_scale_factor)
+            maps, scale_factor = layer(maps, scale_factor), self.scale_factor
+        logits = self.layers[-1](maps, scale_factor, self.classifier)
+        return upsample(logits, self.scale_factor // self.skipped_scale_factor)
 
 
 class SetrMlaHead(nn.Module):
@@ -321,10 +340,11 @@ class SetrMlaHead(nn.Module):
         return aggregated
 
     def classify(self, branches: list[torch.Tensor]) -> torch.Tensor:
-        """Concatenation, ×4 and classifier. A 1×1 classifier commutes with the upsampling, and goes first."""
-        if self.classifier.kernel_size == (1, 1):
-            return upsample(self.classifier(torch.cat(branches, dim=1)), 4, self.align_corners)
-        return self.classifier(torch.cat([upsample(branch, 4, self.align_corners) for branch in branches], dim=1))
+        """Concatenation, ×4 and classifier."""
+        maps = torch.cat(branches, dim=1)
+        if not is_bare(self.classifier):
+            return self.classifier(upsample(maps, 4, self.align_corners))
+        return upsampled_convolution(maps, self.classifier.weight, self.classifier.bias, 4, self.align_corners)
 
     def forward(
         self, feature_maps: list[torch.Tensor], output_auxiliary_logits: bool
