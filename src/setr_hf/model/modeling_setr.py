@@ -231,6 +231,15 @@ def is_bare(module: nn.Module) -> bool:
     return type(module) in (nn.Conv2d, nn.BatchNorm2d) and "forward" not in vars(module) and not any(hooks)
 
 
+def convolve_upsampled(
+    convolution: nn.Conv2d, maps: torch.Tensor, scale_factor: int = 1, align_corners: bool = False
+) -> torch.Tensor:
+    """A convolution, or what has taken its place, of maps that are to be upsampled first."""
+    if not is_bare(convolution):
+        return convolution(upsample(maps, scale_factor, align_corners))
+    return upsampled_convolution(maps, convolution.weight, convolution.bias, scale_factor, align_corners)
+
+
 class SetrConvLayer(nn.Module):
     """Convolution, BatchNorm, ReLU. The convolution has no bias: BatchNorm would cancel it."""
 
@@ -248,17 +257,19 @@ class SetrConvLayer(nn.Module):
         bias = norm.bias - norm.running_mean * scale
         return (weight * scale[:, None, None, None]).to(weight.dtype), bias.to(weight.dtype)
 
-    def forward(self, maps: torch.Tensor, scale_factor: int = 1, classifier: nn.Module | None = None) -> torch.Tensor:
-        """Takes maps that are to be upsampled first, and returns their classes' scores if there is a classifier."""
-        classify = nn.Identity() if classifier is None else classifier
-        if not is_bare(self.convolution):
-            return classify(self.activation(self.normalization(self.convolution(upsample(maps, scale_factor)))))
-        if self.normalization.training or not is_bare(self.normalization) or torch.compiler.is_compiling():
-            maps = upsampled_convolution(maps, self.convolution.weight, None, scale_factor)
-            return classify(self.activation(self.normalization(maps)))
-        if classifier is None or is_bare(classifier):
-            return upsampled_convolution(maps, *self.fold(), scale_factor, then=lambda m: classify(self.activation(m)))
-        return classify(self.activation(upsampled_convolution(maps, *self.fold(), scale_factor)))
+    def forward(self, maps: torch.Tensor, scale_factor: int = 1, classifier: nn.Conv2d | None = None) -> torch.Tensor:
+        """Takes maps that are to be upsampled first, and returns class scores if there is a classifier."""
+
+        def activate_and_classify(maps: torch.Tensor) -> torch.Tensor:
+            maps = self.activation(maps)
+            return maps if classifier is None else convolve_upsampled(classifier, maps)
+
+        is_folded = is_bare(self.convolution) and is_bare(self.normalization) and not self.normalization.training
+        if not is_folded or torch.compiler.is_exporting():
+            return activate_and_classify(self.normalization(convolve_upsampled(self.convolution, maps, scale_factor)))
+        then = activate_and_classify if classifier is None or is_bare(classifier) else None
+        maps = upsampled_convolution(maps, *self.fold(), scale_factor, then=then)
+        return maps if then else activate_and_classify(maps)
 
 
 class SetrChannelNorm(nn.LayerNorm):
@@ -341,10 +352,7 @@ class SetrMlaHead(nn.Module):
 
     def classify(self, branches: list[torch.Tensor]) -> torch.Tensor:
         """Concatenation, ×4 and classifier."""
-        maps = torch.cat(branches, dim=1)
-        if not is_bare(self.classifier):
-            return self.classifier(upsample(maps, 4, self.align_corners))
-        return upsampled_convolution(maps, self.classifier.weight, self.classifier.bias, 4, self.align_corners)
+        return convolve_upsampled(self.classifier, torch.cat(branches, dim=1), 4, self.align_corners)
 
     def forward(
         self, feature_maps: list[torch.Tensor], output_auxiliary_logits: bool

@@ -86,8 +86,10 @@ class Bands:
         """The bands `(rows, columns, out_channels)` of an image of shape `(channels, height, width)`."""
         pixels = image.permute(1, 2, 0)
         for band in self.rows:
-            source = pixels[band.source].flatten(0, 1).expand(self.kernel_size, -1, -1)
-            products = torch.bmm(source, self.taps.transpose(1, 2))
+            source = pixels[band.source].flatten(0, 1)
+            products = source.new_empty(self.kernel_size, len(source), self.taps.shape[1])
+            for row_products, row_taps in zip(products, self.taps):
+                torch.mm(source, row_taps.T, out=row_products)
             mixed = torch.mm(band.weights, products.view(band.weights.shape[1], -1))
             mixed = mixed.view(len(mixed), -1, self.out_channels)
             result = mixed.new_empty(len(mixed), self.new_size[1], self.out_channels)
@@ -108,9 +110,9 @@ class Bands:
             products = torch.mm(band.weights.T, mixed.flatten(1))
             products = products.view(self.kernel_size, -1, self.taps.shape[1])
             source, source_gradient = (tensor[band.source].flatten(0, 1) for tensor in (pixels, pixels_gradient))
-            for row_products, row_taps in zip(products, self.taps):
+            for row_products, row_taps, row_gradient in zip(products, self.taps, taps_gradient):
                 source_gradient += torch.mm(row_products, row_taps)
-            taps_gradient += torch.bmm(products.transpose(1, 2), source.expand(self.kernel_size, -1, -1))
+                row_gradient += torch.mm(row_products.T, source)
         return pixels_gradient.permute(2, 0, 1), taps_gradient
 
 
@@ -146,6 +148,27 @@ class UpsampledConvolution(torch.autograd.Function):
         )
 
 
+def convolve_then(
+    maps: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale_factor: int,
+    align_corners: bool,
+    then: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """As [`upsampled_convolution`], with no more than a band of the upsampled convolution at a time."""
+    bands = Bands(maps, weight, scale_factor, align_corners)
+    result = None
+    for index, image in enumerate(maps):
+        for rows, band in zip(bands.rows, bands.convolve(image, bias)):
+            finished = then(band[None].permute(0, 3, 1, 2))
+            if result is None:
+                size = (len(maps), finished.shape[1], *bands.new_size)
+                result = torch.empty(size, dtype=finished.dtype, memory_format=torch.channels_last)
+            result[index, :, rows.place] = finished[0]
+    return result
+
+
 def upsampled_convolution(
     maps: torch.Tensor,
     weight: torch.Tensor,
@@ -170,22 +193,20 @@ def upsampled_convolution(
     if torch.is_autocast_enabled(maps.device.type):
         dtype = torch.get_autocast_dtype(maps.device.type)
         maps, weight, bias = (tensor if tensor is None else tensor.to(dtype) for tensor in (maps, weight, bias))
-    # In a graph, or in the kernels of a GPU, that which follows would be slower than what it saves.
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if kernel_size == 1 or scale_factor == 1:
-        result = upsample(F.conv2d(maps, weight, bias, padding=kernel_size // 2), scale_factor, align_corners)
-    elif in_graph or maps.device.type != "cpu":
-        result = F.conv2d(upsample(maps, scale_factor, align_corners), weight, bias, padding=kernel_size // 2)
-    else:
+    if maps.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        # A 1×1 convolution is the same before the upsampling: bilinear weights sum to 1.
+        before, after = (1, scale_factor) if kernel_size == 1 else (scale_factor, 1)
+        result = F.conv2d(upsample(maps, before, align_corners), weight, bias, padding=kernel_size // 2)
+        result = upsample(result, after, align_corners)
+    elif kernel_size == 1:
+        # With one thread, torch's convolution would copy the maps to another layout.
+        pixels = F.linear(maps.permute(0, 2, 3, 1), weight.flatten(1), bias)
+        result = upsample(pixels.permute(0, 3, 1, 2), scale_factor, align_corners)
+    elif scale_factor == 1:
+        result = F.conv2d(maps, weight, bias, padding=kernel_size // 2)
+    elif then is None or torch.is_grad_enabled():
         with torch.autocast("cpu", enabled=False):
-            if then is None or torch.is_grad_enabled():
-                result = UpsampledConvolution.apply(maps, weight, bias, scale_factor, align_corners)
-            else:
-                bands = Bands(maps, weight, scale_factor, align_corners)
-                return torch.cat(
-                    [
-                        torch.cat([then(band.permute(2, 0, 1)[None]) for band in bands.convolve(image, bias)], dim=2)
-                        for image in maps
-                    ]
-                )
+            result = UpsampledConvolution.apply(maps, weight, bias, scale_factor, align_corners)
+    else:
+        return convolve_then(maps, weight, bias, scale_factor, align_corners, then)
     return result if then is None else then(result)
