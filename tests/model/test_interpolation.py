@@ -27,13 +27,13 @@ def test_resizing_by_matrices_is_that_of_interpolate(size, new_size):
 
 
 @settings(max_examples=200, deadline=None)
-@given(LENGTHS, LENGTHS, st.data())
-def test_new_samples_come_from_the_source_range_alone(length, new_length, data):
+@given(LENGTHS, LENGTHS, st.booleans(), st.data())
+def test_new_samples_come_from_the_source_range_alone(length, new_length, align_corners, data):
     start = data.draw(st.integers(0, new_length - 1))
     stop = data.draw(st.integers(start + 1, new_length))
-    first, last = source_range(start, stop, length, new_length)
+    first, last = source_range(start, stop, length, new_length, align_corners)
     assert 0 <= first < last <= length
-    rows = interpolation_matrix(length, new_length)[start:stop]
+    rows = interpolation_matrix(length, new_length, align_corners=align_corners)[start:stop]
     torch.testing.assert_close(rows[:, first:last].sum(1), torch.ones(stop - start))
     used = rows.sum(0).nonzero()
     # Nothing is left out, and at most one sample on either side comes on top.

@@ -87,6 +87,8 @@ def test_half_precision_and_autocast_are_as_exact_as_the_definition():
     assert result.dtype == torch.bfloat16 and (result.float() - exact).abs().max() < 3 * noise
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(upsampled_convolution(*tensors, 2), result)
+        with torch.no_grad():
+            assert torch.equal(upsampled_convolution(*tensors, 2, then=torch.relu), result.relu())
 
 
 def random_statistics(model):

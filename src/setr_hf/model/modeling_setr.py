@@ -248,7 +248,7 @@ class SetrConvLayer(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.normalization = nn.BatchNorm2d(out_channels)
-        self.activation = nn.ReLU(inplace=True)
+        self.activation = nn.ReLU()
 
     def fold(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the convolution that equals this one and its BatchNorm with the running statistics."""
@@ -302,6 +302,7 @@ class SetrUpsampleHead(nn.Module):
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
         """From `(batch_size, hidden_size, h, w)` to logits `(batch_size, num_labels, h', w')`."""
+        # Each layer upsamples the maps of the one before, so that its products come first.
         maps, scale_factor = self.layernorm(feature_map), 1
         for layer in self.layers[:-1]:
             maps, scale_factor = layer(maps, scale_factor), self.scale_factor

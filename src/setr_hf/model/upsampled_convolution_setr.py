@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .interpolation_setr import interpolation_matrix, source_range
+from .interpolation_setr import interpolation_matrix, slices, source_range
 
 
 # Products in a band of rows and columns in a tile: few enough for the caches of a CPU and for narrow matrices.
@@ -44,14 +44,13 @@ def axis_tiles(
 ) -> list[AxisTile]:
     """An axis of `length` samples, upsampled, shifted by each tap of a kernel and cut into tiles."""
     new_length, padding = length * scale_factor, kernel_size // 2
-    matrix = interpolation_matrix(length, new_length, align_corners, like.dtype, like.device)
+    matrix = interpolation_matrix(length, new_length, like.dtype, like.device, align_corners)
     weights = F.pad(matrix, (0, 0, padding, padding)).unfold(0, kernel_size, 1).transpose(1, 2)
     tiles = []
-    for start in range(0, new_length, tile_length):
-        stop = min(start + tile_length, new_length)
-        reach = (max(start - padding, 0), min(stop + padding, new_length))
+    for place in slices(0, new_length, tile_length):
+        reach = (max(place.start - padding, 0), min(place.stop + padding, new_length))
         source = slice(*source_range(*reach, length, new_length, align_corners))
-        tiles.append(AxisTile(slice(start, stop), source, weights[start:stop, :, source]))
+        tiles.append(AxisTile(place, source, weights[place, :, source]))
     return tiles
 
 
