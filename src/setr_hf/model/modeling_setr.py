@@ -229,7 +229,8 @@ def is_bare(module: nn.Module) -> bool:
     hook has come between.
     """
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) in (nn.Conv2d, nn.BatchNorm2d) and "forward" not in vars(module) and not any(hooks)
+    is_plain = type(module) in (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm) and "forward" not in vars(module)
+    return is_plain and not any(hooks)
 
 
 def convolve_upsampled(
