@@ -61,8 +61,7 @@ def photos_in(inputs: list[str]) -> PhotoFiles:
     for line in found.left_out():
         print(one_line(line), file=sys.stderr)
     if not found.photos:
-        reasons = [f"; {folder} cannot be read: {reason}" for folder, reason in found.unreadable.items()]
-        raise SetrError(f"no photos found in {', '.join(inputs)}{''.join(reasons)}")
+        raise SetrError("; ".join([f"no photos found in {', '.join(inputs)}", *found.unreadable_folders()]))
     return found
 
 
@@ -125,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     # Devices, threads and batch sizes change rounding and, rarely, a pixel: a job may go on with others.
     settings = {**segmenter.settings(), "classes": digest([segmenter.model.config.id2label, colors])}
     settings |= shown.settings(segmenter.processor.temperature)
-    failures = [f"{one_line(folder)} cannot be read: {reason}" for folder, reason in found.unreadable.items()]
+    failures = found.unreadable_folders()
     num_photos, num_bad = len(found.photos), 0
     with folder_lock(output):
         records = open_records(output, settings, dict(zip(names, found.photos)), ends)

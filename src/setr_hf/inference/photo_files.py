@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import SetrError
 from ..files import IMAGE_SUFFIXES
-from ..text import listing
+from ..text import listing, one_line
 
 
 @dataclass
@@ -73,7 +73,7 @@ class PhotoFiles:
         matches = sorted(set(self.matches(root, parts[start:]))) if os.path.isdir(root) else []
         self.check_is_no_result(root)
         if not matches:
-            raise SetrError(f"nothing matches the pattern {pattern!r}")
+            raise SetrError("; ".join([f"nothing matches the pattern {pattern!r}", *self.unreadable_folders()]))
         for path in matches:
             if os.path.isdir(path):
                 self.add_folder(path, path.relative_to(root))
@@ -128,6 +128,10 @@ class PhotoFiles:
     def check_is_no_result(self, root: Path) -> None:
         if root in self.results:
             raise SetrError(f"{root} holds results of this job, not photos: name its photos, or another folder")
+
+    def unreadable_folders(self) -> list[str]:
+        """A line for each folder that cannot be read."""
+        return [one_line(f"{folder} cannot be read: {reason}") for folder, reason in self.unreadable.items()]
 
     def left_out(self) -> list[str]:
         """Lines that say what was left out, hidden files and folders aside."""
