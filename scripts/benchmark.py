@@ -1,166 +1,126 @@
-"""Measures speed: of the augmentation, beside mmsegmentation's on the same photos."""
+"""Measures speed and memory beside other code that does the same: Transformers', mmsegmentation's, plain PyTorch."""
 
 if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
     from setr_hf_cli import run_script
 
     raise SystemExit(run_script(__file__))
 
-import json
-import os
+import re
 import shutil
-import subprocess
-import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import torch
-from PIL import Image
-from torchvision import tv_tensors
-from torchvision.transforms import v2
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from setr_hf.benchmarks.cases import CASES, claim
+from setr_hf.benchmarks.measuring import measure
+from setr_hf.benchmarks.networks import MODEL_SIZES
+from setr_hf.benchmarks.results import machine, show
 from setr_hf.cli import JobParser, positive
-from setr_hf.data.arguments import SplitArguments, load_data
-from setr_hf.data.augmentation import to_tv_tensors, training_transform
-from setr_hf.data.rows import SegmentationData
+from setr_hf.data.arguments import DataArguments
 from setr_hf.errors import SetrError
-from setr_hf.files import temporary_folder
-from setr_hf.tables import print_table
+from setr_hf.files import check_is_file, write_json
+from setr_hf.model.configuration_setr import DECODER_TYPES
 
 
-REFERENCE = Path(__file__).parent / "benchmarks" / "mmseg_augmentation.py"
-SCALE_RANGE = (0.5, 2.0)
-# Seconds that a code takes for all photos, from "files" or decoded "arrays".
-Timer = Callable[[str], float]
+WORKER = Path(__file__).parent / "benchmarks" / "worker.py"
+
+
+def photo_size(text: str) -> tuple[int, int]:
+    """The type of height and width as in 512x683, in pixels."""
+    match = re.fullmatch(r"([1-9]\d{0,4})[x×]([1-9]\d{0,4})", text, re.ASCII)
+    if match is None:
+        raise ArgumentTypeError(f"must be a height and a width such as 512x683, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def ratio(text: str) -> float:
+    """The type of options that multiply a size."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 8:
+        raise ArgumentTypeError(f"must be a number above 0, at most 8, got {text!r}")
+    return number
+
+
+def add_case_options(option: Any) -> None:
+    """The options that only some cases heed; see `check_heeded`."""
+
+    def of(name: str, text: str) -> str:
+        return f"{text} ({', '.join(case for case, module in CASES.items() if name in module.OPTIONS)})"
+
+    def add(name: str, text: str, **details: Any) -> None:
+        option(f"--{name.replace('_', '-')}", help=of(name, text), **details)
+
+    add("size", "side of images, windows and crops in pixels", type=positive, default=512)
+    add("logits", "side of the logits", type=positive, nargs="+")
+    add("photo_sizes", "photos, such as 512x683", type=photo_size, nargs="+", metavar="HEIGHTxWIDTH")
+    add("num_labels", "classes", type=positive, default=150)
+    add("batch_size", "images of a training step", type=positive, default=2)
+    add("model_size", "encoder", choices=tuple(MODEL_SIZES))
+    add("decoders", "decoders", choices=DECODER_TYPES, nargs="+")
+    add("dtypes", "precisions", choices=("float32", "bfloat16"), nargs="+")
+    add("scales", "ratios of the multi-scale protocol", type=ratio, nargs="+", metavar="RATIO")
+    add("photo", "a photo of yours instead of a generated one", type=Path)
+    add("num_images", "photos of the data set, at most", type=positive, default=16)
+    sides = {"type": positive, "nargs": 2, "default": (512, 2048), "metavar": ("SHORT", "LONG")}
+    add("photo_sides", "sides that photos are fitted into at ratio 1", **sides)
 
 
 def parse_arguments(argv: list[str] | None = None) -> Namespace:
-    parser = JobParser(SplitArguments, description=__doc__)
+    parser = JobParser(DataArguments, description=__doc__)
     option = parser.add_argument
-    option("case", choices=CASES, metavar="CASE", help=f"what is measured: {', '.join(CASES)}")
-    option("--num-images", type=positive, default=16, help="photos of the split, at most")
-    option("--crop-size", type=positive, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
-    option(
-        "--size", type=positive, nargs=2, default=(512, 2048), metavar=("SHORT", "LONG"),
-        help="sides that photos are fitted into at ratio 1; ratios are 0.5 to 2",
-    )  # fmt: skip
-    option("--rounds", type=positive, default=15, help="rounds, in each of which both codes have their turn")
-    option("--passes", type=positive, default=10, help="passes over the photos in a round")
+    told = "; ".join(f"{name}: {claim(name)}" for name in CASES)
+    option("cases", nargs="+", choices=("all", *CASES), metavar="CASE", help=f"all, or any of them: {told}")
+    option("--split", default="validation", help="split of the data set")
+    option("--rounds", type=positive, default=9, help="rounds, in each of which all codes have their turn")
+    option("--turn", type=ratio, default=0.5, metavar="SECONDS", help="least length of a turn, at most 8 seconds")
+    option("--threads", type=positive, default=1, help="CPU threads of each code")
+    option("--device", choices=("cpu", "cuda"), default="cpu", help="where models run")
     option("--mmseg-python", metavar="PATH", help="Python with mmsegmentation 1.2.2, to measure it as well")
-    parser.set_defaults(split="train")
-    return parser.parse_args(argv)
+    option("--json", type=Path, help="file for all figures")
+    option("--markdown", action="store_true", help="print the table as Markdown")
+    add_case_options(option)
+    arguments = parser.parse_args(argv)
+    if "all" in arguments.cases:
+        arguments.cases = list(CASES)
+    heeded = {name for case in arguments.cases for name in CASES[case].OPTIONS}
+    for name in {name for case in CASES.values() for name in case.OPTIONS} - heeded:
+        if getattr(arguments, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} does nothing for {', '.join(arguments.cases)}")
+    return arguments
 
 
-def our_timer(data: SegmentationData, transform: v2.Transform) -> Timer:
-    """A function that transforms every photo once, from `files` or `arrays`, and returns the seconds taken."""
-
-    def read(row: dict) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        sample = data.read_labelled(row)
-        return to_tv_tensors(sample.photo, sample.label_map)
-
-    rows = list(data.undecoded)
-    pairs = [read(row) for row in rows]
-
-    def timer(source: str) -> float:
-        start = time.process_time()
-        for image, labels in map(read, rows) if source == "files" else pairs:
-            transform(image, labels)[1].long()
-        return time.process_time() - start
-
-    return timer
-
-
-def write_files(data: SegmentationData, folder: Path) -> dict[str, list[str]]:
-    """The photos as they are and their label maps, as files that the reference reads."""
-    files: dict[str, list[str]] = {"photos": [], "annotations": []}
-    for index, row in enumerate(data.undecoded):
-        content, path = row["image"]["bytes"], row["image"]["path"]
-        photo, annotation = folder / f"photo{index}", folder / f"annotation{index}.png"
-        photo.write_bytes(content if content is not None else Path(path).read_bytes())
-        Image.fromarray(data.read_labelled(row).label_map).save(annotation)
-        files["photos"].append(str(photo))
-        files["annotations"].append(str(annotation))
-    return files
-
-
-@contextmanager
-def reference_timer(python: str, settings: dict) -> Iterator[Timer]:
-    """As `our_timer`, for mmsegmentation's pipeline in another Python."""
-    with subprocess.Popen(
-        [python, str(REFERENCE), json.dumps(settings)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        commands, answers = process.stdin, process.stdout
-        assert commands is not None and answers is not None
-
-        def timer(source: str) -> float:
-            try:
-                commands.write(source + "\n")
-                commands.flush()
-                return float(answers.readline())
-            except (BrokenPipeError, ValueError):
-                process.kill()
-                raise SetrError(f"{python} does not run mmsegmentation 1.2.2; its message is above") from None
-
-        yield timer
-
-
-def compare(timers: dict[str, Timer], source: str, num_images: int, rounds: int, passes: int) -> list[tuple]:
-    """Rows of a table: the photos that each code transforms in a second and their ratio, over the rounds."""
-    rates: dict[str, list[float]] = {name: [] for name in timers}
-    for timer in timers.values():
-        timer(source)
-    for _ in range(rounds):
-        for name, timer in timers.items():
-            rates[name].append(num_images * passes / sum(timer(source) for _ in range(passes)))
-    rows = {f"{name}, images/s": values for name, values in rates.items()}
-    if len(rates) == 2:
-        rows["ratio"] = [ours / theirs for ours, theirs in zip(*rates.values())]
-    return [(name, *(f"{of(values):.2f}" for of in (median, min, max))) for name, values in rows.items()]
-
-
-def augmentation(arguments: Namespace) -> None:
-    """Measures the photos that one core transforms in a second, by our transforms and by mmsegmentation's."""
+def check(arguments: Namespace) -> None:
+    """Raises [`SetrError`] for what would be found out only after hours."""
     python = arguments.mmseg_python
     if python is not None and shutil.which(python) is None:
         raise SetrError(f"--mmseg-python {python} is not a program here")
-    torch.set_num_threads(1)
-    data = load_data(arguments, arguments.split)
-    data.check_annotations()
-    data = data.select(range(min(arguments.num_images, len(data))))
-    mean, std, (short, long) = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, arguments.size
-    size = {"shortest_edge": short, "longest_edge": long}
-    transform = training_transform(tuple(arguments.crop_size), SCALE_RANGE, size, mean, std)
-    timers: dict[str, Timer] = {"setr-hf": our_timer(data, transform)}
-
-    def compare_all() -> None:
-        for source, title in (("arrays", "without decoding"), ("files", "with decoding")):
-            rows = compare(timers, source, len(data), arguments.rounds, arguments.passes)
-            print_table((title, "median", "min", "max"), rows)
-
-    print(f"{len(data)} photos, crops of {arguments.crop_size[0]}×{arguments.crop_size[1]}, one thread")
-    if python is None:
-        print("mmsegmentation is not measured: --mmseg-python names a Python that has it")
-        compare_all()
-        return
-    settings = {"crop_size": arguments.crop_size, "scale": (long, short), "scale_range": SCALE_RANGE}
-    settings |= {"mean": [255 * value for value in mean], "std": [255 * value for value in std]}
-    with temporary_folder() as folder:
-        settings |= write_files(data, folder)
-        with reference_timer(python, settings) as timers["mmsegmentation"]:
-            compare_all()
-
-
-CASES = {"augmentation": augmentation}
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SetrError("--device cuda: torch finds no GPU")
+    if arguments.photo is not None:
+        check_is_file(arguments.photo)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    CASES[arguments.case](arguments)
+    check(arguments)
+    torch.set_num_threads(arguments.threads)
+    where = machine(arguments.device, arguments.threads)
+    print(", ".join(f"{name} {value}" for name, value in where.items()), file=sys.stderr)
+    if arguments.mmseg_python is None:
+        print("mmsegmentation is not measured: --mmseg-python names a Python that has it", file=sys.stderr)
+    results: list[dict[str, Any]] = []
+    for case in dict.fromkeys(arguments.cases):
+        for comparison in CASES[case].comparisons(arguments):
+            print(f"{case}: {comparison.title}", file=sys.stderr)
+            measured = measure(comparison, WORKER, arguments.rounds, arguments.turn, arguments.mmseg_python)
+            results.append({"case": case, **measured})
+            if arguments.json is not None:
+                write_json(arguments.json, {"machine": where, "rounds": arguments.rounds, "results": results})
+    show(results, arguments.markdown)
     return 0

@@ -1,0 +1,72 @@
+"""The multi-scale protocol on a data set, from files to the confusion matrix, beside plain code and mmsegmentation.
+
+By default with a tiny encoder, which leaves what is done around it to be seen.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..data.public_datasets import PUBLISHED_SCALES
+from ..metrics.confusion import confusion_matrix
+from .folders import data_folder, read_folder
+from .measuring import MMSEG, OURS, Comparison
+from .networks import on_device, our_model, plain_model
+from .photos import our_segmenter, plain_segmenter
+
+
+PLAIN = "plain PyTorch"
+OPTIONS = ("dataset", "num_images", "decoders", "model_size", "size", "num_labels", "dtypes", "scales")
+
+
+def evaluate(segmenter: Callable[[Image.Image], torch.Tensor], setting: dict[str, Any]) -> Callable[[], np.ndarray]:
+    data, num_labels = read_folder(setting["folder"]), setting["num_labels"]
+
+    def run() -> np.ndarray:
+        samples = map(data.read_labelled, data.undecoded)
+        matrices = [confusion_matrix(segmenter(sample.photo), sample.label_map, num_labels) for sample in samples]
+        return np.sum(matrices, axis=0)
+
+    return run
+
+
+def ours(setting: dict[str, Any]) -> Callable[[], np.ndarray]:
+    return evaluate(our_segmenter(on_device(our_model(setting), setting), setting), setting)
+
+
+def reference(setting: dict[str, Any]) -> Callable[[], np.ndarray]:
+    return evaluate(plain_segmenter(on_device(plain_model(setting), setting), setting), setting)
+
+
+CODES = {OURS: ours, PLAIN: reference}
+
+
+def comparisons(options: Namespace) -> Iterator[Comparison]:
+    model_size, scales = options.model_size or "tiny", options.scales or PUBLISHED_SCALES
+    with data_folder(options) as (title, folder, first):
+        for decoder in options.decoders or ("mla",):
+            for dtype in options.dtypes or ("float32",):
+                setting = {
+                    "folder": str(folder),
+                    "scales": scales,
+                    "model_size": model_size,
+                    "decoder": decoder,
+                    "is_mmseg_network": True,
+                    "size": options.size,
+                    "num_labels": options.num_labels,
+                    "dtype": dtype,
+                    "device": options.device,
+                    "threads": options.threads,
+                }
+                yield Comparison(
+                    title=f"{title}, {len(scales)} scales, ViT-{model_size} {network_name(setting)}",
+                    module=__name__,
+                    setting=setting,
+                    references=(PLAIN, MMSEG),
+                    mmseg_code="evaluation",
+                    warm_up={"folder": str(first), "model_size": "tiny", "size": 32},
+                )

@@ -1,0 +1,66 @@
+"""A whole model, from an image to its label map, beside plain code on Transformers' ViT and mmsegmentation."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ..model.configuration_setr import DECODER_TYPES
+from ..model.image_processing_setr import SetrImageProcessor
+from . import plain
+from .measuring import MMSEG, OURS, Comparison
+from .networks import on_device, our_model, plain_model, random_images
+
+
+PLAIN = "plain PyTorch"
+OPTIONS = ("decoders", "model_size", "size", "num_labels", "dtypes")
+
+
+def ours(setting: dict[str, Any]) -> Callable[[], torch.Tensor]:
+    model, images = on_device(our_model(setting), setting), random_images(setting)
+    processor, sizes = SetrImageProcessor(), [(setting["size"], setting["size"])]
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return processor.post_process_semantic_segmentation(model(images), sizes)[0]
+
+    return run
+
+
+def reference(setting: dict[str, Any]) -> Callable[[], torch.Tensor]:
+    model, images = on_device(plain_model(setting), setting), random_images(setting)
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return plain.resize(model(images), images.shape[-2:]).argmax(1)
+
+    return run
+
+
+CODES = {OURS: ours, PLAIN: reference}
+
+
+def comparisons(options: Namespace) -> Iterator[Comparison]:
+    model_size = options.model_size or "large"
+    for decoder in options.decoders or DECODER_TYPES:
+        for dtype in options.dtypes or ("float32",):
+            setting = {
+                "model_size": model_size,
+                "decoder": decoder,
+                "is_mmseg_network": True,
+                "size": options.size,
+                "num_labels": options.num_labels,
+                "batch_size": 1,
+                "dtype": dtype,
+                "device": options.device,
+                "threads": options.threads,
+            }
+            yield Comparison(
+                title=f"ViT-{model_size} {decoder} as mmsegmentation has it, {dtype}, {options.size}²",
+                module=__name__,
+                setting=setting,
+                references=(PLAIN, MMSEG),
+                mmseg_code="inference",
+                warm_up={"model_size": "tiny", "size": 64, "num_labels": 3},
+            )
