@@ -6,54 +6,54 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..model.configuration_setr import DECODER_TYPES, SetrConfig
-from ..model.modeling_setr import SetrForSemanticSegmentation
+from ..model.modeling_setr import SetrMlaHead, SetrUpsampleHead
 from . import plain
 from .measuring import MMSEG, OURS, Comparison
-from .networks import MMSEG_NETWORKS, MODEL_SIZES, dtype_of, on_device
+from .networks import dtype_of, network_config, network_name, network_setting, on_device
 
 
 PLAIN = "plain PyTorch"
 OPTIONS = ("decoders", "model_size", "size", "num_labels", "dtypes")
 
 
-def decoder_config(setting: dict[str, Any]) -> SetrConfig:
-    """A network of four layers: the encoder plays no part."""
-    decoder = setting["decoder"]
-    fields = MMSEG_NETWORKS[decoder] if setting["is_mmseg_network"] else {}
-    return SetrConfig(
-        **{**MODEL_SIZES[setting["model_size"]], "num_hidden_layers": 4},
-        **fields,
-        decoder_type=decoder,
-        image_size=setting["size"],
-        num_labels=setting["num_labels"],
-    )
-
-
-def feature_maps(setting: dict[str, Any]) -> list[torch.Tensor]:
+def feature_maps(config: SetrConfig, setting: dict[str, Any]) -> list[torch.Tensor]:
     """Four random maps on the patch grid, of which naive and PUP read the last."""
-    width, side = MODEL_SIZES[setting["model_size"]]["hidden_size"], setting["size"] // 16
-    shape = (4, 1, width, side, side)
+    side = setting["size"] // config.patch_size
+    shape = (4, 1, config.hidden_size, side, side)
     maps = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return list(maps.to(setting["device"], dtype_of(setting)))
 
 
-def ours(setting: dict[str, Any]) -> Callable[[], torch.Tensor]:
+def our_decoder(config: SetrConfig) -> nn.Module:
+    """The decoder with random weights, always the same; running statistics are made to count."""
     torch.manual_seed(0)
-    head = on_device(SetrForSemanticSegmentation(decoder_config(setting)).decode_head, setting)
-    maps = feature_maps(setting)
+    if config.decoder_type == "mla":
+        head: nn.Module = SetrMlaHead(config)
+    else:
+        head = SetrUpsampleHead(config, config.decoder_num_convs, config.decoder_scale_factor)
+    for name, buffer in head.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return head
+
+
+def ours(setting: dict[str, Any]) -> Callable[[], torch.Tensor]:
+    config = network_config(setting)
+    head, maps = on_device(our_decoder(config), setting), feature_maps(config, setting)
     if setting["decoder"] == "mla":
         return torch.inference_mode()(lambda: head(maps, output_auxiliary_logits=False)[0])
     return torch.inference_mode()(lambda: head(maps[-1]))
 
 
 def reference(setting: dict[str, Any]) -> Callable[[], torch.Tensor]:
-    config, maps = decoder_config(setting), feature_maps(setting)
-    head = plain.decoder(config)
-    if setting["dtype"] == "float32":
-        torch.manual_seed(0)
-        head.load_state_dict(SetrForSemanticSegmentation(config).decode_head.state_dict())
+    config = network_config(setting)
+    head, maps = plain.decoder(config), feature_maps(config, setting)
+    head.load_state_dict(our_decoder(config).state_dict())
     head = on_device(head, setting)
     return torch.inference_mode()(lambda: head(maps if setting["decoder"] == "mla" else maps[-1]))
 
@@ -78,18 +78,9 @@ def comparisons(options: Namespace) -> Iterator[Comparison]:
     for is_mmseg_network in (False, True) if options.mmseg_python else (False,):
         for decoder in options.decoders or DECODER_TYPES:
             for dtype in options.dtypes or ("float32", "bfloat16"):
-                setting = {
-                    "decoder": decoder,
-                    "is_mmseg_network": is_mmseg_network,
-                    "model_size": options.model_size or "large",
-                    "size": options.size,
-                    "num_labels": options.num_labels,
-                    "dtype": dtype,
-                    "device": options.device,
-                    "threads": options.threads,
-                }
+                setting = network_setting(options, decoder, dtype, "large") | {"is_mmseg_network": is_mmseg_network}
                 yield Comparison(
-                    title=f"{decoder}{' as mmsegmentation has it' * is_mmseg_network}, {dtype}, {options.size}²",
+                    title=f"of {network_name(setting)}, {options.size}²",
                     module=__name__,
                     setting=setting,
                     references=(PLAIN, MMSEG) if is_mmseg_network else (PLAIN,),

@@ -9,7 +9,7 @@ import torch
 from ..model.modeling_setr import SetrModel
 from . import plain
 from .measuring import OURS, Comparison
-from .networks import network_config, on_device, random_images
+from .networks import network_config, network_setting, on_device, random_images
 
 
 VIT = "ViTModel"
@@ -30,21 +30,10 @@ CODES = {OURS: ours, VIT: reference}
 
 
 def comparisons(options: Namespace) -> Iterator[Comparison]:
-    model_size = options.model_size or "large"
     for dtype in options.dtypes or ("float32", "bfloat16"):
-        setting = {
-            "model_size": model_size,
-            "decoder": "naive",  # With the class token that a ViT has.
-            "is_mmseg_network": False,
-            "size": options.size,
-            "num_labels": 2,
-            "batch_size": 1,
-            "dtype": dtype,
-            "device": options.device,
-            "threads": options.threads,
-        }
+        setting = network_setting(options, "naive", dtype, "large")  # With the class token that a ViT has.
         yield Comparison(
-            title=f"ViT-{model_size}, {dtype}, {options.size}²",
+            title=f"ViT-{setting['model_size']}, {dtype}, {options.size}²",
             module=__name__,
             setting=setting,
             references=(VIT,),

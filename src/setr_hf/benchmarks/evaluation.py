@@ -15,7 +15,7 @@ from ..data.public_datasets import PUBLISHED_SCALES
 from ..metrics.confusion import confusion_matrix
 from .folders import data_folder, read_folder
 from .measuring import MMSEG, OURS, Comparison
-from .networks import on_device, our_model, plain_model
+from .networks import network_name, network_setting, on_device, our_model, plain_model
 from .photos import our_segmenter, plain_segmenter
 
 
@@ -46,27 +46,16 @@ CODES = {OURS: ours, PLAIN: reference}
 
 
 def comparisons(options: Namespace) -> Iterator[Comparison]:
-    model_size, scales = options.model_size or "tiny", options.scales or PUBLISHED_SCALES
+    scales = options.scales or PUBLISHED_SCALES
     with data_folder(options) as (title, folder, first):
         for decoder in options.decoders or ("mla",):
             for dtype in options.dtypes or ("float32",):
-                setting = {
-                    "folder": str(folder),
-                    "scales": scales,
-                    "model_size": model_size,
-                    "decoder": decoder,
-                    "is_mmseg_network": True,
-                    "size": options.size,
-                    "num_labels": options.num_labels,
-                    "dtype": dtype,
-                    "device": options.device,
-                    "threads": options.threads,
-                }
+                setting = network_setting(options, decoder, dtype, "tiny")
                 yield Comparison(
-                    title=f"{title}, {len(scales)} scales, ViT-{model_size} {network_name(setting)}",
+                    title=f"{title}, {len(scales)} scales, {network_name(setting)}",
                     module=__name__,
-                    setting=setting,
+                    setting=setting | {"folder": str(folder), "scales": scales},
                     references=(PLAIN, MMSEG),
                     mmseg_code="evaluation",
-                    warm_up={"folder": str(first), "model_size": "tiny", "size": 32},
+                    warm_up={"folder": str(first), "size": 32, "scales": (1.0,)},
                 )

@@ -10,7 +10,7 @@ from ..model.configuration_setr import DECODER_TYPES
 from ..model.image_processing_setr import SetrImageProcessor
 from . import plain
 from .measuring import MMSEG, OURS, Comparison
-from .networks import on_device, our_model, plain_model, random_images
+from .networks import network_name, network_setting, on_device, our_model, plain_model, random_images
 
 
 PLAIN = "plain PyTorch"
@@ -42,22 +42,11 @@ CODES = {OURS: ours, PLAIN: reference}
 
 
 def comparisons(options: Namespace) -> Iterator[Comparison]:
-    model_size = options.model_size or "large"
     for decoder in options.decoders or DECODER_TYPES:
         for dtype in options.dtypes or ("float32",):
-            setting = {
-                "model_size": model_size,
-                "decoder": decoder,
-                "is_mmseg_network": True,
-                "size": options.size,
-                "num_labels": options.num_labels,
-                "batch_size": 1,
-                "dtype": dtype,
-                "device": options.device,
-                "threads": options.threads,
-            }
+            setting = network_setting(options, decoder, dtype, "large")
             yield Comparison(
-                title=f"ViT-{model_size} {decoder} as mmsegmentation has it, {dtype}, {options.size}²",
+                title=f"{network_name(setting)}, {options.size}²",
                 module=__name__,
                 setting=setting,
                 references=(PLAIN, MMSEG),

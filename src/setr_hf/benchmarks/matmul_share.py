@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..model.configuration_setr import DECODER_TYPES
 from . import inference, training_step
 from .measuring import OURS, Comparison
-from .networks import plain_model, random_images
+from .networks import network_name, network_setting, plain_model, random_images
 
 
 MATMUL = "bf16 matmul"
@@ -49,23 +49,14 @@ def operations(setting: dict[str, Any]) -> int:
 def comparisons(options: Namespace) -> Iterator[Comparison]:
     side = 8192 if options.device == "cuda" else 2048
     for is_training in (False, True):
-        model_size = options.model_size or ("base" if is_training else "large")
         for decoder in options.decoders or DECODER_TYPES:
-            setting = {
+            setting = network_setting(options, decoder, "bfloat16", "base" if is_training else "large") | {
+                "batch_size": options.batch_size if is_training else 1,
                 "is_training": is_training,
                 "matmul_side": side,
-                "model_size": model_size,
-                "decoder": decoder,
-                "is_mmseg_network": False,
-                "size": options.size,
-                "num_labels": options.num_labels,
-                "batch_size": options.batch_size if is_training else 1,
-                "dtype": "bfloat16",
-                "device": options.device,
-                "threads": options.threads,
             }
             yield Comparison(
-                title=f"{'training step' if is_training else 'inference'}, ViT-{model_size} {decoder}",
+                title=f"{'training step' if is_training else 'inference'} of {network_name(setting)}",
                 module=__name__,
                 setting=setting,
                 references=(MATMUL,),

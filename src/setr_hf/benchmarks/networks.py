@@ -1,5 +1,6 @@
 """The networks that benchmarks run, ours and plain ones, with random weights."""
 
+from argparse import Namespace
 from typing import Any, TypeVar
 
 import torch
@@ -29,10 +30,29 @@ MMSEG_NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
+def network_setting(options: Namespace, decoder: str, dtype: str, model_size: str) -> dict[str, Any]:
+    """The setting of a network that mmsegmentation has too; the encoder is of `model_size` unless the options say."""
+    return {
+        "model_size": options.model_size or model_size,
+        "decoder": decoder,
+        "is_mmseg_network": True,
+        "size": options.size,
+        "num_labels": options.num_labels,
+        "batch_size": 1,
+        "dtype": dtype,
+        "device": options.device,
+        "threads": options.threads,
+    }
+
+
+def network_name(setting: dict[str, Any]) -> str:
+    network = f"{setting['decoder']}{' as mmsegmentation has it' * setting['is_mmseg_network']}"
+    return f"ViT-{setting['model_size']} {network}, {setting['dtype']}"
+
+
 def network_config(setting: dict[str, Any]) -> SetrConfig:
-    """The network of a setting: `model_size`, `decoder`, `num_labels`, `size` (of images in pixels) and
-    `is_mmseg_network`. The auxiliary heads of naive and PUP are three, at each quarter of the depth, as far as both
-    implementations have them.
+    """The network of a [`network_setting`]. The auxiliary heads of naive and PUP are three, at each quarter of the
+    depth, as far as both implementations have them.
     """
     size, decoder = MODEL_SIZES[setting["model_size"]], setting["decoder"]
     depth = size["num_hidden_layers"]

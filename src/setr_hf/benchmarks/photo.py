@@ -11,7 +11,7 @@ from PIL import Image
 from ..files import temporary_folder
 from ..inference.photos import read_photo
 from .measuring import MMSEG, OURS, Comparison
-from .networks import on_device, our_model, plain_model
+from .networks import network_name, network_setting, on_device, our_model, plain_model
 from .photos import generated_photo, our_segmenter, plain_segmenter
 
 
@@ -45,29 +45,17 @@ def photos(options: Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def comparisons(options: Namespace) -> Iterator[Comparison]:
-    model_size = options.model_size or "large"
     with temporary_folder() as folder:
         small = folder / "small.jpg"
         generated_photo((48, 64)).save(small)
         for title, path in photos(options, folder):
             for decoder in options.decoders or ("mla",):
                 for dtype in options.dtypes or ("float32",):
-                    setting = {
-                        "photo": str(path),
-                        "scales": None,
-                        "model_size": model_size,
-                        "decoder": decoder,
-                        "is_mmseg_network": True,
-                        "size": options.size,
-                        "num_labels": options.num_labels,
-                        "dtype": dtype,
-                        "device": options.device,
-                        "threads": options.threads,
-                    }
+                    setting = network_setting(options, decoder, dtype, "large")
                     yield Comparison(
-                        title=f"{title}, ViT-{model_size} {decoder} as mmsegmentation has it, {dtype}",
+                        title=f"{title}, {network_name(setting)}",
                         module=__name__,
-                        setting=setting,
+                        setting=setting | {"photo": str(path), "scales": None},
                         references=(PLAIN, MMSEG),
                         mmseg_code="photo",
                         warm_up={"photo": str(small), "model_size": "tiny", "size": 32, "num_labels": 3},

@@ -10,7 +10,7 @@ from torch import nn
 from ..model.configuration_setr import DECODER_TYPES
 from . import plain
 from .measuring import MMSEG, OURS, Comparison
-from .networks import our_model, plain_model, random_images
+from .networks import network_name, network_setting, our_model, plain_model, random_images
 
 
 PLAIN = "plain PyTorch"
@@ -57,23 +57,11 @@ CODES = {OURS: ours, PLAIN: reference}
 
 
 def comparisons(options: Namespace) -> Iterator[Comparison]:
-    model_size = options.model_size or "base"
     for decoder in options.decoders or DECODER_TYPES:
         for dtype in options.dtypes or ("float32",):
-            setting = {
-                "model_size": model_size,
-                "decoder": decoder,
-                "is_mmseg_network": True,
-                "size": options.size,
-                "num_labels": options.num_labels,
-                "batch_size": options.batch_size,
-                "dtype": dtype,
-                "device": options.device,
-                "threads": options.threads,
-            }
-            title = f"ViT-{model_size} {decoder} as mmsegmentation has it, {dtype}, batch of {options.batch_size}"
+            setting = network_setting(options, decoder, dtype, "base") | {"batch_size": options.batch_size}
             yield Comparison(
-                title=title,
+                title=f"{network_name(setting)}, {options.size}², batch of {options.batch_size}",
                 module=__name__,
                 setting=setting,
                 references=(PLAIN, MMSEG),
