@@ -21,10 +21,11 @@ from setr_hf.benchmarks.results import machine, show
 from setr_hf.cli import JobParser, positive
 from setr_hf.data.arguments import DataArguments
 from setr_hf.errors import SetrError
-from setr_hf.files import check_is_file, write_json
-from setr_hf.model.configuration_setr import DECODER_TYPES
+from setr_hf.files import check_is_file, make_folder, write_json
+from setr_hf.model.configuration_setr import DECODER_TYPES, SetrConfig
 
 
+PATCH_SIZE = SetrConfig.patch_size
 WORKER = Path(__file__).parent / "benchmarks" / "worker.py"
 
 
@@ -34,6 +35,14 @@ def photo_size(text: str) -> tuple[int, int]:
     if match is None:
         raise ArgumentTypeError(f"must be a height and a width such as 512x683, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def whole_patches(text: str) -> int:
+    """The type of a side of images, which plain code cuts into patches as it is."""
+    side = positive(text)
+    if side % PATCH_SIZE:
+        raise ArgumentTypeError(f"must be a multiple of {PATCH_SIZE}, got {text!r}")
+    return side
 
 
 def ratio(text: str) -> float:
@@ -56,7 +65,7 @@ def add_case_options(option: Any) -> None:
     def add(name: str, text: str, **details: Any) -> None:
         option(f"--{name.replace('_', '-')}", help=of(name, text), **details)
 
-    add("size", "side of images, windows and crops in pixels", type=positive, default=512)
+    add("size", "side of images, windows and crops in pixels", type=whole_patches, default=512)
     add("logits", "side of the logits", type=positive, nargs="+")
     add("photo_sizes", "photos, such as 512x683", type=photo_size, nargs="+", metavar="HEIGHTxWIDTH")
     add("num_labels", "classes", type=positive, default=150)
@@ -104,6 +113,10 @@ def check(arguments: Namespace) -> None:
         raise SetrError("--device cuda: torch finds no GPU")
     if arguments.photo is not None:
         check_is_file(arguments.photo)
+    if arguments.json is not None:
+        make_folder(arguments.json.parent)
+        if arguments.json.is_dir():
+            raise SetrError(f"--json {arguments.json} is a folder: name a file")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@ this package; each code takes the setting of the case of its name in `setr_hf.be
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,9 @@ WIDTHS = {"large": 1024, "base": 768, "tiny": 192}
 DEPTHS = {"large": 24, "base": 12, "tiny": 12}
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 
-register_all_modules(False)
+# It warns of what it does itself.
+warnings.simplefilter("ignore")
+register_all_modules()
 
 
 def build(setting):
@@ -155,11 +158,16 @@ def evaluation(setting):
 def augmentation(setting):
     """Training examples as in the published configurations: channels first, ids of 64 bits."""
     cv2.setNumThreads(0 if setting["threads"] == 1 else setting["threads"])
-    size, (short, long) = setting["size"], setting["photo_sides"]
+    size, (short, long), ratios = setting["size"], setting["photo_sides"], tuple(setting["scale_range"])
     read = Compose([{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}])
     augment = Compose(
         [
-            {"type": "RandomResize", "scale": (long, short), "ratio_range": setting["scale_range"], "keep_ratio": True},
+            {
+                "type": "RandomResize",
+                "scale": (long, short),
+                "ratio_range": ratios,
+                "keep_ratio": True,
+            },
             {"type": "RandomCrop", "crop_size": (size, size), "cat_max_ratio": 0.75},
             {"type": "RandomFlip", "prob": 0.5},
             {"type": "PhotoMetricDistortion"},

@@ -20,7 +20,7 @@ from .photos import our_segmenter, plain_segmenter
 
 
 PLAIN = "plain PyTorch"
-OPTIONS = ("dataset", "num_images", "decoders", "model_size", "size", "num_labels", "dtypes", "scales")
+OPTIONS = ("dataset", "num_images", "decoders", "model_size", "size", "dtypes", "scales")
 
 
 def evaluate(segmenter: Callable[[Image.Image], torch.Tensor], setting: dict[str, Any]) -> Callable[[], np.ndarray]:
@@ -48,13 +48,14 @@ CODES = {OURS: ours, PLAIN: reference}
 def comparisons(options: Namespace) -> Iterator[Comparison]:
     scales = options.scales or PUBLISHED_SCALES
     with data_folder(options) as (title, folder, first):
+        num_labels = len(read_folder(str(folder)).label_set.names)
         for decoder in options.decoders or ("mla",):
             for dtype in options.dtypes or ("float32",):
                 setting = network_setting(options, decoder, dtype, "tiny")
                 yield Comparison(
                     title=f"{title}, {len(scales)} scales, {network_name(setting)}",
                     module=__name__,
-                    setting=setting | {"folder": str(folder), "scales": scales},
+                    setting=setting | {"folder": str(folder), "scales": scales, "num_labels": num_labels},
                     references=(PLAIN, MMSEG),
                     mmseg_code="evaluation",
                     warm_up={"folder": str(first), "size": 32, "scales": (1.0,)},

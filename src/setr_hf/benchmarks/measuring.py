@@ -116,7 +116,8 @@ def measure(
     memory: dict[str, int | None] = {}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(script, comparison, name, turn, mmseg_python)) for name in names}
-        for name, worker in workers.items():
+        # The one that may be missing first.
+        for name, worker in reversed(workers.items()):
             memory[name] = worker.answer()["memory"]
         for _ in range(rounds):
             for name, worker in workers.items():

@@ -3,6 +3,7 @@
 The decoders have the parameters of ours, by the same names.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -132,11 +133,13 @@ class Segmenter(nn.Module):
     def encode(self, pixel_values: torch.Tensor, indices: list[int]) -> list[torch.Tensor]:
         """The outputs of layers, counted from 1, as maps."""
         hidden_states, maps = self.encoder.embeddings(pixel_values), {}
+        if not self.config.use_class_token:
+            hidden_states = hidden_states[:, 1:]
         grid = [side // self.config.patch_size for side in pixel_values.shape[-2:]]
         for index, layer in enumerate(self.encoder.layers, start=1):
             hidden_states = layer(hidden_states)
             if index in indices:
-                maps[index] = hidden_states[:, 1:].transpose(1, 2).unflatten(2, grid)
+                maps[index] = hidden_states[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
         return [maps[index] for index in indices]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -153,6 +156,11 @@ class Segmenter(nn.Module):
             return [self.decoder.classify(aggregated), *(classifier(part) for classifier, part in classifiers)]
         heads = zip(self.auxiliary_heads, self.config.auxiliary_out_indices)
         return [self.decoder(maps[self.config.decoder_indices[0]]), *(head(maps[index]) for head, index in heads)]
+
+    def loss(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """That of the decoder, and those of the auxiliary heads with their weight."""
+        main, *auxiliary = (loss(logits, labels) for logits in self.all_logits(pixel_values))
+        return main + self.config.auxiliary_loss_weight * torch.stack(auxiliary).sum()
 
 
 def resize(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

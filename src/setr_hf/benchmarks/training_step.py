@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from ..model.configuration_setr import DECODER_TYPES
-from . import plain
 from .measuring import MMSEG, OURS, Comparison
 from .networks import network_name, network_setting, our_model, plain_model, random_images
 
@@ -45,12 +44,7 @@ def ours(setting: dict[str, Any]) -> Callable[[], torch.Tensor]:
 
 def reference(setting: dict[str, Any]) -> Callable[[], torch.Tensor]:
     model = plain_model(setting)
-
-    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        main, *auxiliary = (plain.loss(logits, labels) for logits in model.all_logits(images))
-        return main + 0.4 * torch.stack(auxiliary).sum()
-
-    return training_step(model, loss, setting)
+    return training_step(model, model.loss, setting)
 
 
 CODES = {OURS: ours, PLAIN: reference}
