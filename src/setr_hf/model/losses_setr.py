@@ -16,10 +16,10 @@ from .interpolation_setr import interpolation_matrix, slices, source_range
 
 # Scores in a tile: on a CPU few enough for its cache and enough to outweigh the calls, elsewhere enough to keep the
 # device busy.
-CPU_TILE_SCORES = 2**19
+CPU_TILE_SCORES = 2**18
 DEVICE_TILE_SCORES = 2**24
 # Low tiles have narrow bands of source rows, which the matrix products are as expensive as.
-TILE_ROWS = 16
+TILE_ROWS = 32
 # Powers of two from here up to 0 are ordinary numbers of fp32, and so are their sums.
 LOWEST_EXPONENT = -100
 
