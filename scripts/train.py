@@ -17,7 +17,7 @@ from setr_hf.tables import print_options
 from setr_hf.training.description import describe
 from setr_hf.training.options import ARGUMENTS, HIDDEN, RANDOM_WEIGHTS, parse_command
 from setr_hf.training.output_folder import how_to_resume, output_folder_lock
-from setr_hf.training.setup import check_precision, checkpoint_to_resume, make_trainer
+from setr_hf.training.setup import check_precision, checkpoint_to_resume, make_trainer, planned_rows
 from setr_hf.training.trainer import SetrTrainer
 from setr_hf_ending import say_when_interrupted
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse_command(argv, JobParser(ARGUMENTS, hidden=HIDDEN, description=__doc__))
     summary = describe(command)
     if command.options.dry_run:
-        print_options(summary)
+        print_options([*summary, *planned_rows(command)])
         return 0
     check_precision(command.options)
     job, arguments = command.to_dataclasses()

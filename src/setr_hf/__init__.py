@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .inference.sliding_windows import segment
     from .training.arguments import SetrTrainingArguments
     from .training.loss_function import loss_function
+    from .training.memory import plan_memory
     from .training.trainer import SetrTrainer
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ LATER = {
     "load_encoder": ".checkpoints.encoder",
     "load_segmentation_data": ".data.loading",
     "loss_function": ".training.loss_function",
+    "plan_memory": ".training.memory",
     "segment": ".inference.sliding_windows",
 }
 
@@ -51,5 +53,5 @@ def __dir__() -> list[str]:
 
 __all__ = ["LossSettings", "SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor"]
 __all__ += ["SetrImageProcessorPil", "SetrModel", "SetrPreTrainedModel", "SetrTrainer", "SetrTrainingArguments"]
-__all__ += ["__version__", "convert_checkpoint", "load_encoder", "load_segmentation_data", "loss_function", "segment"]
-__all__ += ["semantic_loss"]
+__all__ += ["__version__", "convert_checkpoint", "load_encoder", "load_segmentation_data", "loss_function"]
+__all__ += ["plan_memory", "segment", "semantic_loss"]

@@ -18,11 +18,13 @@ SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 # The least values of what torch and Transformers would refuse much later, or follow into nonsense.
 LEAST = dict.fromkeys(["learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2"], 0)
 LEAST |= dict.fromkeys(
-    ["adam_epsilon", "warmup_steps", "num_train_epochs", "eval_delay", "num_prediction_pictures"], 0
+    ["adam_epsilon", "warmup_steps", "num_train_epochs", "eval_delay", "num_prediction_pictures", "num_frozen_layers"],
+    0,
 )
 LEAST |= dict.fromkeys(["eval_steps", "logging_steps", "save_steps", "dataloader_num_workers", "seed", "data_seed"], 0)
 LEAST |= dict.fromkeys(["per_device_train_batch_size", "per_device_eval_batch_size", "eval_accumulation_steps"], 1)
 LEAST |= dict.fromkeys(["gradient_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"], 1)
+LEAST |= {"eval_window_batch_size": 1}
 LARGEST_SEED = 2**32 - 1
 # What the stock `Trainer` can do for models of text only: the values that do without, and the reason.
 POSSIBLE: dict[str, tuple[list, str]] = {
@@ -77,6 +79,10 @@ class SetrTrainingArguments(TrainingArguments):
             where this changes nothing.
         freeze_batch_norm (`bool`, *optional*, defaults to `False`): Whether BatchNorm layers normalize with their
             running statistics while training, and leave these unchanged. Their weights and biases are trained.
+        num_frozen_layers (`int`, *optional*, defaults to 0): How many of the encoder's layers, from the first, keep
+            their weights, and the embeddings with them; 0 for none of these.
+        eval_window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time in
+            evaluation.
         num_prediction_pictures (`int`, *optional*, defaults to 4): How many photos of the evaluation set are drawn
             beside ground truth and prediction at each evaluation.
         remove_unused_columns (`bool`, *optional*, defaults to `False`): See `TrainingArguments`; must stay off.
@@ -105,6 +111,8 @@ class SetrTrainingArguments(TrainingArguments):
     head_learning_rate_ratio: float = option(1.0, "learning rate of the heads as a multiple")
     sync_batch_norm: bool = option(True, "BatchNorm over the batches of all GPU processes; changes nothing on the CPU")
     freeze_batch_norm: bool = option(False, "BatchNorm uses and keeps its running statistics while training")
+    num_frozen_layers: int = option(0, "first layers of the encoder that keep their weights, as do the embeddings")
+    eval_window_batch_size: int = option(32, "windows that the model takes at a time in evaluation")
     num_prediction_pictures: int = option(4, "predictions drawn at each evaluation")
     remove_unused_columns: bool = option(False, "must stay off: photos are not model inputs")
     metric_for_best_model: str | None = option(

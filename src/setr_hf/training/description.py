@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ..errors import SetrError
-from .batch_size import AUTO, count_processes
+from .batch_size import count_processes
 from .optimization import poly_schedule
 from .options import RANDOM_WEIGHTS, Command, new_config
 
@@ -59,8 +59,6 @@ def rate_rows(options: Namespace) -> list[tuple[str, object]]:
 def batch_row(options: Namespace) -> tuple[str, object]:
     """The global batch and its split."""
     count, size = count_processes(options), options.per_device_train_batch_size
-    if size == AUTO:
-        return "batch", f"{options.global_batch_size} = processes {count} × per device auto × accumulation auto"
     accumulation = options.gradient_accumulation_steps
     total = count * size * accumulation
     return "batch", f"{total} = processes {count} × per device {size} × accumulation {accumulation}"

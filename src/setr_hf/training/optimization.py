@@ -1,4 +1,4 @@
-"""Learning rates of the original code: a higher one for the heads, and the poly schedule with its floor."""
+"""What of a model is trained, and at which rates: those of the original code, with its poly schedule."""
 
 import math
 from collections.abc import Callable, Collection
@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import SetrError
+from ..model.modeling_setr import SetrForSemanticSegmentation
 
 
 HEAD_MODULES = {"decode_head", "auxiliary_heads"}
@@ -25,6 +26,21 @@ def head_parameter_names(model: nn.Module) -> set[str]:
     """
     modules = {name: set(name.split(".")) for name, _ in model.named_parameters()}
     return {name for name, parts in modules.items() if parts & HEAD_MODULES and not parts & MLA_NECK_MODULES}
+
+
+def freeze_layers(model: SetrForSemanticSegmentation, num_frozen: int) -> None:
+    """Takes the embeddings and the first `num_frozen` layers of the encoder out of training; nothing for 0. Raises
+    [`SetrError`] if the encoder has fewer, or is another backbone's.
+    """
+    if num_frozen == 0:
+        return
+    if model.config.backbone_config is not None:
+        raise SetrError("layers of a backbone_config cannot be frozen: only those of SETR's own encoder")
+    layers = model.setr.layers
+    if not 0 < num_frozen <= len(layers):
+        raise SetrError(f"the encoder has {len(layers)} layers, of which {num_frozen} cannot be frozen")
+    for module in (model.setr.embeddings, *layers[:num_frozen]):
+        module.requires_grad_(False)
 
 
 def parameter_groups(

@@ -21,6 +21,7 @@ from ..model.image_processing_setr import MAX_WINDOW_PIXELS
 from .arguments import SCORES, SetrTrainingArguments, check_values
 from .batch_size import AUTO, split_batch
 from .loss_options import check_loss_options, loss_fields
+from .memory import parse_memory
 from .recipes import Recipe, find_recipe
 
 
@@ -48,6 +49,7 @@ class RunArguments:
     label_smoothing: float | None = option(None, "share of the target that cross-entropies spread over all classes")
     loss_average: str | None = option(None, 'over the "valid" pixels, or over "all" as in the paper')
     global_batch_size: int | None = option(None, "samples in a step of the optimizer, over all devices")
+    memory: str | None = option(None, "what training may take, such as 8GB; if not given, what is free")
 
 
 @dataclass
@@ -91,7 +93,8 @@ HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {"sync
 class Command:
     """A parsed command line of the train job. `options` holds all options by name: what was given, else the recipe's,
     else the stock default; its `config` holds the given fields over the recipe's. `overridden` are the recipe's values
-    of the options that differ from it.
+    of the options that differ from it. `fixed` are the names of what the command line or the recipe sets, which
+    [`plan_memory`] leaves as it is.
     """
 
     parser: HfArgumentParser
@@ -99,15 +102,13 @@ class Command:
     stock: dict[str, Any]
     recipe: Recipe | None
     overridden: dict[str, Any]
+    fixed: frozenset[str]
 
     def to_dataclasses(self) -> tuple[JobArguments, SetrTrainingArguments]:
-        """The options as two dataclasses, the second of which sets up devices and processes. In a batch that is still
-        to be fitted to the device, each sample is a forward pass of its own. Raises [`SetrError`] for values that
-        Transformers refuses, and would refuse only once the data is read.
+        """The options as two dataclasses, the second of which sets up devices and processes. Raises [`SetrError`] for
+        values that Transformers refuses, and would refuse only once the data is read.
         """
         options = vars(self.options)
-        if options["per_device_train_batch_size"] == AUTO:
-            options = options | {"per_device_train_batch_size": 1}
         job = JobArguments(**{option.name: options[option.name] for option in fields(JobArguments)})
         try:
             arguments = self.parser.parse_dict(options)[-1]
@@ -221,7 +222,8 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
         check_windows(options.crop_size, options.stride or 1)
     overridden = {name: value for name, value in follows.items() if getattr(options, name) != value}
     split_batch(options, kept | given)
-    return Command(parser, options, stock, recipe, overridden)
+    fixed = frozenset(name for name, value in (kept | given).items() if value != AUTO)
+    return Command(parser, options, stock, recipe, overridden, fixed)
 
 
 def flag(name: str) -> str:
@@ -272,6 +274,8 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
         raise SetrError(
             f"--metric-for-best-model must be one of {', '.join(SCORES)}, got {options.metric_for_best_model!r}"
         )
+    if options.memory is not None:
+        parse_memory(options.memory)
     check_values(options)
     for name in (field.name for field in fields(TrainingArguments)):
         value = getattr(options, name)

@@ -27,9 +27,8 @@ from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
-from .batch_size import AUTO, available_memory, fit_batch_size
-from .description import batch_row
 from .loss_options import loss_fields, loss_rows, weigh_classes
+from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, has_bf16, plan_memory
 from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
@@ -236,6 +235,51 @@ def card_facts(
     )
 
 
+def fit_to_memory(
+    command: Command,
+    job: JobArguments,
+    arguments: SetrTrainingArguments,
+    model: SetrForSemanticSegmentation,
+    processor: SetrImageProcessor,
+) -> tuple[SetrTrainingArguments, MemoryPlan | None]:
+    """The arguments that fit the memory that was asked for, or is free, and the plan they follow; those there are, and
+    none, if the system does not say how much is free.
+    """
+    window: Any = processor.crop_size
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    try:
+        plan = plan_memory(
+            model.config, arguments, job.memory, (window.height, window.width), command.fixed, model_bytes=weights
+        )
+    except MemoryNotKnown:
+        if job.memory:
+            raise
+        return arguments, None
+    options = vars(command.options)
+    # An option that was not given may be None, as good as false.
+    if any((options[name] or 0) != value for name, value in plan.options.items()):
+        options.update(plan.options)
+        _, arguments = command.to_dataclasses()
+    return arguments, plan
+
+
+def planned_rows(command: Command) -> list[tuple[str, object]]:
+    """What a dry run says of the memory that was asked for; nothing if none was, as what is free on this computer now
+    says nothing of the run. Raises [`SetrError`] if nothing fits.
+    """
+    options = command.options
+    if options.memory is None:
+        return []
+    if options.model:
+        return [("memory", "chosen once the model is read")]
+    check_precision(options)
+    recipe = command.recipe
+    config = new_config(options, **({"num_labels": recipe.num_labels} if recipe and recipe.classes else {}))
+    _, arguments = command.to_dataclasses()
+    crop_size = (options.crop_size[0], options.crop_size[-1])
+    return list(plan_memory(config, arguments, options.memory, crop_size, command.fixed).rows)
+
+
 def make_trainer(
     command: Command,
     job: JobArguments,
@@ -244,9 +288,8 @@ def make_trainer(
     validation_data: SegmentationData,
 ) -> tuple[SetrTrainer, list[tuple[str, Any]]]:
     """The trainer of a train job, and what it starts from: names and values for [`print_options`]. `job` and
-    `arguments` are the command's [`Command.to_dataclasses`]; `arguments` gets the split of a batch that is still to be
-    fitted. Raises [`SetrError`] if model and data do not fit together, samples are bad, or not even one fits on the
-    device.
+    `arguments` are the command's [`Command.to_dataclasses`]; the trainer's own say what was chosen to fit the memory.
+    Raises [`SetrError`] if model and data do not fit together, samples are bad, or nothing fits the memory.
     """
     label_set = train_data.label_set
     if command.recipe and not job.other_classes:
@@ -257,24 +300,18 @@ def make_trainer(
         model, start = new_model(command, label_set)
     processor = build_processor(job, label_set)
     facts: list[tuple[str, Any]] = [("start", start)]
-    if job.streaming:
-        # Each process reads the stream itself: with accelerate's other way, one reader for all, samples are lost.
-        arguments.accelerator_config.dispatch_batches = False
-    else:
+    if not job.streaming:
         train_data = checked_samples(train_data, job.skip_bad_samples)
     validation_data = checked_samples(validation_data.in_memory(), job.skip_bad_samples)
     if not job.streaming:
         facts.append(("samples", f"{len(train_data):,} for training, {len(validation_data):,} for validation"))
     facts += weigh_classes(model.config, command.options, train_data)
-    options = command.options
-    if options.per_device_train_batch_size == AUTO:
-        share = options.global_batch_size // arguments.world_size
-        window: Any = processor.crop_size
-        options.per_device_train_batch_size = fit_batch_size(model, arguments, (window.height, window.width), share)
-        options.gradient_accumulation_steps = share // options.per_device_train_batch_size
-        arguments.per_device_train_batch_size = options.per_device_train_batch_size
-        arguments.gradient_accumulation_steps = options.gradient_accumulation_steps
-        facts.append(batch_row(options))
+    arguments, plan = fit_to_memory(command, job, arguments, model, processor)
+    if plan:
+        facts += plan.rows
+    if job.streaming:
+        # Each process reads the stream itself: with accelerate's other way, one reader for all, samples are lost.
+        arguments.accelerator_config.dispatch_batches = False
     if not job.streaming:
         check_length(len(train_data), arguments)
     ignore_index = model.config.semantic_loss_ignore_index
@@ -294,4 +331,6 @@ def make_trainer(
     except (ImportError, ValueError) as error:  # Of Transformers and Accelerate, on such options as report_to.
         raise SetrError(error) from error
     trainer.run_facts = card_facts(command, job, model.config, train_data, validation_data)
+    if plan:
+        trainer.add_callback(MeasuredMemory(plan.training_bytes, trainer.run_facts.rows))
     return trainer, facts

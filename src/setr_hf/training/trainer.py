@@ -31,7 +31,7 @@ from ..model.image_processing_setr import SetrImageProcessor
 from ..text import markdown_text
 from .arguments import SCORES, SetrTrainingArguments
 from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
-from .optimization import parameter_groups, poly_schedule
+from .optimization import freeze_layers, parameter_groups, poly_schedule
 from .output_folder import (
     checkpoint_bytes,
     is_complete,
@@ -205,6 +205,7 @@ class SetrTrainer(Trainer):
                 "FSDP 1 cannot evaluate photos of different sizes, as each has its own number of forward passes: set "
                 "the FSDP version to 2"
             )
+        freeze_layers(self.model, self.args.num_frozen_layers)
         if self.optimizer is not None and self.args.head_learning_rate_ratio != 1:
             raise SetrError("head_learning_rate_ratio has no effect on an optimizer that is passed in: leave it at 1")
         self.data_collator: Callable[[list], Any] = NamedBatches(self.data_collator)
@@ -481,7 +482,9 @@ class SetrTrainer(Trainer):
             model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         reshard = plugin is None or plugin.reshard_after_forward
         with whole_parameters(model, reshard), self.compute_loss_context_manager():
-            predictions = [label_map.numpy() for label_map in segment(model, self.processing_class, inputs["photo"])]
+            windows = self.args.eval_window_batch_size
+            label_maps = segment(model, self.processing_class, inputs["photo"], window_batch_size=windows)
+            predictions = [label_map.numpy() for label_map in label_maps]
         config, counted = self.model.config, []
         for photo, truth, prediction in zip(inputs["photo"], inputs["label_map"], predictions):
             self.prediction_samples.add(photo, truth, prediction)
