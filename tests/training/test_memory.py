@@ -7,7 +7,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrTrainingArguments, plan_memory
 from setr_hf.errors import SetrError
-from setr_hf.training.memory import MeasuredMemory, available_memory, largest_that_fits, parse_memory
+from setr_hf.training.memory import (
+    CHECKPOINTING,
+    MeasuredMemory,
+    available_memory,
+    concessions,
+    largest_that_fits,
+    parse_memory,
+)
 from setr_hf.training.optimization import freeze_layers
 from setr_hf.training.options import parse_command
 from setr_hf.training.simulation import Simulation, StepSettings
@@ -102,30 +109,40 @@ def plan_on(budget, arguments, monkeypatch, config=None, **options):
     return plan_memory(config or SetrConfig(**SMALL, decoder_type="mla"), arguments, **options)
 
 
+def test_what_is_given_up_in_which_order():
+    """First the speed of keeping activations, then fp32, then the training of lower layers, from the bottom up."""
+    steps = list(concessions(StepSettings(8), (), may_use_bf16=True, num_layers=24))
+    given_up = [(step.num_frozen_layers, step.mixed_precision, step.gradient_checkpointing) for step in steps]
+    both = [False, True]
+    assert given_up == [
+        *((0, precision, checkpointing) for precision in ("no", "bf16") for checkpointing in both),
+        *((count, "bf16", checkpointing) for count in (6, 12, 18, 24) for checkpointing in both),
+    ]
+    fixed = list(concessions(StepSettings(8), {"gradient_checkpointing"}, may_use_bf16=False, num_layers=0))
+    assert fixed == [StepSettings(8)]
+
+
 def test_what_is_given_up_for_less_and_less_memory(tmp_path, monkeypatch):
-    """First the batch on a device, then speed, then fp32, then the training of lower layers; the step never."""
-    arguments = arguments_of(tmp_path, per_device_train_batch_size=8, optim="sgd")
-    plans = []
-    budget = 10**12
-    while True:
-        try:
-            plan = plan_on(budget, arguments, monkeypatch, memory="1TB")
-        except SetrError as error:
-            assert "least" in str(error)
-            break
-        assert plan.per_device_train_batch_size * plan.gradient_accumulation_steps == 8
-        assert max(plan.training_bytes, plan.evaluation_bytes) <= plan.budget == budget
-        plans.append(plan)
-        # The next plan must take less.
-        budget = max(plan.training_bytes, plan.evaluation_bytes) - 1
-        if plan.eval_window_batch_size == 1:
-            budget = min(budget, plan.training_bytes - 1)
-    first, last = plans[0], plans[-1]
-    assert (first.per_device_train_batch_size, first.gradient_checkpointing, first.bf16) == (8, False, False)
-    assert first.eval_window_batch_size == 32 and last.eval_window_batch_size < 32
-    given_up = [(plan.num_frozen_layers, plan.bf16, plan.gradient_checkpointing) for plan in plans]
-    assert given_up == sorted(given_up)
-    assert last.num_frozen_layers > 0
+    arguments = arguments_of(tmp_path, per_device_train_batch_size=4, optim="sgd")
+    config = SetrConfig(**SMALL | {"num_hidden_layers": 2}, decoder_type="naive")
+    plenty = plan_on(10**12, arguments, monkeypatch, config, memory="1TB")
+    assert plenty.options == {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        CHECKPOINTING: False,
+        "bf16": False,
+        "num_frozen_layers": 0,
+        "eval_window_batch_size": 32,
+    }
+    less = plan_on(plenty.training_bytes - 1, arguments, monkeypatch, config, memory="1TB")
+    assert (less.per_device_train_batch_size, less.gradient_accumulation_steps) == (2, 2)
+    assert max(less.training_bytes, less.evaluation_bytes) <= less.budget and less.eval_window_batch_size < 32
+    least = Simulation(config, (SIDE, SIDE), arguments, "cpu").step_bytes(StepSettings(1, 4, True, "no", 2))
+    frozen = plan_on(least, arguments, monkeypatch, config, memory="1TB", fixed={"bf16"})
+    assert (frozen.per_device_train_batch_size, frozen.gradient_checkpointing, frozen.bf16) == (1, True, False)
+    assert frozen.num_frozen_layers == 2 and "FROZEN" in str(frozen.rows)
+    with pytest.raises(SetrError, match="the least that was found takes"):
+        plan_on(least // 2, arguments, monkeypatch, config, memory="1TB", fixed={"bf16"})
 
 
 def test_bf16_and_frozen_layers_are_chosen_only_for_memory_that_was_asked_for(tmp_path, monkeypatch):
@@ -200,7 +217,7 @@ def test_the_peak_of_a_run_is_said_beside_the_prediction(tmp_path, capsys):
     trainer.add_callback(MeasuredMemory(10**9, rows))
     trainer.train()
     assert [name for name, _ in rows] == ["peak memory"]
-    assert "predicted 1.0 GB" in capsys.readouterr().out
+    assert "predicted 1.00 GB" in capsys.readouterr().out
 
 
 def test_the_available_memory_is_that_of_a_computer():

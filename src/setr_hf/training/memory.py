@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather, get_int_from_env
-from rich.filesize import decimal
+from rich import filesize
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
@@ -62,6 +62,10 @@ def parse_memory(text: str) -> int:
     if num_bytes < 1:
         raise SetrError(f"--memory {text!r} is not an amount of memory: write it as 8GB, 7.5GiB or 800MB")
     return num_bytes
+
+
+def shown(num_bytes: int) -> str:
+    return filesize.decimal(num_bytes, precision=2)
 
 
 def has_bf16(use_cpu: bool) -> bool:
@@ -177,18 +181,18 @@ class MemoryPlan:
             ),
             (
                 "predicted peak",
-                f"{decimal(self.training_bytes)} in training, {decimal(self.evaluation_bytes)} in "
-                f"evaluation, of {decimal(self.budget)}",
+                f"{shown(self.training_bytes)} in training, {shown(self.evaluation_bytes)} in "
+                f"evaluation, of {shown(self.budget)}",
             ),
         ]
 
 
 def largest_that_fits(sizes: list[int], fits: Callable[[int], bool]) -> int | None:
     """The largest of ascending sizes that fits, if those below one that fits do as well."""
+    if not fits(sizes[0]):
+        return None
     if fits(sizes[-1]):
         return sizes[-1]
-    if len(sizes) == 1 or not fits(sizes[0]):
-        return None
     low, high = 0, len(sizes) - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -312,9 +316,9 @@ def plan_memory(
         if size is not None:
             break
     else:
-        least = decimal(min(room.peak(simulation.step_bytes(settings)) for settings in tried))
+        least = shown(min(room.peak(simulation.step_bytes(settings)) for settings in tried))
         raise SetrError(
-            f"no way to train on crops of {crop_size[0]}×{crop_size[1]} pixels fits in {decimal(room.budget)}: the "
+            f"no way to train on crops of {crop_size[0]}×{crop_size[1]} pixels fits in {shown(room.budget)}: the "
             f"least that was found takes {least}. Use a smaller --crop-size or network"
             + (", or pass --memory, which lets bf16 and frozen layers be chosen as well" if asked is None else "")
         )
@@ -361,7 +365,7 @@ class MeasuredMemory(TrainerCallback):
         self.peak = max(self.peak, peak)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        row = ("peak memory", f"{decimal(self.peak)}, predicted {decimal(self.predicted)}")
+        row = ("peak memory", f"{shown(self.peak)}, predicted {shown(self.predicted)}")
         self.rows.append(row)
         if state.is_world_process_zero:
             print_options([row])
