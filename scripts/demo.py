@@ -25,7 +25,6 @@ from setr_hf.files import whole_file
 from setr_hf.inference.devices import has_bf16
 from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.metrics import confusion_matrix, segmentation_scores
-from setr_hf.training.memory import has_bf16
 from setr_hf.training.options import parse_command
 from setr_hf.training.setup import make_trainer
 

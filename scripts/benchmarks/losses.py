@@ -18,7 +18,7 @@ from plain_losses import plain_semantic_loss
 from setr_hf.model.combined_losses_setr import semantic_loss
 from setr_hf.model.loss_settings_setr import LossSettings
 from setr_hf.tables import print_table
-from setr_hf.training.batch_size import peak_memory
+from setr_hf.training.memory import peak_memory
 
 
 MULTICLASS = {

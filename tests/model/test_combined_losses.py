@@ -14,7 +14,7 @@ from torchvision.ops import sigmoid_focal_loss
 from setr_hf.model import losses_setr
 from setr_hf.model.combined_losses_setr import choose_hard, kth_smallest, semantic_loss
 from setr_hf.model.loss_settings_setr import LossSettings
-from setr_hf.training.batch_size import peak_memory
+from setr_hf.training.memory import peak_memory
 
 
 IGNORED = 255

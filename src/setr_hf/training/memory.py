@@ -13,9 +13,9 @@ import torch
 from accelerate.utils import gather, get_int_from_env
 from rich import filesize
 from transformers import TrainerCallback, TrainingArguments
-from transformers.utils import is_torch_bf16_gpu_available
 
 from ..errors import SetrError
+from ..inference.devices import has_bf16
 from ..model.configuration_setr import SetrConfig
 from ..tables import print_options
 from .arguments import SetrTrainingArguments
@@ -68,18 +68,14 @@ def shown(num_bytes: int) -> str:
     return filesize.decimal(num_bytes, precision=2)
 
 
-def has_bf16(use_cpu: bool) -> bool:
-    """Whether the processor that is trained on computes in bf16 itself. Others imitate it, far slower than fp32."""
-    if not use_cpu:
-        return is_torch_bf16_gpu_available()
-    return any(value is True for name, value in torch.cpu.get_capabilities().items() if "bf16" in name)
-
-
 def status_bytes(name: str) -> int:
-    """A field of this process's status: "VmRSS" for its memory, "VmHWM" for the largest since its start or since
-    `clear_refs` was written to.
-    """
+    """A field of this process's status: "VmRSS" is its memory."""
     return 1024 * int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])
+
+
+def peak_memory() -> int:
+    """The largest memory of this process in bytes, since its start or since `clear_refs` was written to."""
+    return status_bytes("VmHWM")
 
 
 def available_memory() -> int:
@@ -361,7 +357,7 @@ class MeasuredMemory(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         on_cpu = args.device.type == "cpu"
-        peak = status_bytes("VmHWM") if on_cpu else torch.cuda.max_memory_allocated(args.device)
+        peak = peak_memory() if on_cpu else torch.cuda.max_memory_allocated(args.device)
         self.peak = max(self.peak, peak)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -28,7 +28,7 @@ from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
 from .loss_options import loss_fields, loss_rows, weigh_classes
-from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, has_bf16, plan_memory
+from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, plan_memory
 from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
