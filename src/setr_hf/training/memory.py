@@ -122,6 +122,8 @@ def find_room(device: torch.device, memory: int | None, model_bytes: int) -> Roo
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return Room(int(DEVICE_SHARE * (free if memory is None else memory)))
+    if device.type != "cpu":
+        raise MemoryNotKnown(f"the memory of a device such as {device} cannot be planned: leave out --memory")
     try:
         resident, available = status_bytes("VmRSS"), available_memory()
     except OSError as error:

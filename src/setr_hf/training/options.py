@@ -86,7 +86,11 @@ class JobArguments(RunArguments, TrainDataArguments, AugmentationArguments):
 ARGUMENTS = (RunArguments, TrainDataArguments, AugmentationArguments, SetrTrainingArguments)
 COMMON = {"output_dir", "learning_rate", "per_device_train_batch_size"}
 # Options of Transformers that few runs need; for `JobParser`.
-HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {"sync_batch_norm", "freeze_batch_norm"}
+HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
+    "sync_batch_norm",
+    "freeze_batch_norm",
+    "eval_window_batch_size",
+}
 
 
 @dataclass(frozen=True)
