@@ -1,9 +1,10 @@
-"""Losses in tiles beside the same losses at full resolution: value, gradient, peak memory and time. Prints a table.
+"""Losses in tiles beside the same losses at full resolution: value, gradient, peak memory and time, in a table.
 
 python scripts/benchmarks/losses.py
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -36,8 +37,12 @@ BINARY = {
     "binary focal": {"weights": {"focal": 1.0}, "focal_alpha": 0.25},
     "binary_cross_entropy + dice": {"weights": {"binary_cross_entropy": 1.0, "dice": 0.5}},
 }
+# One logit a pixel takes so little memory that the code's own would show in a small batch.
+BINARY_BATCHES = 8
 # What writes 5 there sets the peak back to what the process takes now.
 CLEAR_REFERENCES = Path("/proc/self/clear_refs")
+# Freed tensors go back to the system at once, and count no further.
+EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def parse_arguments(argv: list[str] | None = None) -> Namespace:
@@ -50,44 +55,57 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def measure(arguments: Namespace) -> dict[str, float]:
-    """Peak memory and time of one loss by one code; value and gradient go to a file."""
+def inputs(arguments: Namespace, num_labels: int, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    batch_size = arguments.batch_size * (BINARY_BATCHES if num_labels == 1 else 1)
+    shape = (batch_size, num_labels, size // 4, size // 4)
+    logits = torch.randn(shape, generator=generator).mul_(3).to(dtype).requires_grad_()
+    labels = torch.randint(0, max(num_labels, 2), (batch_size, size, size), generator=generator)
+    labels[:, : size // 8] = 255
+    return logits, labels
+
+
+def measure(arguments: Namespace) -> float:
+    """The peak memory of one loss by one code, in bytes; value and gradient go to a file."""
     name, code, file = arguments.measure
-    wanted = LossSettings(**(MULTICLASS | BINARY)[name])
     loss_of = semantic_loss if code == "tiled" else plain_semantic_loss
     dtype = torch.float64 if code == "exact" else torch.float32
-    num_labels = 1 if name in BINARY else arguments.num_labels
 
-    def step(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        shape = (arguments.batch_size, num_labels, size // 4, size // 4)
-        logits = torch.randn(shape, generator=generator).mul_(3).to(dtype).requires_grad_()
-        labels = torch.randint(0, max(num_labels, 2), (arguments.batch_size, size, size), generator=generator)
-        labels[:, : size // 8] = 255
+    def step(size: int) -> tuple[float, torch.Tensor, torch.Tensor]:
+        logits, labels = inputs(arguments, 1 if name in BINARY else arguments.num_labels, size, dtype)
         if CLEAR_REFERENCES.exists():
             CLEAR_REFERENCES.write_text("5")
-        start = time.perf_counter()
-        loss = loss_of(logits, labels, (size, size), wanted)
+        start = peak_memory()
+        loss = loss_of(logits, labels, (size, size), LossSettings(**(MULTICLASS | BINARY)[name]))
         loss.backward()
-        times.append(time.perf_counter() - start)
-        return loss.detach(), logits.grad
+        return peak_memory() - start, loss.detach(), logits.grad
 
-    times: list[float] = []
     step(64)  # The first call takes memory of its own.
-    before = peak_memory()
-    torch.save(step(arguments.size), file)
-    memory = peak_memory() - before
-    if code == "tiled":
-        for _ in range(arguments.rounds):
-            step(arguments.size)
-    return {"memory": memory, "seconds": median(times[1:])}
+    memory, loss, gradient = step(arguments.size)
+    torch.save((loss, gradient), file)
+    return memory
 
 
-def measured(arguments: Namespace, name: str, code: str, file: Path) -> dict[str, float]:
+def measured(arguments: Namespace, name: str, code: str, file: Path) -> float:
     options = [f"--{key}={getattr(arguments, key.replace('-', '_'))}" for key in ("batch-size", "num-labels", "size")]
-    command = [sys.executable, __file__, *options, f"--rounds={arguments.rounds}", "--measure", name, code, str(file)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, __file__, *options, "--measure", name, code, str(file)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | EXACT_MEMORY)
     return json.loads(result.stdout)
+
+
+def times(arguments: Namespace, losses: dict[str, dict], num_labels: int) -> dict[str, float]:
+    """Seconds of each loss as a multiple of those of the first: the median over rounds in which each has its turn."""
+    logits, labels = inputs(arguments, num_labels, arguments.size, torch.float32)
+    ratios: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(arguments.rounds):
+        seconds = {}
+        for name, options in losses.items():
+            start = time.perf_counter()
+            semantic_loss(logits, labels, (arguments.size, arguments.size), LossSettings(**options)).backward()
+            seconds[name] = time.perf_counter() - start
+        for name, values in ratios.items():
+            values.append(seconds[name] / seconds[next(iter(losses))])
+    return {name: median(values) for name, values in ratios.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,31 +113,24 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.measure:
         print(json.dumps(measure(arguments)))
         return 0
-    rows, baseline = [], {}
+    rows = []
     with TemporaryDirectory() as folder:
         tiled_file, exact_file = Path(folder) / "tiled.pt", Path(folder) / "exact.pt"
-        for name in MULTICLASS | BINARY:
-            tiled = measured(arguments, name, "tiled", tiled_file)
-            plain = measured(arguments, name, "plain", exact_file)
-            measured(arguments, name, "exact", exact_file)
-            value, gradient = torch.load(tiled_file, weights_only=True)
-            expected, exact_gradient = torch.load(exact_file, weights_only=True)
-            if name in ("cross_entropy", "binary_cross_entropy"):
-                baseline = tiled
-            rows.append(
-                (
-                    name,
-                    f"{float(abs(value / expected - 1)):.1e}",
-                    f"{float((gradient - exact_gradient).norm() / exact_gradient.norm()):.1e}",
-                    f"{tiled['memory'] / 2**20:.0f}",
-                    f"{tiled['memory'] / baseline['memory']:.2f}",
-                    f"{plain['memory'] / 2**20:.0f}",
-                    f"{tiled['seconds'] / baseline['seconds']:.2f}",
-                )
-            )
+        for losses, num_labels in ((MULTICLASS, arguments.num_labels), (BINARY, 1)):
+            ratios, memories = times(arguments, losses, num_labels), []
+            for name in losses:
+                memories.append(measured(arguments, name, "tiled", tiled_file))
+                plain = measured(arguments, name, "plain", exact_file)
+                measured(arguments, name, "exact", exact_file)
+                value, gradient = torch.load(tiled_file, weights_only=True)
+                expected, exact_gradient = torch.load(exact_file, weights_only=True)
+                errors = (value / expected - 1).abs(), (gradient - exact_gradient).norm() / exact_gradient.norm()
+                sizes = (f"{memories[-1] / 2**20:.0f}", f"{memories[-1] / memories[0]:.2f}", f"{plain / 2**20:.0f}")
+                rows.append((name, *(f"{float(error):.1e}" for error in errors), *sizes, f"{ratios[name]:.2f}"))
     print(
-        f"{arguments.batch_size} images of {arguments.size}×{arguments.size}, {arguments.num_labels} classes or one "
-        f"logit, at a quarter of the size; {torch.get_num_threads()} threads. Errors are relative, beside fp64"
+        f"{arguments.batch_size} images of {arguments.size}×{arguments.size} with {arguments.num_labels} classes, "
+        f"{arguments.batch_size * BINARY_BATCHES} with one logit, at a quarter of the size; "
+        f"{torch.get_num_threads()} threads. Errors are relative, beside fp64"
     )
     columns = ("loss", "value error", "gradient error", "tiled, MiB", "× its cross-entropy", "full resolution, MiB")
     print_table((*columns, "time × its cross-entropy"), rows)

@@ -33,6 +33,8 @@ from .losses_setr import (
 )
 
 
+# Of a pixel, that `measure` and `combine` hold; few beside the scores of many classes, most beside those of two.
+NUMBERS_BESIDE_SCORES = 40
 # Least denominator of Dice and Tversky, as in segmentation_models_pytorch, whose smoothing is 0 by default as well.
 REGION_EPSILON = 1e-7
 
@@ -265,6 +267,7 @@ def weighted_losses(
     hardness = logits.new_zeros(labels.shape, dtype=dtype) if ohem else None
 
     def passed(pixel_loss: Any, with_gradient: bool, num_tensors: int = 1) -> torch.Tensor:
+        numbers_per_pixel = num_tensors * num_labels + NUMBERS_BESIDE_SCORES
         sums = []
         for index, image_logits in enumerate(logits):
             maps, is_moderate = moderate_maps(image_logits, dtype)
@@ -273,7 +276,7 @@ def weighted_losses(
                 pixel_loss, ignore_index=ignore_index, weights=weights, subtract_maximum=not is_moderate
             )
             image_sum, image_gradient = sum_over_tiles(
-                image_loss, maps, planes, (height, width), with_gradient, num_tensors
+                image_loss, maps, planes, (height, width), with_gradient, numbers_per_pixel
             )
             sums.append(image_sum)
             if image_gradient is not None:
@@ -318,7 +321,7 @@ def semantic_loss(
     """The weighted sum of losses of a batch that `settings` describe; 0 if no pixel is valid, or the batch is empty.
 
     The logits are resized to `size` and cut to the labels, see [`segmentation_loss`], which this is if the
-    cross-entropy is the only loss.
+    cross-entropy of several classes is the only loss.
 
     Args:
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, h, w)`): At any resolution; of one logit a pixel
@@ -353,7 +356,7 @@ def semantic_loss(
     used = settings.used
     cross_entropy = used.get(BINARY_CROSS_ENTROPY if is_binary else CROSS_ENTROPY, 0)
     ignore_index, average, label_smoothing = settings.ignore_index, settings.average, settings.label_smoothing
-    if len(used) == 1 and cross_entropy:
+    if len(used) == 1 and cross_entropy and not is_binary:
         loss = segmentation_loss(logits, labels, size, ignore_index, average, given, label_smoothing)
         return loss if cross_entropy == 1 else cross_entropy * loss
     if not len(logits):

@@ -30,7 +30,7 @@ def sum_over_tiles(
     planes: Sequence[torch.Tensor],
     size: tuple[int, int],
     needs_gradient: bool,
-    num_tensors: int = 1,
+    numbers_per_pixel: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The sum of a loss over the pixels of one image, and its gradient with respect to `maps`.
 
@@ -42,13 +42,14 @@ def sum_over_tiles(
         planes (tensors of shape `(height, width)`): The labels, and what else is known of each pixel. Of `size` or
             smaller; what of `size` lies beyond has no part in the sum.
         size (`tuple[int, int]`): Height and width that `maps` are resized to.
-        num_tensors (`int`): Tensors of the scores' size that `pixel_loss` holds, together with the scores.
+        numbers_per_pixel (`int`, *optional*): How many `pixel_loss` holds at once, the scores among them; by default
+            the scores alone.
     """
     (height, width), (source_height, source_width, num_labels) = planes[0].shape, maps.shape
     all_rows = interpolation_matrix(source_height, size[0], dtype=maps.dtype, device=maps.device)
     all_columns = interpolation_matrix(source_width, size[1], dtype=maps.dtype, device=maps.device)
     tile_scores = CPU_TILE_SCORES if maps.device.type == "cpu" else DEVICE_TILE_SCORES
-    tile_pixels = max(tile_scores // (num_labels * num_tensors), 1)
+    tile_pixels = max(tile_scores // (numbers_per_pixel or num_labels), 1)
     tile_width = min(max(tile_pixels // TILE_ROWS, 1), width)
     tile_height = max(tile_pixels // tile_width, 1)
     sums = []
