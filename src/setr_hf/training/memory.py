@@ -35,10 +35,10 @@ CHECKPOINTING = next(
 USABLE_SHARE = 0.8
 # Of a GPU's: what the caching allocator cannot use because it lies in pieces, and workspaces of cuBLAS and cuDNN.
 DEVICE_SHARE = 0.9
-# On the CPU a process takes more than its tensors: pieces between them that no other tensor fits in, and the code and
-# buffers of the kernels. Measured for networks of 40 to 100 million parameters on 256² to 512² pixels.
-HEAP_OVERHEAD = 0.1
-KERNEL_BYTES = 60 * 10**6
+# On the CPU a process takes more than its tensors: gaps between them that no other tensor fits in, buffers of kernels,
+# photos that are read. Fitted to runs of networks of 4 to 100 million parameters on crops of 240×320 to 512² pixels.
+HEAP_OVERHEAD = 0.15
+KERNEL_BYTES = 100 * 10**6
 # Where layers are frozen, how many parts the encoder has for it.
 FREEZING_STEPS = 4
 
@@ -174,7 +174,7 @@ class MemoryPlan:
         ]
         return [
             (
-                "memory",
+                "memory plan",
                 f"{', '.join(filter(None, choice))}; evaluation {self.eval_window_batch_size} windows at a time",
             ),
             (
@@ -244,7 +244,7 @@ def plan_memory(
     Last, the windows that evaluation segments at a time are halved until they fit.
 
     The peak is that of simulated steps, see [`Simulation`]. On a GPU it is what PyTorch allocates, and planned to be
-    90 % of the memory; on a CPU it is the resident memory of the process, with 10 % on top of the tensors for the
+    90 % of the memory; on a CPU it is the resident memory of the process, with 15 % on top of the tensors for the
     heap's gaps. Not counted are: workers that load data, scores of whole photos in evaluation, what `torch_compile`
     saves or adds, and that FSDP shards what is counted whole.
 

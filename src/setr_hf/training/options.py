@@ -49,7 +49,7 @@ class RunArguments:
     label_smoothing: float | None = option(None, "share of the target that cross-entropies spread over all classes")
     loss_average: str | None = option(None, 'over the "valid" pixels, or over "all" as in the paper')
     global_batch_size: int | None = option(None, "samples in a step of the optimizer, over all devices")
-    memory: str | None = option(None, "what training may take, such as 8GB; if not given, what is free")
+    memory: str | None = option(None, "what to fit training into, such as 8GB, if not what is free")
 
 
 @dataclass

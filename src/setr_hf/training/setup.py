@@ -271,7 +271,7 @@ def planned_rows(command: Command) -> list[tuple[str, object]]:
     if options.memory is None:
         return []
     if options.model:
-        return [("memory", "chosen once the model is read")]
+        return [("memory plan", "chosen once the model is read")]
     check_precision(options)
     recipe = command.recipe
     config = new_config(options, **({"num_labels": recipe.num_labels} if recipe and recipe.classes else {}))
