@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .checkpoints.convert import convert_checkpoint
     from .checkpoints.encoder import load_encoder
     from .data.loading import load_segmentation_data
+    from .inference.large_pictures import segment_large_picture
     from .inference.sliding_windows import segment
     from .training.arguments import SetrTrainingArguments
     from .training.loss_function import loss_function
@@ -38,6 +39,7 @@ LATER = {
     "loss_function": ".training.loss_function",
     "plan_memory": ".training.memory",
     "segment": ".inference.sliding_windows",
+    "segment_large_picture": ".inference.large_pictures",
 }
 
 
@@ -54,4 +56,4 @@ def __dir__() -> list[str]:
 __all__ = ["LossSettings", "SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor"]
 __all__ += ["SetrImageProcessorPil", "SetrModel", "SetrPreTrainedModel", "SetrTrainer", "SetrTrainingArguments"]
 __all__ += ["__version__", "convert_checkpoint", "load_encoder", "load_segmentation_data", "loss_function"]
-__all__ += ["plan_memory", "segment", "semantic_loss"]
+__all__ += ["plan_memory", "segment", "segment_large_picture", "semantic_loss"]

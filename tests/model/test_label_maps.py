@@ -113,11 +113,13 @@ def test_strips_of_pixels_need_only_their_rows_of_windows():
     offsets = offsets_over(90, 50, (32, 32), 21)
     logits, grid = grid_of(torch.randn(len(offsets), 5, 8, 8), offsets, (90, 50))
     expected = label_map_of(score_tiles(logits, grid), (90, 50), CPU)
-    # The second row of windows begins at 21, the third at 42.
-    strip = torch.zeros(90, 50, dtype=torch.int64)
-    for rows, columns, scores in score_tiles(logits[1:2], grid, slice(32, 42), first_window_row=1):
-        strip[rows, columns] = scores.argmax(-1)
-    assert torch.equal(strip[32:42], expected[32:42]) and not strip[:32].any() and not strip[42:].any()
+    # Windows begin at 0, 21, 42 and 58.
+    for strip, used in ((slice(32, 42), [1]), (slice(42, 53), [2, 1]), (slice(58, 90), [2, 3])):
+        labels = torch.full((90, 50), -1)
+        for rows, columns, scores in score_tiles(logits[used], grid, strip):
+            labels[rows, columns] = scores.argmax(-1)
+        assert torch.equal(labels[strip], expected[strip])
+        assert (labels >= 0).sum() == 50 * (strip.stop - strip.start)
 
 
 def test_probabilities_are_averaged_over_views_of_their_own_sizes():

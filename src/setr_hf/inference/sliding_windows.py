@@ -42,7 +42,7 @@ def users_mistakes() -> Iterator[None]:
 
 
 @contextmanager
-def full_memory_named(photos: list[Image.Image]) -> Iterator[None]:
+def full_memory_named(photos: list[Any]) -> Iterator[None]:
     """Makes a [`SetrError`] of the errors of a full memory, of a GPU or the computer."""
     try:
         yield

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -174,18 +173,15 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def score_tiles(
-    logits: torch.Tensor, grid: WindowGrid, rows: slice | None = None, first_window_row: int = 0
-) -> Iterator[ScoreTile]:
+def score_tiles(logits: torch.Tensor, grid: WindowGrid, rows: slice | None = None) -> Iterator[ScoreTile]:
     """The scores of an image in fp32, tile by tile: of all pixels, or of some rows of them.
 
     Args:
         logits (`torch.Tensor` of shape `(rows, columns, num_labels, h, w)`): Of the grid's windows, on any device and
-            in any precision.
+            in any precision. For some rows of pixels, only the n rows of windows that these lie in are needed, each
+            in the place of its number modulo n.
         grid ([`WindowGrid`]): As [`grid_of`] returns it.
         rows (`slice`, *optional*): The rows of pixels; by default all.
-        first_window_row (`int`, defaults to 0): Which row of windows `logits` begin with. They need not hold more than
-            the windows that `rows` lie in.
 
     Yields:
         `tuple[slice, slice, torch.FloatTensor]`: Rows, columns and the scores of shape `(rows, columns, num_labels)`,
@@ -201,7 +197,7 @@ def score_tiles(
     start, stop = (0, height) if rows is None else (rows.start, rows.stop)
     for strip in slices(start, stop, tile.strip_rows):
         windows, samples, weights = grid.rows.of(strip)
-        row_windows, row_samples = ((part[:, None]).to(device) for part in (windows - first_window_row, samples))
+        row_windows, row_samples = (part[:, None].to(device) for part in (windows % len(logits), samples))
         groups = []
         for pixels in slices(strip.start, strip.stop, tile.rows):
             own = weights[pixels.start - strip.start : pixels.stop - strip.start]
@@ -251,19 +247,21 @@ def kept(tiles: Iterator[ScoreTile], scores: torch.Tensor) -> Iterator[ScoreTile
         yield rows, columns, tile
 
 
+def best_labels(scores: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
+    """The class of the highest score of each pixel, the first of equals: int64 `(rows, columns)`. Where pixels have
+    one score it is 1, the foreground, above the threshold and 0 elsewhere.
+    """
+    if scores.shape[-1] == 1:
+        return (scores[..., 0] > threshold).long()
+    # On a CPU, NumPy is several times as fast as torch.
+    return torch.from_numpy(scores.numpy().argmax(-1)) if scores.device.type == "cpu" else scores.argmax(-1)
+
+
 def label_map_of(
     tiles: Iterator[ScoreTile], size: Sequence[int], device: torch.device, threshold: float = 0.0
 ) -> torch.Tensor:
-    """The class of the highest score of each pixel, the first of equals, as int64 `(height, width)`. Where pixels have
-    one score it is 1, the foreground, above the threshold and 0 elsewhere.
-    """
+    """The [`best_labels`] of an image of this height and width in pixels, of which there are all tiles."""
     label_map = torch.empty(tuple(size), dtype=torch.int64, device=device)
     for rows, columns, scores in tiles:
-        if scores.shape[-1] == 1:
-            label_map[rows, columns] = scores[..., 0] > threshold
-        elif device.type == "cpu":
-            # NumPy's is several times as fast as that of torch.
-            np.argmax(scores.numpy(), axis=-1, out=label_map[rows, columns].numpy())
-        else:
-            label_map[rows, columns] = scores.argmax(-1)
+        label_map[rows, columns] = best_labels(scores, threshold)
     return label_map

@@ -1,0 +1,258 @@
+"""Pictures read, segmented and written by windows, against the label map of the same picture in memory."""
+
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.transform import from_origin
+
+from setr_hf import SetrImageProcessor, segment, segment_large_picture
+from setr_hf.errors import SetrError
+from setr_hf.inference.large_pictures import is_too_large
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def pixels_of(height, width, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 12, width // 12, 3), np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write_tiff(path, pixels, **options):
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    height, width, count = pixels.shape
+    options = {"height": height, "width": width, "count": count, "dtype": pixels.dtype, **options}
+    with rasterio.open(path, "w", driver="GTiff", **options) as dataset:
+        dataset.write(pixels.transpose(2, 0, 1))
+
+
+@pytest.fixture
+def model(tiny_model):
+    return tiny_model(decoder_type="naive", num_hidden_layers=2, out_indices=[2], auxiliary_out_indices=[1])
+
+
+@pytest.fixture
+def processor():
+    return SetrImageProcessor(do_split_image=True, do_resize=False, crop_size=64, stride=43)
+
+
+def labels_in(path):
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def in_memory(model, processor, photo):
+    return segment(model, processor, [Image.fromarray(photo)])[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "stride"),
+    [((600, 900), 64, 43), ((300, 450), {"height": 96, "width": 64}, 20), ((130, 500), 128, 128), ((40, 300), 64, 43)],
+    ids=str,
+)
+def test_the_label_map_is_that_of_the_picture_in_memory(model, size, crop, stride, tmp_path):
+    """With windows that overlap once, up to five times and not at all, and a picture that is lower than these."""
+    processor = SetrImageProcessor(do_split_image=True, do_resize=False, crop_size=crop, stride=stride)
+    pixels = pixels_of(*size)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    counts = segment_large_picture(model, processor, tmp_path / "picture.png", tmp_path / "labels.tif", 5)
+    labels, expected = labels_in(tmp_path / "labels.tif"), in_memory(model, processor, pixels)
+    assert labels.dtype == np.uint8 and labels.shape == size
+    assert (labels == expected).mean() >= 0.99999 and len(np.unique(expected)) > 1
+    assert counts.tolist() == np.bincount(labels.flat, minlength=256).tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.tif", "picture.png"]
+
+
+def test_the_processors_size_has_no_effect(model, processor, tmp_path):
+    pixels = pixels_of(130, 200)
+    write_tiff(tmp_path / "picture.tif", pixels)
+    resizing = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 64}, crop_size=64, stride=43)
+    segment_large_picture(model, resizing, tmp_path / "picture.tif", tmp_path / "labels.tif")
+    assert (labels_in(tmp_path / "labels.tif") == in_memory(model, processor, pixels)).mean() >= 0.99999
+
+
+def test_a_georeference_is_kept_and_the_file_is_tiled_and_compressed(model, processor, tmp_path):
+    place = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_400_000, 0.2, 0.2)}
+    write_tiff(tmp_path / "city.tif", pixels_of(600, 900), tiled=True, compress="deflate", **place)
+    segment_large_picture(model, processor, tmp_path / "city.tif", tmp_path / "labels.tif")
+    with rasterio.open(tmp_path / "labels.tif") as dataset:
+        assert (dataset.crs, dataset.transform) == (place["crs"], place["transform"])
+        assert (dataset.block_shapes, dataset.compression.name) == ([(256, 256)], "deflate")
+
+
+def test_ground_control_points_are_kept(model, processor, tmp_path):
+    places = [(0, 0, 10, 50), (0, 99, 11, 50), (69, 0, 10, 49)]
+    points = [rasterio.control.GroundControlPoint(*place) for place in places]
+    write_tiff(tmp_path / "city.tif", pixels_of(70, 100), gcps=points, crs="EPSG:4326")
+    segment_large_picture(model, processor, tmp_path / "city.tif", tmp_path / "labels.tif")
+    with rasterio.open(tmp_path / "labels.tif") as dataset:
+        assert [(point.row, point.col, point.x, point.y) for point in dataset.gcps[0]] == places
+        assert dataset.gcps[1] == "EPSG:4326"
+
+
+def test_more_than_256_classes_have_16_bits(tiny_model, processor, tmp_path):
+    model, pixels = (
+        tiny_model(decoder_type="naive", num_labels=400, semantic_loss_ignore_index=-100),
+        pixels_of(100, 130),
+    )
+    write_tiff(tmp_path / "picture.tif", pixels)
+    segment_large_picture(model, processor, tmp_path / "picture.tif", tmp_path / "labels.tif")
+    labels = labels_in(tmp_path / "labels.tif")
+    assert labels.dtype == np.uint16 and labels.max() > 255
+    assert (labels == in_memory(model, processor, pixels)).mean() >= 0.99999
+
+
+def test_a_job_that_is_stopped_anywhere_goes_on_and_ends_in_the_same_bytes(model, processor, tmp_path):
+    """Stopped again and again, each time the model has run a few times more, down to every row of windows."""
+    path, output = tmp_path / "picture.tif", tmp_path / "labels.tif"
+    write_tiff(path, pixels_of(300, 450))
+    segment_large_picture(model, processor, path, tmp_path / "whole.tif", 4)
+    calls_left, numbers_of_strips = 0, []
+
+    def stop(module, args, kwargs):
+        nonlocal calls_left
+        calls_left -= 1
+        if calls_left < 0:
+            raise KeyboardInterrupt
+
+    handle = model.register_forward_pre_hook(stop, with_kwargs=True)
+    # Three calls a row; a row that had been begun, and the one before it, are computed again.
+    for calls_left in (0, 2, *[6] * 20):  # noqa: B007
+        try:
+            segment_large_picture(model, processor, path, output, 4)
+        except KeyboardInterrupt:
+            assert not output.exists()
+            numbers_of_strips.append(len(list(tmp_path.glob("labels.tif.strips/*.npz"))))
+        else:
+            break
+    handle.remove()
+    assert numbers_of_strips == [0, 0, 2, 3, 4, 5, 6]
+    assert output.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+def test_strips_that_are_missing_or_damaged_are_computed_again(model, processor, tmp_path):
+    path, output, folder = tmp_path / "picture.tif", tmp_path / "labels.tif", tmp_path / "labels.tif.strips"
+    write_tiff(path, pixels_of(300, 150))
+    segment_large_picture(model, processor, path, tmp_path / "whole.tif")
+    output.mkdir()  # So that all strips are finished and the label map is not.
+    with pytest.raises(OSError):
+        segment_large_picture(model, processor, path, output)
+    output.rmdir()
+    strips = sorted(folder.glob("*.npz"))
+    assert len(strips) == 7
+    strips[1].unlink()
+    strips[4].write_bytes(strips[4].read_bytes()[:100])
+    with pytest.raises(SetrError, match=r"000004\.npz is damaged: delete it, and it is computed again"):
+        segment_large_picture(model, processor, path, output)
+    strips[4].unlink()
+    segment_large_picture(model, processor, path, output)
+    assert output.read_bytes() == (tmp_path / "whole.tif").read_bytes() and not folder.exists()
+
+
+def test_strips_of_another_picture_or_processor_are_not_mixed_in(model, processor, tmp_path):
+    path, output = tmp_path / "picture.tif", tmp_path / "labels.tif"
+    write_tiff(path, pixels_of(100, 150))
+    output.mkdir()
+    with pytest.raises(OSError):
+        segment_large_picture(model, processor, path, output)
+    output.rmdir()
+    other = SetrImageProcessor(do_split_image=True, do_resize=False, crop_size=64, stride=44)
+    with pytest.raises(SetrError, match=r"labels\.tif\.strips holds results computed with other settings"):
+        segment_large_picture(model, other, path, output)
+    write_tiff(path, pixels_of(120, 150))
+    with pytest.raises(SetrError, match="picture was"):
+        segment_large_picture(model, processor, path, output)
+
+
+def gray_palette(pixels):
+    return Image.fromarray(pixels[..., 0]).convert("P")
+
+
+@pytest.mark.parametrize(
+    ("name", "convert", "expected"),
+    [
+        ("gray.png", lambda pixels: Image.fromarray(pixels[..., 0]), lambda pixels: pixels[..., [0, 0, 0]]),
+        ("gray alpha.png", lambda pixels: Image.fromarray(pixels[..., :2], "LA"), lambda pixels: pixels[..., [0] * 3]),
+        ("palette.png", gray_palette, lambda pixels: np.array(gray_palette(pixels).convert("RGB"))),
+        ("rgba.tif", lambda pixels: Image.fromarray(pixels).convert("RGBA"), lambda pixels: pixels),
+    ],
+)
+def test_colors_of_every_kind_become_rgb(model, processor, name, convert, expected, tmp_path):
+    pixels = pixels_of(70, 100)
+    convert(pixels).save(tmp_path / name)
+    segment_large_picture(model, processor, tmp_path / name, tmp_path / "labels.tif")
+    assert np.array_equal(labels_in(tmp_path / "labels.tif"), in_memory(model, processor, expected(pixels)))
+
+
+def exif_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("16.tif", lambda path, a: write_tiff(path, a.astype(np.uint16)), "has intensities of uint16, not 8 bits"),
+        ("bit.png", lambda path, a: Image.fromarray(a).convert("1").save(path), "has intensities of 1 bits"),
+        ("six.tif", lambda path, a: write_tiff(path, np.concatenate([a, a], 2)), "has 6 bands that are not RGB"),
+        ("cmyk.jpg", lambda path, a: Image.fromarray(a).convert("CMYK").save(path), "bands that are not RGB"),
+        ("turned.jpg", lambda path, a: Image.fromarray(a).save(path, exif=exif_turned()), "EXIF orientation"),
+        ("turned.tif", lambda path, a: Image.fromarray(a).save(path, tiffinfo={274: 6}), "EXIF orientation"),
+        ("moving.gif", lambda path, a: Image.fromarray(a).save(path), "is not a TIFF, PNG or JPEG file"),
+        ("empty.tif", lambda path, a: path.touch(), "is not a TIFF, PNG or JPEG file"),
+        ("head.tif", lambda path, a: path.write_bytes(b"II*\0"), "head.tif cannot be read as a picture"),
+        ("folder.tif", lambda path, a: path.mkdir(), "folder.tif cannot be read as a picture: Is a directory"),
+        ("missing.tif", lambda path, a: None, "missing.tif cannot be read as a picture: No such file"),
+    ],
+)
+def test_what_cannot_be_read_is_named(model, processor, name, write, message, tmp_path):
+    write(tmp_path / name, pixels_of(70, 100))
+    with pytest.raises(SetrError, match=message):
+        segment_large_picture(model, processor, tmp_path / name, tmp_path / "labels.tif")
+    assert not list(tmp_path.glob("labels*"))
+
+
+@pytest.mark.parametrize("name", ["picture.tif", "picture.png", "picture.jpg"])
+def test_a_file_that_is_cut_off_is_named(model, processor, name, tmp_path):
+    path = tmp_path / name
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 150, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SetrError, match=f"{name} cannot be read as a picture"):
+        segment_large_picture(model, processor, path, tmp_path / "labels.tif")
+    assert not (tmp_path / "labels.tif").exists()
+
+
+def test_a_missing_library_is_named_with_its_extra(model, processor, tmp_path, monkeypatch):
+    write_tiff(tmp_path / "picture.tif", pixels_of(70, 100))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(SetrError, match=r"with rasterio: pip install 'setr-hf\[large\]'"):
+        segment_large_picture(model, processor, tmp_path / "picture.tif", tmp_path / "labels.tif")
+
+
+def test_wrong_arguments_are_named(model, processor, tmp_path):
+    path = tmp_path / "picture.tif"
+    write_tiff(path, pixels_of(70, 100))
+    with pytest.raises(SetrError, match="is the picture itself: name another output"):
+        segment_large_picture(model, processor, path, path)
+    for window_batch_size in (0, -1, 2.5, None):
+        with pytest.raises(SetrError, match="window_batch_size must be at least 1"):
+            segment_large_picture(model, processor, path, tmp_path / "labels.tif", window_batch_size)
+    with pytest.raises(SetrError, match="set do_split_image=True"):
+        segment_large_picture(model, SetrImageProcessor(), path, tmp_path / "labels.tif")
+    with torch.no_grad():
+        model.decode_head.classifier.bias[0] = torch.nan
+    with pytest.raises(SetrError, match="logits are NaN or infinite"):
+        segment_large_picture(model, processor, path, tmp_path / "labels.tif")
+
+
+def test_a_picture_is_too_large_where_pillow_refuses_it(tmp_path, monkeypatch):
+    Image.fromarray(pixels_of(70, 100)).save(tmp_path / "picture.png")
+    assert not is_too_large(tmp_path / "picture.png") and not is_too_large(tmp_path / "missing.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    assert is_too_large(tmp_path / "picture.png")
