@@ -1,15 +1,18 @@
 """Pictures read, segmented and written by windows, against the label map of the same picture in memory."""
 
+import os
 import sys
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from distributed_training import kill_at_change, start
 from PIL import Image
 from rasterio.transform import from_origin
+from small_disk import enlarge, fill, small_disk
 
-from setr_hf import SetrImageProcessor, segment, segment_large_picture
+from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, segment, segment_large_picture
 from setr_hf.errors import SetrError
 from setr_hf.inference.large_pictures import is_too_large
 
@@ -133,6 +136,58 @@ def test_a_job_that_is_stopped_anywhere_goes_on_and_ends_in_the_same_bytes(model
     handle.remove()
     assert numbers_of_strips == [0, 0, 2, 3, 4, 5, 6]
     assert output.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+def segment_until_killed(folder, number):
+    """Segments `picture.tif` beside `folder` into this; gets a SIGKILL before a change of files in it, if any."""
+    torch.manual_seed(0)
+    config = SetrConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=1, image_size=64, num_labels=5,
+                        decoder_type="naive", out_indices=[2], auxiliary_out_indices=[1])  # fmt: skip
+    processor = SetrImageProcessor(do_split_image=True, crop_size=64, stride=43)
+    model = SetrForSemanticSegmentation(config).eval()
+    if number:
+        kill_at_change(number, folder)
+    segment_large_picture(model, processor, folder.parent / "picture.tif", folder / "labels.tif")
+
+
+def test_a_job_that_is_killed_at_changes_on_the_disk_ends_in_the_same_bytes(tmp_path):
+    write_tiff(tmp_path / "picture.tif", pixels_of(180, 100))
+    segment_until_killed(tmp_path / "whole", None)
+    (tmp_path / "killed").mkdir()
+    exit_codes, files = [], []
+    # Before the second strip is renamed, before the label map is, and before the third strip is deleted.
+    for number in (13, 20, 12, None):
+        process = start(segment_until_killed, tmp_path / "killed", number)
+        process.join()
+        exit_codes.append(process.exitcode)
+        files.append(len(list(tmp_path.glob("killed/**/0*.npz"))) + (tmp_path / "killed/labels.tif").exists())
+    assert (exit_codes, files) == ([-9] * 3 + [0], [1, 4, 3, 1])
+    assert (tmp_path / "killed/labels.tif").read_bytes() == (tmp_path / "whole/labels.tif").read_bytes()
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["labels.tif"]
+
+
+def test_a_full_disk_is_named_and_the_job_goes_on(model, processor, tmp_path):
+    path, disk = tmp_path / "picture.tif", tmp_path / "disk"
+    write_tiff(path, pixels_of(600, 900))
+    segment_large_picture(model, processor, path, tmp_path / "whole.tif")
+    size = (tmp_path / "whole.tif").stat().st_size // 4096 * 4096
+    with small_disk(disk, size // 2):
+        with pytest.raises(SetrError, match="is not written: its disk is full"):
+            segment_large_picture(model, processor, path, disk / "labels.tif")
+        # Room for all strips, then for half of the label map that they make up.
+        enlarge(disk, 10 * size)
+        (disk / "labels.tif").mkdir()
+        with pytest.raises(OSError):
+            segment_large_picture(model, processor, path, disk / "labels.tif")
+        (disk / "labels.tif").rmdir()
+        fill(disk)
+        os.truncate(disk / "filling", (disk / "filling").stat().st_size - size // 2)
+        with pytest.raises(SetrError, match=r"labels\.tif (is not|cannot be) written"):
+            segment_large_picture(model, processor, path, disk / "labels.tif")
+        assert {path.name for path in disk.iterdir()} == {"labels.tif.strips", "filling"}
+        (disk / "filling").unlink()
+        segment_large_picture(model, processor, path, disk / "labels.tif")
+        assert (disk / "labels.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
 def test_strips_that_are_missing_or_damaged_are_computed_again(model, processor, tmp_path):

@@ -252,21 +252,24 @@ def write_label_map(folder: Path, strips: Strips, output: Path) -> np.ndarray:
                 if whole:
                     dataset.write(rows[:whole], 1, window=((start, start + whole), (0, source.width)))
                 rows, start = rows[whole:], start + whole
-        if not np.array_equal(counts_in(unfinished, len(counts)), counts):
-            raise SetrError(f"{output} is not written: read back, it was damaged. Is its disk full?")
+        if not holds(unfinished, counts):
+            raise SetrError(f"{output} is not written: what was read back is damaged. Is its disk full?")
     return counts
 
 
-def counts_in(path: Path, num_ids: int) -> np.ndarray:
-    """How many pixels of each class there are in a label map: a look at all that was written, as GDAL may not notice
-    if the disk takes only a part.
+def holds(path: Path, counts: np.ndarray) -> bool:
+    """Whether all of a label map can be read and has this many pixels of each class: GDAL does not say if the disk
+    takes only a part of what it writes.
     """
-    counts = np.zeros(num_ids, np.int64)
-    with opened(path, driver="GTiff") as dataset:
-        for start in range(0, dataset.height, BLOCK_SIZE):
-            window = ((start, min(start + BLOCK_SIZE, dataset.height)), (0, dataset.width))
-            counts += np.bincount(dataset.read(1, window=window).flat, minlength=num_ids)
-    return counts
+    counts = counts.copy()
+    try:
+        with opened(path, driver="GTiff") as dataset:
+            for start in range(0, dataset.height, BLOCK_SIZE):
+                window = ((start, min(start + BLOCK_SIZE, dataset.height)), (0, dataset.width))
+                counts -= np.bincount(dataset.read(1, window=window).flat, minlength=len(counts))
+    except SetrError:
+        return False
+    return not counts.any()
 
 
 def segment_large_picture(
