@@ -32,6 +32,8 @@ from .sliding_windows import full_memory_named, preprocessed, users_mistakes
 FORMATS = {b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff"}
 FORMATS |= {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
 BLOCK_SIZE = 256
+# MB of decoded blocks, by default a twentieth of the memory. Those of one row suffice, as rows are read in order.
+BLOCK_CACHE = 128
 SETTINGS_FILE = "settings.json"
 
 
@@ -62,7 +64,7 @@ def opened(path: Path, mode: str = "r", **options: Any) -> Iterator[Any]:
     """The dataset of rasterio in a file. Its errors become a [`SetrError`] that names the file."""
     rasterio = rasterio_module()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE):
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             # Absolute, as what looks like a web address or an archive would be taken for one.
             with rasterio.open(os.path.abspath(path), mode, **options) as dataset:
