@@ -19,6 +19,8 @@ from setr_hf.errors import SetrError
 from setr_hf.files import folder_lock
 from setr_hf.inference.arguments import ConfidenceArguments, ProtocolArguments
 from setr_hf.inference.devices import warn_if_imitated
+from setr_hf.inference.large_pictures import is_too_large
+from setr_hf.inference.large_results import check_full_size, record_large_results
 from setr_hf.inference.loading import load_model
 from setr_hf.inference.output_folder import (
     CONFIDENCE_RESULTS,
@@ -51,6 +53,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[Namespace, ProtocolArgument
     option("--output", required=True, type=Path, help="folder for the results, resumed if it exists")
     option("--device", type=usable_device, default=device, help="where the model computes: cpu, cuda, cuda:1, mps")
     option("--batch-size", type=positive, default=1, help="photos at a time")
+    option("--full-size", action="store_true", help="no resizing: windows over each photo as it is, of any size")
     options = parser.parse_args(argv)
     return options, *parser.parse_dict(vars(options), allow_extra_keys=True)
 
@@ -73,43 +76,39 @@ def load_segmenter(path: str, protocol: ProtocolArguments, device: torch.device)
 
 
 class ReadPhoto(NamedTuple):
-    """A photo, or why it cannot be read; the name of its results; and its file's state before it was read."""
+    """A photo, or why it cannot be read, or `None` if it is by windows; its results' name; its file's state before."""
 
     path: Path
     name: str
     state: dict[str, int] | None
-    photo: Image.Image | SetrError
+    photo: Image.Image | SetrError | None
 
 
-def read(path: Path, name: str) -> ReadPhoto:
+def read(path: Path, name: str, full_size: bool) -> ReadPhoto:
     state = photo_state(path)
     try:
-        return ReadPhoto(path, name, state, read_photo(path))
+        return ReadPhoto(path, name, state, None if full_size or is_too_large(path) else read_photo(path))
     except SetrError as error:
         return ReadPhoto(path, name, state, error)
 
 
 def process_group(
-    group: list[ReadPhoto],
-    output: Path,
-    segmenter: Segmenter,
-    shown: ConfidenceArguments,
-    colors: list[list[int]],
+    group: list[ReadPhoto], output: Path, segmenter: Segmenter, shown: ConfidenceArguments, colors: list[list[int]]
 ) -> list[str]:
     """Segments photos and writes their results; returns a line for each that has none, which says why."""
-    photos = [item.photo for item in group if not isinstance(item.photo, SetrError)]
+    photos = [item.photo for item in group if isinstance(item.photo, Image.Image)]
     predictions = iter(segment_each(lambda photos: segmenter.predict(photos, shown), photos))
     failures = []
     for path, name, state, photo in group:
-        if isinstance(photo, SetrError):
-            failures.append(str(photo))
-        elif isinstance(prediction := next(predictions), SetrError):
-            failures.append(str(SetrError(f"{path}: {prediction}")))
+        result = next(predictions) if isinstance(photo, Image.Image) else photo
+        if result is None:
+            failures.append(record_large_results(output, name, path, state, segmenter, shown, colors))
+        elif isinstance(result, SetrError):
+            failures.append(str(result if result is photo else SetrError(f"{path}: {result}")))
         else:
             id2label = segmenter.model.config.id2label
-            failure = record_results(output, name, path, state, prediction, colors, id2label)
-            failures += [failure] if failure else []
-    return failures
+            failures.append(record_results(output, name, path, state, result, colors, id2label))
+    return [failure for failure in failures if failure]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,22 +119,23 @@ def main(argv: list[str] | None = None) -> int:
     check_overwrites_nothing(found, output, names, ends)
     check_model(options.model)
     segmenter = load_segmenter(options.model, protocol, options.device)
+    if options.full_size:
+        check_full_size(segmenter, shown)
     colors = class_colors(segmenter.model.config)
     # Devices, threads and batch sizes change rounding and, rarely, a pixel: a job may go on with others.
     settings = {**segmenter.settings(), "classes": digest([segmenter.model.config.id2label, colors])}
-    settings |= shown.settings(segmenter.processor.temperature)
+    settings |= shown.settings(segmenter.processor.temperature) | ({"full_size": True} if options.full_size else {})
     failures = found.unreadable_folders()
     num_photos, num_bad = len(found.photos), 0
     with folder_lock(output):
         records = open_records(output, settings, dict(zip(names, found.photos)), ends)
         say_when_interrupted(lambda: "the same command goes on")
-        left = [
-            (path, name) for path, name in zip(found.photos, names) if not is_done(output, records, name, path, ends)
-        ]
+        pairs = zip(found.photos, names)
+        left = [(path, name) for path, name in pairs if not is_done(output, records, name, path, ends)]
         num_earlier = num_photos - len(left)
         groups = [left[start : start + options.batch_size] for start in range(0, len(left), options.batch_size)]
         with progress_bar(num_photos, "photo", initial=num_earlier) as progress:
-            for group in read_ahead(lambda group: [read(*item) for item in group], groups):
+            for group in read_ahead(lambda group: [read(*item, options.full_size) for item in group], groups):
                 bad = process_group(group, output, segmenter, shown, colors)
                 num_bad += len(bad)
                 failures += bad

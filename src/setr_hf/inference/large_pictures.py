@@ -6,6 +6,7 @@ result until it is whole, so that a job that was stopped at any time goes on wit
 
 import os
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import ExifTags, Image, TiffImagePlugin
-from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import SetrError
-from ..files import folder_lock, remove, whole_file, write_json
-from ..model.image_processing_setr import check_logits, window_offsets
+from ..files import check_is_file, folder_lock, remove, whole_file, write_json
+from ..model.image_processing_setr import check_logits, window_starts
 from ..model.label_maps_setr import AxisWeights, WindowGrid, best_labels, score_tiles
 from ..model.photos_setr import reason_of
+from ..progress import progress_bar
+from .loading import read_object
 from .output_folder import photo_state
 from .settings import check_settings, model_settings
 from .sliding_windows import full_memory_named, preprocessed, users_mistakes
@@ -33,7 +35,7 @@ FORMATS = {b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "G
 FORMATS |= {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
 BLOCK_SIZE = 256
 # MB of decoded blocks, by default a twentieth of the memory. Those of one row suffice, as rows are read in order.
-BLOCK_CACHE = 128
+BLOCK_CACHE = 64
 SETTINGS_FILE = "settings.json"
 
 
@@ -41,6 +43,8 @@ def is_too_large(path: str | Path) -> bool:
     """Whether Pillow refuses to decode the picture in a file for its size: more than twice
     `PIL.Image.MAX_IMAGE_PIXELS`, which are 179 megapixels.
     """
+    if not os.path.isfile(path):  # A pipe would be waited for.
+        return False
     try:
         with Image.open(path):
             return False
@@ -72,7 +76,7 @@ def opened(path: Path, mode: str = "r", **options: Any) -> Iterator[Any]:
     except rasterio.errors.RasterioError as error:
         # The reason is in GDAL's error, its cause, without which rasterio's says only that there is one.
         reason = reason_of(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        raise SetrError(f"{path} cannot be {'read as a picture' if mode == 'r' else 'written'}: {reason}") from error
+        raise SetrError(f"{path} cannot be {'read as a photo' if mode == 'r' else 'written'}: {reason}") from error
 
 
 def orientation(path: Path, dataset: Any) -> int:
@@ -124,11 +128,12 @@ def open_picture(path: str | Path) -> Iterator[LargePicture]:
     Raises [`SetrError`] that names the file if it is of another kind or damaged, or is to be turned.
     """
     path = Path(path)
+    check_is_file(path)
     try:
         with open(path, "rb") as file:
             first_bytes = file.read(4)
     except OSError as error:
-        raise SetrError(f"{path} cannot be read as a picture: {error.strerror}") from error
+        raise SetrError(f"{path} cannot be read as a photo: {error.strerror}") from error
     driver = next((name for start, name in FORMATS.items() if first_bytes.startswith(start)), None)
     if driver is None:
         raise SetrError(f"{path} cannot be read by windows: it is not a TIFF, PNG or JPEG file")
@@ -141,9 +146,10 @@ class Strips:
 
     def __init__(self, picture: LargePicture, processor: BaseImageProcessor):
         self.picture, self.processor = picture, processor
-        windows = window_offsets(picture.height, picture.width, processor.crop_size, processor.stride)
-        self.tops, self.lefts = (sorted({window[axis] for window in windows}) for axis in (0, 1))
-        self.window_height, self.window_width = windows[0][2:]
+        crop, stride = processor.crop_size, processor.stride
+        self.tops = window_starts(picture.height, crop.height, stride)
+        self.lefts = window_starts(picture.width, crop.width, stride)
+        self.window_height, self.window_width = min(crop.height, picture.height), min(crop.width, picture.width)
 
     def __len__(self) -> int:
         return len(self.tops)
@@ -152,9 +158,9 @@ class Strips:
         """The rows of pixels of a strip."""
         return slice(self.tops[index], [*self.tops, self.picture.height][index + 1])
 
-    def needed(self, index: int) -> list[int]:
+    def needed(self, index: int) -> range:
         """The rows of windows that bear on a strip; the last has its number."""
-        return [row for row in range(index + 1) if self.tops[row] + self.window_height > self.tops[index]]
+        return range(bisect_right(self.tops, self.tops[index] - self.window_height), index + 1)
 
     def bands(self, rows: list[int]) -> Iterator[np.ndarray]:
         """The pixels `(window_height, width, 3)` of some rows of windows, in order. None is read twice, for which PNG
@@ -195,6 +201,7 @@ class Strips:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """The number and the label map of each of the `wanted` strips, in order."""
         dtype = np.uint8 if model.config.num_labels <= 256 else np.uint16
+        threshold = self.processor.logit_threshold
         num_kept = max(len(self.needed(index)) for index in range(len(self)))
         rows = sorted({row for index in wanted for row in self.needed(index)})
         kept = torch.empty(0)
@@ -209,12 +216,31 @@ class Strips:
                 strip = self.rows(row)
                 labels = np.empty((strip.stop - strip.start, self.picture.width), dtype)
                 for pixels, columns, scores in score_tiles(kept, self.grid(*kept.shape[-2:]), strip):
-                    labels[pixels.start - strip.start : pixels.stop - strip.start, columns] = best_labels(scores).cpu()
+                    labels[pixels.start - strip.start : pixels.stop - strip.start, columns] = best_labels(scores, threshold).cpu()
                 yield row, labels
+
+
+def claim(folder: Path, settings: dict) -> None:
+    """Makes a folder one of strips that depend on these `settings`; those of a picture that has changed since are
+    deleted. Raises [`SetrError`] if it holds strips of another model or image processor.
+    """
+    path = folder / SETTINGS_FILE
+    strips = strips_in(folder)
+    if strips and path.exists() and read_object(path).get("picture") != settings["picture"]:
+        for strip in strips:
+            strip.unlink()
+        strips = []
+    if strips:
+        check_settings(path, settings, has_results=True)
+    write_json(path, settings)
 
 
 def strip_file(folder: Path, index: int) -> Path:
     return folder / f"{index:06}.npz"
+
+
+def strips_in(folder: Path) -> list[Path]:
+    return list(folder.glob("[0-9]*.npz"))
 
 
 def read_strip(folder: Path, index: int) -> np.ndarray:
@@ -286,7 +312,8 @@ def segment_large_picture(
 
     The paper's sliding windows, `crop_size` wide and `stride` apart, lie over the picture as it is: it is not resized.
     Memory holds a few rows of windows and their logits. Stopped at any time and called again, it goes on: finished
-    strips are in the folder `OUTPUT.strips` until the label map is there, which has the same bytes as without a stop.
+    strips are in the folder `OUTPUT.strips` until the label map is there, which has the same bytes as without a stop;
+    if the picture has changed meanwhile, it begins anew.
 
     Args:
         model ([`SetrForSemanticSegmentation`]): In evaluation mode, on any device.
@@ -304,8 +331,8 @@ def segment_large_picture(
     Raises:
         [`SetrError`]: the picture cannot be read, is not of 8 bits, is CMYK, has more than four bands, or an EXIF
             orientation that turns it; the processor does not cut windows; `window_batch_size` is less than 1;
-            `OUTPUT.strips` holds strips of another picture, model or processor; the disk or the memory is full; the
-            logits are not finite; or rasterio, which is in the extra `large`, is not installed.
+            `OUTPUT.strips` holds strips of another model or processor; the disk or the memory is full; the logits are
+            not finite; or rasterio, which is in the extra `large`, is not installed.
 
     Example:
 
@@ -340,18 +367,20 @@ def segment_large_picture(
         strips = Strips(picture, processor)
         with folder_lock(folder):
             settings = {**model_settings(model, processor), "picture": photo_state(path)}
-            check_settings(folder / SETTINGS_FILE, settings, has_results=any(folder.glob("*.npz")))
-            write_json(folder / SETTINGS_FILE, settings)
-            wanted = [index for index in range(len(strips)) if not strip_file(folder, index).exists()]
-            num_done, unit = len(strips) - len(wanted), "row of windows"
-            with tqdm(total=len(strips), initial=num_done, unit=unit, disable=not show_progress) as progress:
-                for index, labels in strips.labels(model, window_batch_size, wanted):
-                    with whole_file(strip_file(folder, index)) as unfinished:
-                        np.savez_compressed(unfinished, labels=labels)
-                    progress.update()
-            counts = write_label_map(folder, strips, output)
-            # The settings last: strips without them would be taken for those of another job.
-            for index in range(len(strips)):
-                strip_file(folder, index).unlink()
-            remove(folder)
+            claim(folder, settings)
+            try:
+                wanted = [index for index in range(len(strips)) if not strip_file(folder, index).exists()]
+                num_done = len(strips) - len(wanted)
+                with progress_bar(len(strips), "row of windows", num_done, disable=not show_progress) as progress:
+                    for index, labels in strips.labels(model, window_batch_size, wanted):
+                        with whole_file(strip_file(folder, index)) as unfinished:
+                            np.savez_compressed(unfinished, labels=labels)
+                        progress.update()
+                counts = write_label_map(folder, strips, output)
+                # The settings last: strips without them would be taken for those of another job.
+                for index in range(len(strips)):
+                    strip_file(folder, index).unlink()
+            finally:
+                if not strips_in(folder):
+                    remove(folder)
     return counts

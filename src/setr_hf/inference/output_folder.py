@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,9 @@ RECORDS_FILE = "_records.jsonl"
 # What is written for each photo, after its name. The longest is first: if it is too long, there is none of them.
 RESULTS = ("_overlay.jpg", ".png", ".csv")
 CONFIDENCE_RESULTS = ("_confidence.jpg", "_confidence.png", *RESULTS)
+# The label map of a picture that is read by windows, which may have the name of the picture but for this.
+LARGE_LABEL_MAP = "_labels.tif"
+LARGE_RESULTS = ("_overlay.jpg", LARGE_LABEL_MAP, ".csv")
 # What a file system says of a name that is too long, or has characters that it does not take.
 UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
@@ -43,6 +46,7 @@ def result_names(photos: dict[Path, Path], ends: Sequence[str] = RESULTS) -> lis
         (place.parent / place.name.replace(".", "_")).as_posix() if counts[name_key(stem)] > 1 else stem
         for place, stem in zip(photos.values(), stems)
     ]
+    ends = (*ends, LARGE_LABEL_MAP)
     results = [name_key(f"{name}{end}") for name in names for end in ends]
     repeated = first_repeated(results)
     if repeated is not None:
@@ -78,7 +82,7 @@ def check_overwrites_nothing(found: PhotoFiles, folder: Path, names: list[str], 
             raise SetrError(f"{folder / place} is in a folder that is searched for photos: name another --output")
     taken = {identity(photo) for photo in found.photos if os.path.exists(photo)}
     for name in names:
-        for file in result_files(folder, name, ends):
+        for file in result_files(folder, name, (*ends, LARGE_LABEL_MAP)):
             if os.path.exists(file) and identity(file) in taken:
                 raise SetrError(f"{file} is one of the photos and would be overwritten: name another --output")
 
@@ -138,7 +142,7 @@ def open_records(
     for name, photo in photos.items():
         record = records.get(name_key(name))
         if record is None:
-            for file in filter(os.path.lexists, result_files(folder, name, ends)):
+            for file in filter(os.path.lexists, result_files(folder, name, (*ends, LARGE_LABEL_MAP))):
                 raise SetrError(f"{file} is no result of this job: move it away, or name another --output")
         elif record["state"] != photo_state(photo) and is_another(photo, record["photo"]):
             raise SetrError(
@@ -163,7 +167,7 @@ def is_done(folder: Path, records: dict[str, dict], name: str, photo: Path, ends
     record, state = records.get(name_key(name)), photo_state(photo)
     if record is None or state is None or record["state"] != state:
         return False
-    return all(map(os.path.isfile, result_files(folder, name, ends)))
+    return any(all(map(os.path.isfile, result_files(folder, name, own_ends))) for own_ends in (ends, LARGE_RESULTS))
 
 
 def write_jpeg(picture: Image.Image, path: Path) -> None:
@@ -189,24 +193,49 @@ def write_results(folder: Path, name: str, prediction: Prediction, colors: list[
     write_jpeg(overlay_with_legend(photo, label_map, colors, id2label, no_class), picture)
     with whole_file(ids) as unfinished:
         Image.fromarray(label_map).save(unfinished)
-    with whole_file(shares) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(class_table(prediction, id2label))
+    write_table(with_confidence(share_table(class_shares(label_map), id2label, no_class), prediction), shares)
 
 
-def class_table(prediction: Prediction, id2label: dict) -> list[list]:
-    """The rows of a photo's table; see [`write_results`]."""
-    _, label_map, no_class, confidence = prediction
-    header, rows = ["id", "class", "share"], []
-    for i, share in class_shares(label_map).items():
-        rows.append([i, NO_CLASS if i == no_class else csv_cell(id2label[i]), f"{share:.6f}"])
+def write_table(rows: list[list], path: Path) -> None:
+    with whole_file(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def share_table(shares: dict[int, float], id2label: dict, no_class: int | None = None) -> list[list]:
+    """The rows of a table of the share of the area of each class."""
+    rows = [[i, NO_CLASS if i == no_class else csv_cell(id2label[i]), f"{share:.6f}"] for i, share in shares.items()]
+    return [["id", "class", "share"], *rows]
+
+
+def with_confidence(table: list[list], prediction: Prediction) -> list[list]:
+    """The rows of a photo's table with the mean confidence, if there is one; see [`write_results`]."""
+    _, label_map, _, confidence = prediction
     if confidence is None:
-        return [header, *rows]
+        return table
 
     def mean(values: np.ndarray) -> str:
         return f"{values.mean(dtype=np.float64):.6f}"
 
+    header, *rows = table
     rows = [[*row, mean(confidence[label_map == row[0]])] for row in rows]
     return [[*header, "confidence"], *rows, ["", "all", f"{1:.6f}", mean(confidence)]]
+
+
+def recorded(
+    folder: Path, name: str, path: Path, state: dict[str, int] | None, write: Callable[[], None]
+) -> str | None:
+    """Calls `write`, which writes the results of the photo that was read from `path` in this `state`, between the
+    records of it; or returns a line that says why files cannot have their names.
+    """
+    try:
+        add_record(folder, name, path, None)
+        write()
+        add_record(folder, name, path, state)
+    except OSError as error:
+        if error.errno not in UNFIT_NAME:
+            raise
+        return one_line(f"{path}: its results cannot have its name: {error.strerror}")
+    return None
 
 
 def record_results(
@@ -218,15 +247,5 @@ def record_results(
     colors: list[list[int]],
     id2label: dict,
 ) -> str | None:
-    """Writes the results of the photo that was read from `path` in this `state`, and its records; or returns a line
-    that says why files cannot have their names.
-    """
-    try:
-        add_record(folder, name, path, None)
-        write_results(folder, name, prediction, colors, id2label)
-        add_record(folder, name, path, state)
-    except OSError as error:
-        if error.errno not in UNFIT_NAME:
-            raise
-        return one_line(f"{path}: its results cannot have its name: {error.strerror}")
-    return None
+    """[`write_results`], as [`recorded`]."""
+    return recorded(folder, name, path, state, lambda: write_results(folder, name, prediction, colors, id2label))

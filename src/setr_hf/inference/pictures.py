@@ -74,9 +74,12 @@ def overlay(
 
 def class_shares(label_map: np.ndarray) -> dict[int, float]:
     """Share of the area, 0 to 1, of each class in a label map, the largest first."""
-    ids, counts = np.unique(label_map, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return {int(ids[i]): float(counts[i] / label_map.size) for i in order}
+    return shares_of(*np.unique(label_map, return_counts=True))
+
+
+def shares_of(ids: np.ndarray, counts: np.ndarray) -> dict[int, float]:
+    """As [`class_shares`], by the class ids that occur and how many pixels have each."""
+    return {int(ids[i]): float(counts[i] / counts.sum()) for i in np.argsort(-counts, kind="stable")}
 
 
 def draw_legend(width: int, entries: list[tuple[str, list[int]]]) -> Image.Image:
@@ -122,13 +125,14 @@ def overlay_with_legend(
     colors: list[list[int]],
     id2label: dict[int, str],
     ignore_index: int | None = None,
+    shares: dict[int, float] | None = None,
 ) -> Image.Image:
     """A photo with its predicted label map laid over it, and a legend of the classes that occur, the largest first.
-    `ignore_index`, if any, stands for no class.
+    `ignore_index`, if any, stands for no class. `shares` are those of the area if both are only shown smaller.
     """
     entries = [
         (f"{NO_CLASS} {share:.1%}", IGNORED_COLOR) if i == ignore_index else (f"{id2label[i]} {share:.1%}", colors[i])
-        for i, share in class_shares(label_map).items()
+        for i, share in (shares or class_shares(label_map)).items()
     ]
     picture = overlay(photo, label_map, colors, ignore_index=ignore_index)
     return stack([picture, draw_legend(photo.width, entries)])

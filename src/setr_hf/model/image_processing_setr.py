@@ -254,21 +254,20 @@ def windows_along(side: int, crop: int, stride: int) -> int:
     return max(side - crop + stride - 1, 0) // stride + 1
 
 
+def window_starts(side: int, crop: int, stride: int) -> list[int]:
+    """Where the windows along a side begin: every `stride` pixels, the last one shifted back into the image."""
+    return [max(min(index * stride, side - crop), 0) for index in range(windows_along(side, crop, stride))]
+
+
 def window_offsets(height: int, width: int, crop_size: SizeDict, stride: int) -> list[tuple[int, int, int, int]]:
     """Top, left, height and width in pixels of the sliding windows over an image, row by row.
 
     Windows start every `stride` pixels; the last one of a row or column is shifted back into the image. Along a side
     that is shorter than the crop there is one window, as long as that side.
     """
-
-    def starts(side: int, crop: int) -> list[int]:
-        return [max(min(index * stride, side - crop), 0) for index in range(windows_along(side, crop, stride))]
-
-    return [
-        (top, left, min(crop_size.height, height), min(crop_size.width, width))
-        for top in starts(height, crop_size.height)
-        for left in starts(width, crop_size.width)
-    ]
+    tops, lefts = window_starts(height, crop_size.height, stride), window_starts(width, crop_size.width, stride)
+    size = (min(crop_size.height, height), min(crop_size.width, width))
+    return [(top, left, *size) for top in tops for left in lefts]
 
 
 def check_windows(height: int, width: int, crop_size: SizeDict, stride: int) -> None:
