@@ -112,7 +112,10 @@ def test_more_than_256_classes_have_16_bits(tiny_model, processor, tmp_path):
 
 def test_a_binary_model_has_its_threshold(tiny_model, tmp_path):
     model, pixels = tiny_model(decoder_type="naive", num_labels=1), pixels_of(100, 130)
-    processor = SetrImageProcessor(do_split_image=True, do_resize=False, crop_size=64, stride=43, threshold=0.7)
+    with torch.no_grad():
+        pixel_values = SetrImageProcessor(do_resize=False)(pixels, return_tensors="pt").pixel_values
+        threshold = model(pixel_values).logits.median().sigmoid().item()
+    processor = SetrImageProcessor(do_split_image=True, do_resize=False, crop_size=64, stride=43, threshold=threshold)
     write_tiff(tmp_path / "picture.tif", pixels)
     segment_large_picture(model, processor, tmp_path / "picture.tif", tmp_path / "labels.tif")
     expected = in_memory(model, processor, pixels)

@@ -216,7 +216,9 @@ class Strips:
                 strip = self.rows(row)
                 labels = np.empty((strip.stop - strip.start, self.picture.width), dtype)
                 for pixels, columns, scores in score_tiles(kept, self.grid(*kept.shape[-2:]), strip):
-                    labels[pixels.start - strip.start : pixels.stop - strip.start, columns] = best_labels(scores, threshold).cpu()
+                    labels[pixels.start - strip.start : pixels.stop - strip.start, columns] = best_labels(
+                        scores, threshold
+                    ).cpu()
                 yield row, labels
 
 
