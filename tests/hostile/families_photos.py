@@ -6,12 +6,14 @@ import zlib
 from functools import cache
 
 import numpy as np
+import rasterio
 from hostile import Attempt, family
 from mutations import with_damage
 from PIL import ExifTags, Image
 from small_models import check_label_map, noise, small_model, small_processor
 from transformers import pipeline
 
+from setr_hf.inference.large_pictures import segment_large_picture
 from setr_hf.inference.photos import read_photo
 from setr_hf.inference.sliding_windows import segment
 
@@ -87,25 +89,28 @@ def segmenter():
     return pipeline("image-segmentation", model=small_model(), image_processor=small_processor())
 
 
+def photo_file(random):
+    """What a photo's file is, and its content: whole, damaged, or not a photo."""
+    kind = random.randrange(8)
+    if kind == 0:
+        return "bomb", bomb(random)
+    if kind == 1:
+        return "random bytes", random.randbytes(random.choice([0, 1, 10, 1000]))
+    name, modes = random.choice(FORMATS)
+    height, width = random.choice(SIDES), random.choice(SIDES)
+    image = image_of(random, random.choice(modes), height, width)
+    what = f"{name} {image.mode} {width}×{height}"
+    try:
+        data = encoded(random, image, name)
+    except (OSError, SyntaxError, ValueError, struct.error):  # Not every mode and size is written in every format.
+        data = b""
+    return (f"damaged {what}", with_damage(random, data)) if data and kind > 4 else (what, data)
+
+
 @family(count=1_200)
 def photo_files(random, folder):
     path = folder / "photo.jpg"
-    kind = random.randrange(8)
-    if kind == 0:
-        what, data = "bomb", bomb(random)
-    elif kind == 1:
-        what, data = "random bytes", random.randbytes(random.choice([0, 1, 10, 1000]))
-    else:
-        name, modes = random.choice(FORMATS)
-        height, width = random.choice(SIDES), random.choice(SIDES)
-        image = image_of(random, random.choice(modes), height, width)
-        what = f"{name} {image.mode} {width}×{height}"
-        try:
-            data = encoded(random, image, name)
-        except (OSError, SyntaxError, ValueError, struct.error):  # Not every mode and size is written in every format.
-            data = b""
-        if data and kind > 4:
-            what, data = f"damaged {what}", with_damage(random, data)
+    what, data = photo_file(random)
     path.write_bytes(data)
     through_pipeline = random.random() < 0.1
 
@@ -133,3 +138,20 @@ def large_photos(random, folder):
         return photo, segment(small_model(), small_processor(), [photo])[0]
 
     return Attempt(f"{mode} {width}×{height}", run, lambda result: check_label_map(result[1], result[0]))
+
+
+@family(count=600)
+def pictures_read_by_windows(random, folder):
+    what, data = photo_file(random)
+    (folder / "picture").write_bytes(data)
+
+    def check(counts):
+        with rasterio.open(folder / "labels.tif") as labels:
+            ids = labels.read(1)
+        assert counts.tolist() == np.bincount(ids.flat, minlength=256).tolist()
+        assert ids.max() < small_model().config.num_labels and not (folder / "labels.tif.strips").exists()
+
+    def run():
+        return segment_large_picture(small_model(), small_processor(), folder / "picture", folder / "labels.tif")
+
+    return Attempt(what, run, check, absent=folder / "labels.tif.strips")

@@ -36,6 +36,8 @@ FORMATS |= {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
 BLOCK_SIZE = 256
 # MB of decoded blocks, by default a twentieth of the memory. Those of one row suffice, as rows are read in order.
 BLOCK_CACHE = 64
+# Pixels; several times the largest scans of a microscope.
+LONGEST_SIDE = 2**20
 SETTINGS_FILE = "settings.json"
 
 
@@ -73,7 +75,9 @@ def opened(path: Path, mode: str = "r", **options: Any) -> Iterator[Any]:
             # Absolute, as what looks like a web address or an archive would be taken for one.
             with rasterio.open(os.path.abspath(path), mode, **options) as dataset:
                 yield dataset
-    except rasterio.errors.RasterioError as error:
+    except Exception as error:
+        if not type(error).__module__.startswith("rasterio"):  # Those of GDAL, which may pass, have no public base.
+            raise
         # The reason is in GDAL's error, its cause, without which rasterio's says only that there is one.
         reason = reason_of(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         raise SetrError(f"{path} cannot be {'read as a photo' if mode == 'r' else 'written'}: {reason}") from error
@@ -97,6 +101,10 @@ class LargePicture:
     def __init__(self, path: Path, dataset: Any):
         self.dataset = dataset
         self.height, self.width = dataset.height, dataset.width
+        if max(self.height, self.width) > LONGEST_SIDE:
+            raise SetrError(
+                f"{path} has {self.height}×{self.width} pixels: its sides may have {LONGEST_SIDE:,} at most"
+            )
         self.is_palette = dataset.count == 1 and dataset.colorinterp[0].name == "palette"
         types = sorted(set(dataset.dtypes))
         num_bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
@@ -216,9 +224,8 @@ class Strips:
                 strip = self.rows(row)
                 labels = np.empty((strip.stop - strip.start, self.picture.width), dtype)
                 for pixels, columns, scores in score_tiles(kept, self.grid(*kept.shape[-2:]), strip):
-                    labels[pixels.start - strip.start : pixels.stop - strip.start, columns] = best_labels(
-                        scores, threshold
-                    ).cpu()
+                    part = slice(pixels.start - strip.start, pixels.stop - strip.start)
+                    labels[part, columns] = best_labels(scores, threshold).cpu()
                 yield row, labels
 
 
@@ -321,7 +328,7 @@ def segment_large_picture(
         model ([`SetrForSemanticSegmentation`]): In evaluation mode, on any device.
         processor ([`SetrImageProcessor`]): With `do_split_image=True`. Its `size` has no effect.
         path (`str` or `Path`): A TIFF, PNG or JPEG file of 8-bit RGB, gray or palette colours. A fourth band, such as
-            alpha, is dropped.
+            alpha, is dropped. JPEG is decoded by GDAL, whose pixels differ a little from Pillow's.
         output (`str` or `Path`): The TIFF file to write, tiled and compressed without loss (deflate), of class ids
             of 8 bits, or 16 for more than 256 classes. It has the georeference of the picture, if there is one.
         window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time.
@@ -331,10 +338,11 @@ def segment_large_picture(
         `np.ndarray` of shape `(256,)` or `(65536,)`: How many pixels have each class id.
 
     Raises:
-        [`SetrError`]: the picture cannot be read, is not of 8 bits, is CMYK, has more than four bands, or an EXIF
-            orientation that turns it; the processor does not cut windows; `window_batch_size` is less than 1;
-            `OUTPUT.strips` holds strips of another model or processor; the disk or the memory is full; the logits are
-            not finite; or rasterio, which is in the extra `large`, is not installed.
+        [`SetrError`]: the picture cannot be read, is not of 8 bits, is CMYK, has more than four bands, an EXIF
+            orientation that turns it or a side of more than 2²⁰ pixels; the processor does not cut windows;
+            `window_batch_size` is less than 1; `OUTPUT.strips` holds strips of another model or processor; the disk or
+            the memory is full; the logits are not finite; or rasterio, which is in the extra `large`, is not
+            installed.
 
     Example:
 
