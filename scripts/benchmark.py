@@ -1,4 +1,4 @@
-"""Measures speed and memory beside other code that does the same: Transformers', mmsegmentation's, plain PyTorch."""
+"""Measures speed and memory beside Transformers, mmsegmentation and plain PyTorch."""
 
 if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
     from setr_hf_cli import run_script
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from setr_hf.benchmarks.cases import CASES, claim
+from setr_hf.benchmarks.cases import CASES
 from setr_hf.benchmarks.measuring import measure
 from setr_hf.benchmarks.networks import MODEL_SIZES
 from setr_hf.benchmarks.results import machine, show
@@ -60,7 +60,8 @@ def add_case_options(option: Any) -> None:
     """The options that only some cases heed; see `check_heeded`."""
 
     def of(name: str, text: str) -> str:
-        return f"{text} ({', '.join(case for case, module in CASES.items() if name in module.OPTIONS)})"
+        heeding = [case for case, module in CASES.items() if name in module.OPTIONS]
+        return text if len(heeding) == len(CASES) else f"{text} ({', '.join(heeding)})"
 
     def add(name: str, text: str, **details: Any) -> None:
         option(f"--{name.replace('_', '-')}", help=of(name, text), **details)
@@ -83,8 +84,7 @@ def add_case_options(option: Any) -> None:
 def parse_arguments(argv: list[str] | None = None) -> Namespace:
     parser = JobParser(DataArguments, description=__doc__)
     option = parser.add_argument
-    told = "; ".join(f"{name}: {claim(name)}" for name in CASES)
-    option("cases", nargs="+", choices=("all", *CASES), metavar="CASE", help=f"all, or any of them: {told}")
+    option("cases", nargs="+", choices=("all", *CASES), metavar="CASE", help=f"all, or any of {', '.join(CASES)}")
     option("--split", default="validation", help="split of the data set")
     option("--rounds", type=positive, default=9, help="rounds, in each of which all codes have their turn")
     option("--turn", type=ratio, default=0.5, metavar="SECONDS", help="least length of a turn, at most 8 seconds")

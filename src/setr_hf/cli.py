@@ -140,7 +140,7 @@ class JobParser(HfArgumentParser):
         if details:
             self.add_argument(
                 "--help-all", action=HelpAll, nargs=0, const=details, dest=argparse.SUPPRESS,
-                help="list Transformers' TrainingArguments as well, and exit",
+                help="list all options, with Transformers' TrainingArguments",
             )  # fmt: skip
 
     def parse_known_args(

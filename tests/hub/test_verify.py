@@ -112,11 +112,11 @@ def test_a_signature_is_checked_with_the_public_key(copy, keys, capsys):
 
 def test_other_code_is_shown_line_by_line(copy):
     path = copy / "modeling_setr.py"
-    path.write_text(path.read_text().replace("return maps\n", "return 2 * maps\n", 1))
+    path.write_text(path.read_text().replace("return aggregated\n", "return 2 * aggregated\n", 1))
     (copy / "helper.py").write_text("import os\n")
     helper, changed = check_code(copy)
     assert helper == "helper.py is not a part of setr-hf: read it before you trust it"
-    assert "-        return maps" in changed and "+        return 2 * maps" in changed
+    assert "-        return aggregated" in changed and "+        return 2 * aggregated" in changed
 
 
 def test_weights_that_are_not_those_of_the_configuration_are_found_under_a_new_manifest(copy):

@@ -31,8 +31,3 @@ CASES: dict[str, ModuleType] = {
     "augmentation": augmentation,
     "matmul-share": matmul_share,
 }
-
-
-def claim(case: str) -> str:
-    """What a case measures, in a line."""
-    return (CASES[case].__doc__ or "").partition("\n")[0]

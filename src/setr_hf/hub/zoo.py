@@ -16,7 +16,7 @@ from ..files import read_text, whole_file, whole_folder
 from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..text import markdown_text
-from ..training.options import new_config
+from ..training.options import RunArguments, new_config
 from ..training.recipes import Recipe, all_recipes
 
 
@@ -79,7 +79,7 @@ def recipe_config(recipe: Recipe) -> SetrConfig:
     """The configuration of the model that a published run trains."""
     dataset = dataset_of(recipe)
     fields = class_fields(CLASS_NAMES[dataset], PALETTES[dataset], dataset)
-    return new_config(Namespace(**recipe.options), **fields)
+    return new_config(Namespace(**vars(RunArguments()) | recipe.options), **fields)
 
 
 def encoder_of(recipe: Recipe) -> str:

@@ -111,7 +111,7 @@ class SetrTrainingArguments(TrainingArguments):
     head_learning_rate_ratio: float = option(1.0, "learning rate of the heads as a multiple")
     sync_batch_norm: bool = option(True, "BatchNorm over the batches of all GPU processes; changes nothing on the CPU")
     freeze_batch_norm: bool = option(False, "BatchNorm uses and keeps its running statistics while training")
-    num_frozen_layers: int = option(0, "first layers of the encoder that keep their weights, as do the embeddings")
+    num_frozen_layers: int = option(0, "first layers whose weights stay as they are")
     eval_window_batch_size: int = option(32, "windows that the model takes at a time in evaluation")
     num_prediction_pictures: int = option(4, "predictions drawn at each evaluation")
     remove_unused_columns: bool = option(False, "must stay off: photos are not model inputs")

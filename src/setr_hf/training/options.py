@@ -42,11 +42,9 @@ class RunArguments:
     config: dict[str, Any] | str | None = option(None, 'SetrConfig fields of a new model: {"decoder_type": "pup"}')
     encoder: str | None = option(None, "ViT or DeiT (id, name, file) a new model starts from, or none")
     binary: bool = option(False, "one logit for the second of two classes, as num_labels=1")
-    loss: list[str] | None = option(None, "losses and weights, if not the cross-entropy: cross_entropy=1 dice=0.5")
-    class_weights: list[str] | None = option(
-        None, f"of pixels in the loss: a number for each class, or {', '.join(RULES)} from the data"
-    )
-    label_smoothing: float | None = option(None, "share of the target that cross-entropies spread over all classes")
+    loss: list[str] | None = option(None, "losses and their weights, such as cross_entropy=1 dice=0.5")
+    class_weights: list[str] | None = option(None, f"a number for each, or {', '.join(RULES)}")
+    label_smoothing: float | None = option(None, "share of the target spread over all classes")
     loss_average: str | None = option(None, 'over the "valid" pixels, or over "all" as in the paper')
     global_batch_size: int | None = option(None, "samples in a step of the optimizer, over all devices")
     memory: str | None = option(None, "what to fit training into, such as 8GB, if not what is free")
@@ -85,11 +83,15 @@ class JobArguments(RunArguments, TrainDataArguments, AugmentationArguments):
 # What the train job's parser is made from, a group each.
 ARGUMENTS = (RunArguments, TrainDataArguments, AugmentationArguments, SetrTrainingArguments)
 COMMON = {"output_dir", "learning_rate", "per_device_train_batch_size"}
-# Options of Transformers that few runs need; for `JobParser`.
+# Options that few runs need, most of them of Transformers; for `JobParser`.
 HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
     "sync_batch_norm",
     "freeze_batch_norm",
     "eval_window_batch_size",
+    "min_scale",
+    "max_scale",
+    "category_max_ratio",
+    "photometric_distortion",
 }
 
 
