@@ -1,5 +1,6 @@
 """Sliding windows: one scale equals the stock pipeline; several scales equal the published protocol, view by view."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,7 @@ def test_a_photo_that_fills_the_memory_is_named(any_model, processor):
     resource = pytest.importorskip("resource")
     photos = [photo_of(90, 130), Image.new("RGB", (6000, 6000))]
     before = resource.getrlimit(resource.RLIMIT_AS)
+    gc.collect()
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + 200 * 10**6, before[1]))
     try:

@@ -255,7 +255,7 @@ def strips_in(folder: Path) -> list[Path]:
 def read_strip(folder: Path, index: int) -> np.ndarray:
     path = strip_file(folder, index)
     try:
-        with np.load(path) as content:
+        with np.load(path, allow_pickle=False) as content:
             return content["labels"]
     except Exception as error:  # zipfile and NumPy have many for damaged files.
         raise SetrError(f"{path} is damaged: delete it, and it is computed again") from error
