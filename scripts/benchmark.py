@@ -1,4 +1,4 @@
-"""Measures speed and memory beside Transformers, mmsegmentation and plain PyTorch."""
+"""Measures speed and memory beside other code that does the same: Transformers', mmsegmentation's, plain PyTorch."""
 
 if __name__ == "__main__":  # Here, as the imports below take seconds, in which it can be interrupted.
     from setr_hf_cli import run_script
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from setr_hf.benchmarks.cases import CASES
+from setr_hf.benchmarks.folders import SOURCE_OPTIONS
 from setr_hf.benchmarks.measuring import measure
 from setr_hf.benchmarks.networks import MODEL_SIZES
 from setr_hf.benchmarks.results import machine, show
@@ -57,35 +58,29 @@ def ratio(text: str) -> float:
 
 
 def add_case_options(option: Any) -> None:
-    """The options that only some cases heed; see `check_heeded`."""
-
-    def of(name: str, text: str) -> str:
-        heeding = [case for case, module in CASES.items() if name in module.OPTIONS]
-        return text if len(heeding) == len(CASES) else f"{text} ({', '.join(heeding)})"
-
-    def add(name: str, text: str, **details: Any) -> None:
-        option(f"--{name.replace('_', '-')}", help=of(name, text), **details)
-
-    add("size", "side of images, windows and crops in pixels", type=whole_patches, default=512)
-    add("logits", "side of the logits", type=positive, nargs="+")
-    add("photo_sizes", "photos, such as 512x683", type=photo_size, nargs="+", metavar="HEIGHTxWIDTH")
-    add("num_labels", "classes", type=positive, default=150)
-    add("batch_size", "images of a training step", type=positive, default=2)
-    add("model_size", "encoder", choices=tuple(MODEL_SIZES))
-    add("decoders", "decoders", choices=DECODER_TYPES, nargs="+")
-    add("dtypes", "precisions", choices=("float32", "bfloat16"), nargs="+")
-    add("scales", "ratios of the multi-scale protocol", type=ratio, nargs="+", metavar="RATIO")
-    add("photo", "a photo of yours instead of a generated one", type=Path)
-    add("num_images", "photos of the data set, at most", type=positive, default=16)
-    sides = {"type": positive, "nargs": 2, "default": (512, 2048), "metavar": ("SHORT", "LONG")}
-    add("photo_sides", "sides that photos are fitted into at ratio 1", **sides)
+    """The options that only some cases heed."""
+    option("--size", type=whole_patches, default=512, metavar="N", help="side of images, windows and crops in pixels")
+    option("--logits", type=positive, nargs="+", help="sides of the logits")
+    option("--num-labels", type=positive, default=150, help="classes")
+    option("--batch-size", type=positive, default=2, help="images of a training step")
+    option("--model-size", choices=tuple(MODEL_SIZES), help="encoder")
+    option("--decoders", choices=DECODER_TYPES, nargs="+", help="decoders")
+    option("--dtypes", choices=("float32", "bfloat16"), nargs="+", help="precisions")
+    option("--scales", type=ratio, nargs="+", metavar="RATIO", help="of the multi-scale protocol")
+    option("--photo", type=Path, help="a photo of yours instead of generated ones")
+    option("--photo-sizes", type=photo_size, nargs="+", metavar="HxW", help="of generated ones, such as 512x683")
+    option("--num-images", type=positive, default=16, help="photos of the data set, or generated ones, at most")
+    option("--split", default="validation", help="split of the data set")
+    option(
+        "--photo-sides", type=positive, nargs=2, default=(512, 2048), metavar=("SHORT", "LONG"),
+        help="sides that augmentation fits photos into at ratio 1",
+    )  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None = None) -> Namespace:
     parser = JobParser(DataArguments, description=__doc__)
     option = parser.add_argument
-    option("cases", nargs="+", choices=("all", *CASES), metavar="CASE", help=f"all, or any of {', '.join(CASES)}")
-    option("--split", default="validation", help="split of the data set")
+    option("cases", nargs="+", choices=("all", *CASES), metavar="CASE", help=f"all, or some of {', '.join(CASES)}")
     option("--rounds", type=positive, default=9, help="rounds, in each of which all codes have their turn")
     option("--turn", type=ratio, default=0.5, metavar="SECONDS", help="least length of a turn, at most 8 seconds")
     option("--threads", type=positive, default=1, help="CPU threads of each code")
@@ -98,9 +93,13 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
     if "all" in arguments.cases:
         arguments.cases = list(CASES)
     heeded = {name for case in arguments.cases for name in CASES[case].OPTIONS}
-    for name in {name for case in CASES.values() for name in case.OPTIONS} - heeded:
-        if getattr(arguments, name) != parser.get_default(name):
+    for name in sorted({name for case in CASES.values() for name in case.OPTIONS}):
+        if getattr(arguments, name) == parser.get_default(name):
+            continue
+        if name not in heeded:
             parser.error(f"--{name.replace('_', '-')} does nothing for {', '.join(arguments.cases)}")
+        if name in SOURCE_OPTIONS and arguments.dataset is None:
+            parser.error(f"--{name.replace('_', '-')} does nothing without --dataset")
     return arguments
 
 

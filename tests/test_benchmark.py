@@ -96,7 +96,8 @@ def test_beside_mmsegmentation(job, tmp_path):
         pytest.skip("set MMSEG_PYTHON to a Python that has mmsegmentation 1.2.2 to run this test")
     cases = ("decoder", "inference", "photo", "training-step", "evaluation", "augmentation")
     path = tmp_path / "figures.json"
-    options = [option for option in SMALL if option not in ("--logits", "8")]
+    options = [*(option for option in SIZES if option not in ("--logits", "8")), "--decoders", "mla"]
+    options += ["--dtypes", "float32"]
     assert run(job, *cases, *options, "--rounds", 1, "--turn", 0.001, "--json", path, "--mmseg-python", python) == 0
     measured = {result["case"] for result in json.loads(path.read_text())["results"] if MMSEG in result["references"]}
     assert measured == set(cases)
@@ -147,6 +148,8 @@ def test_what_cannot_be_measured_is_named_in_a_line(job, options, message, capsy
         ["loss", "--decoders", "mla"],
         ["encoder", "--num-labels", "7"],
         ["encoder", "--size", "500"],
+        ["loss", "--dataset", "mine"],
+        ["evaluation", "--labels", "ade20k"],
         ["loss", "--dtypes", "float16"],
     ],
 )

@@ -9,11 +9,11 @@ from torchvision import tv_tensors
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.augmentation import to_tv_tensors, training_transform
-from .folders import data_folder, read_folder
+from .folders import DATA_OPTIONS, data_folder, read_folder
 from .measuring import MMSEG, OURS, Comparison
 
 
-OPTIONS = ("dataset", "num_images", "size", "photo_sides")
+OPTIONS = (*DATA_OPTIONS, "size", "photo_sides")
 SCALE_RANGE = (0.5, 2.0)
 
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from ..data.public_datasets import PUBLISHED_SCALES
 from ..metrics.confusion import confusion_matrix
-from .folders import data_folder, read_folder
+from .folders import DATA_OPTIONS, data_folder, read_folder
 from .measuring import MMSEG, OURS, Comparison
 from .networks import network_name, network_setting, on_device, our_model, plain_model
 from .photos import our_segmenter, plain_segmenter
 
 
 PLAIN = "plain PyTorch"
-OPTIONS = ("dataset", "num_images", "decoders", "model_size", "size", "dtypes", "scales")
+OPTIONS = (*DATA_OPTIONS, "decoders", "model_size", "size", "dtypes", "scales")
 
 
 def evaluate(segmenter: Callable[[Image.Image], torch.Tensor], setting: dict[str, Any]) -> Callable[[], np.ndarray]:

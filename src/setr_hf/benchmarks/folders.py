@@ -15,6 +15,11 @@ from ..data.scenes import make_scenes
 from ..files import temporary_folder
 
 
+# The options that say which data set.
+SOURCE_OPTIONS = ("split", "dataset_config", "dataset_revision", "image_column", "annotation_column", "labels")
+DATA_OPTIONS = ("dataset", "num_images", *SOURCE_OPTIONS)
+
+
 def write_folder(data: SegmentationData, folder: Path) -> None:
     """Writes the photos as they are and their label maps, as [`load_segmentation_data`] reads them."""
     for kind in ("images", "annotations"):
