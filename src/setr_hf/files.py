@@ -33,7 +33,7 @@ LOCK_NAME = "_running.lock"
 LOCK_TIMEOUT = 10
 # How safetensors, torch and numpy say that the disk is full; their errors carry no errno.
 FULL_DISK_TEXTS = [r"os error (28|122)", "No space left", "quota exceeded", "PytorchStreamWriter failed"]
-FULL_DISK_TEXTS += [r"unexpected pos \d+ vs \d+", r"\d+ requested and \d+ written"]
+FULL_DISK_TEXTS += [r"unexpected pos \d+ vs \d+", r"\d+ requested and \d+ written", "iostream error"]
 DISK_IS_FULL = re.compile("|".join(FULL_DISK_TEXTS), re.IGNORECASE)
 UNFINISHED = re.compile(r"\.(.*)\.(\d+)\.unfinished(\..*)?", re.DOTALL)
 # What this process has begun to write and will delete or rename.
