@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 from transformers import ImageSegmentationPipeline, pipeline, set_seed
 
 from setr_hf.cli import JobParser, positive
@@ -25,6 +24,7 @@ from setr_hf.files import whole_file
 from setr_hf.inference.devices import has_bf16
 from setr_hf.inference.pictures import class_colors, comparison_sheet
 from setr_hf.metrics import confusion_matrix, segmentation_scores
+from setr_hf.progress import progress_bar
 from setr_hf.training.options import parse_command
 from setr_hf.training.setup import make_trainer
 
@@ -70,7 +70,7 @@ def evaluate(segmenter: ImageSegmentationPipeline, validation_data: Segmentation
     matrix: Any = 0
     samples = []
     shown = set(np.linspace(0, len(validation_data) - 1, 6).round().astype(int).tolist())
-    for index, sample in enumerate(tqdm(validation_data, unit="photo")):
+    for index, sample in enumerate(progress_bar(len(validation_data), "photo", iterable=validation_data)):
         prediction = pipeline_label_map(segmenter, sample.photo)
         matrix = matrix + confusion_matrix(prediction, sample.label_map, len(validation_data.label_set.names))
         if index in shown:

@@ -14,14 +14,12 @@ import torch
 from PIL import Image
 
 from setr_hf.cli import JobParser, positive, usable_device
-from setr_hf.data.public_datasets import protocol_scales
 from setr_hf.errors import SetrError
+from setr_hf.evaluation.segmenter import load_segmenter
 from setr_hf.files import folder_lock
 from setr_hf.inference.arguments import ConfidenceArguments, ProtocolArguments
-from setr_hf.inference.devices import warn_if_imitated
 from setr_hf.inference.large_pictures import is_too_large
 from setr_hf.inference.large_results import check_full_size, record_large_results
-from setr_hf.inference.loading import load_model
 from setr_hf.inference.output_folder import (
     CONFIDENCE_RESULTS,
     RECORDS_FILE,
@@ -68,13 +66,6 @@ def photos_in(inputs: list[str]) -> PhotoFiles:
     return found
 
 
-def load_segmenter(path: str, protocol: ProtocolArguments, device: torch.device) -> Segmenter:
-    warn_if_imitated(protocol.dtype, device)
-    model, processor = load_model(path, protocol.dtype, device)
-    scales = protocol_scales(protocol.protocol, protocol.scales, model.config.dataset, model.config.decoder_type)
-    return Segmenter(model, processor, scales, protocol.window_batch_size)
-
-
 class ReadPhoto(NamedTuple):
     """A photo, or why it cannot be read, or `None` if it is by windows; its results' name; its file's state before."""
 
@@ -118,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     names = result_names(found.photos, ends)
     check_overwrites_nothing(found, output, names, ends)
     check_model(options.model)
-    segmenter = load_segmenter(options.model, protocol, options.device)
+    segmenter = load_segmenter(options.model, None, protocol, options.device)
     if options.full_size:
         check_full_size(segmenter, shown)
     colors = class_colors(segmenter.model.config)

@@ -1,6 +1,7 @@
 """How far a job is, and how long it will still take."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -9,11 +10,12 @@ from tqdm import tqdm
 ON_TERMINAL, IN_FILE = 0.1, 60
 
 
-def progress_bar(total: int, unit: str, initial: int = 0, disable: bool = False) -> tqdm:
+def progress_bar(total: int, unit: str, **options: Any) -> tqdm:
     """A bar on the standard error stream with the time left, by the rate of this run: what earlier runs have done is
-    counted in `initial`. In a log file it is written about once a minute.
+    counted in `initial`, one of the `options` of tqdm, of which `iterable` is what the bar advances with, if not by
+    `update`. In a log file it is written about once a minute.
     """
     interval = ON_TERMINAL if sys.stderr.isatty() else IN_FILE
     # Without a higher one, a monitoring thread would write every ten seconds.
     longest = max(interval, tqdm.monitor_interval)
-    return tqdm(total=total, unit=unit, initial=initial, disable=disable, mininterval=interval, maxinterval=longest)
+    return tqdm(total=total, unit=unit, mininterval=interval, maxinterval=longest, **options)

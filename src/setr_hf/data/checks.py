@@ -1,19 +1,16 @@
 """Checks every sample of a data set before training starts, so that none fails in the middle of an epoch."""
 
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from ..errors import SetrError
 from ..model.image_processing_setr import IGNORED_LABEL
 from ..text import listing
 from .label_sets import NAMES_FILE, LabelSet
+from .passes import my_samples
 from .rows import SegmentationData
 
 
@@ -57,19 +54,13 @@ def checked_samples(
     """
     data.check_annotations()
     state = PartialState()
-    mine = range(state.process_index, len(data), state.num_processes)
     bad, blank, occurring = [], [], np.zeros(256, dtype=bool)
-    # Pillow decodes without the interpreter's lock.
-    with ThreadPoolExecutor(num_workers or max(1, (os.cpu_count() or 1) // state.num_processes)) as pool:
-        results = pool.map(partial(check_sample, data=data), mine)
-        # A small data set is checked before a bar would be of use.
-        progress = tqdm(results, "Checking samples", len(mine), delay=3, disable=not state.is_main_process)
-        for index, (name, problem, ids) in zip(mine, progress):
-            occurring |= ids
-            if problem is not None:
-                bad.append((index, problem))
-            elif not has_class(ids):
-                blank.append((index, name))
+    for index, (name, problem, ids) in my_samples(data, check_sample, "Checking samples", num_workers):
+        occurring |= ids
+        if problem is not None:
+            bad.append((index, problem))
+        elif not has_class(ids):
+            blank.append((index, name))
     shares = gather_object([(bad, blank, occurring)])
     bad, blank = (sorted(entry for share in shares for entry in share[i]) for i in (0, 1))
     occurring = np.any([share[2] for share in shares], axis=0)

@@ -1,14 +1,9 @@
 """Weights of the classes in the loss, from how often they occur in a data set."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-
 import numpy as np
-from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
+from .passes import my_samples
 from .rows import SegmentationData
 
 
@@ -16,25 +11,21 @@ INVERSE_FREQUENCY, EFFECTIVE = "inverse-frequency", "effective"
 RULES = (INVERSE_FREQUENCY, EFFECTIVE)
 
 
-def sample_counts(index: int, data: SegmentationData, num_classes: int) -> np.ndarray:
+def sample_counts(index: int, data: SegmentationData) -> np.ndarray:
     """The pixels of each class in a sample's label map."""
     label_map = data.read_labelled(data.undecoded[index]).label_map
-    return np.bincount(label_map.ravel(), minlength=256)[:num_classes]
+    return np.bincount(label_map.ravel(), minlength=256)[: len(data.label_set.names)]
 
 
 def count_classes(data: SegmentationData) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of each class in all label maps, and the number of label maps that show it. Processes that were
     launched together share the work and arrive at the same result. Raises a [`SetrError`] for a bad sample.
     """
-    state = PartialState()
-    mine = range(state.process_index, len(data), state.num_processes)
     num_classes = len(data.label_set.names)
     pixels, photos = np.zeros(num_classes, dtype=np.int64), np.zeros(num_classes, dtype=np.int64)
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // state.num_processes)) as pool:
-        results = pool.map(partial(sample_counts, data=data, num_classes=num_classes), mine)
-        for counts in tqdm(results, "Counting classes", len(mine), delay=3, disable=not state.is_main_process):
-            pixels += counts
-            photos += counts > 0
+    for _, counts in my_samples(data, sample_counts, "Counting classes"):
+        pixels += counts
+        photos += counts > 0
     shares = gather_object([(pixels, photos)])
     return sum(share[0] for share in shares), sum(share[1] for share in shares)
 

@@ -1,12 +1,12 @@
 """Opens the splits of a data set for the doctor: what `train` would refuse becomes a finding, and the rest is read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, load_data
 from ..data.folders import Layout, NoSuchSplit, SplitFiles, find_split, folder_rows, layout_of
 from ..data.label_sets import (
     MOST_CLASSES,
@@ -21,7 +21,6 @@ from ..data.loading import (
     check_folder_options,
     choose_columns,
     holds_parquet,
-    load_segmentation_data,
     standard_rows,
 )
 from ..data.public_datasets import CLASS_NAMES
@@ -166,20 +165,9 @@ def saved_opener(folder: Path, arguments: DataArguments, opened: OpenedData) -> 
 def table_opener(arguments: DataArguments, opened: OpenedData) -> Opener:
     """Of a data set on the Hub, or a folder of parquet files."""
 
-    def load(split: str, labels: str | Path | None) -> SegmentationData:
-        return load_segmentation_data(
-            str(arguments.dataset),
-            split,
-            config=arguments.dataset_config,
-            revision=arguments.dataset_revision,
-            image_column=arguments.image_column,
-            annotation_column=arguments.annotation_column,
-            labels=labels,
-        )
-
     def open_split(split: str) -> SegmentationData:
         try:
-            return load(split, arguments.labels)
+            return load_data(arguments, split)
         except NoSuchSplit:
             raise
         except SetrError as error:
@@ -188,7 +176,7 @@ def table_opener(arguments: DataArguments, opened: OpenedData) -> Opener:
             # If it opens with names of ours, the missing names were all that was wrong.
             with temporary_folder() as temporary:
                 write_names_file(temporary / NAMES_FILE, unnamed_label_set())
-                data = load(split, temporary / NAMES_FILE)
+                data = load_data(replace(arguments, labels=str(temporary / NAMES_FILE)), split)
             if opened.has_names:
                 opened.findings.append(no_names(error))
             opened.has_names = False

@@ -131,12 +131,8 @@ def read_samples(splits: dict[str, SegmentationData]) -> list[SampleFacts]:
     # Each warning of Pillow's is of a single file, and would name none. Threads share what filters them.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")
-        results = []
-        with progress_bar(len(work), "sample") as progress:
-            for facts in pool.map(lambda item: read_sample(splits[item[0]], *item), work):
-                results.append(facts)
-                progress.update()
-        return results
+        results = pool.map(lambda item: read_sample(splits[item[0]], *item), work)
+        return list(progress_bar(len(work), "sample", iterable=results))
 
 
 def read_sample(data: SegmentationData, split: str, index: int) -> SampleFacts:

@@ -381,7 +381,9 @@ def segment_large_picture(
             try:
                 wanted = [index for index in range(len(strips)) if not strip_file(folder, index).exists()]
                 num_done = len(strips) - len(wanted)
-                with progress_bar(len(strips), "row of windows", num_done, disable=not show_progress) as progress:
+                with progress_bar(
+                    len(strips), "row of windows", initial=num_done, disable=not show_progress
+                ) as progress:
                     for index, labels in strips.labels(model, window_batch_size, wanted):
                         with whole_file(strip_file(folder, index)) as unfinished:
                             np.savez_compressed(unfinished, labels=labels)

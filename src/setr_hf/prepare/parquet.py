@@ -12,7 +12,6 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, SplitDict, SplitInfo, Value
-from tqdm import tqdm
 
 from ..cards.dataset_card import Source, dataset_card
 from ..data.folders import SplitFiles
@@ -21,6 +20,7 @@ from ..data.loading import load_segmentation_data
 from ..data.rows import decode
 from ..errors import SetrError
 from ..files import whole_folder
+from ..progress import progress_bar
 
 
 FEATURES = Features({"image": Image(), "annotation": Image(), "name": Value("string")})
@@ -113,7 +113,7 @@ def verify_split(folder: Path, split: str, num_images: int) -> np.ndarray:
     # Streaming reads the files themselves, without the copy that is otherwise made in the cache.
     data = load_segmentation_data(folder, split, streaming=True)
     num_rows, pixels = 0, np.zeros(256, dtype=np.int64)
-    for row in tqdm(data.undecoded, desc=f"checking {split}", total=num_images, unit="image"):
+    for row in progress_bar(num_images, "image", iterable=data.undecoded, desc=f"checking {split}"):
         png = PIL.Image.open(io.BytesIO(row["annotation"]["bytes"]))
         if (png.format, png.mode) != ("PNG", "L"):
             raise SetrError(f"the annotation of {row['name']} is a {png.format} of mode {png.mode}")
@@ -138,7 +138,7 @@ def write_dataset(
     with whole_folder(output) as folder:
         (folder / "data").mkdir()
         for split, images in splits.items():
-            progress = tqdm(images, desc=f"writing {split}", unit="image")
+            progress = progress_bar(len(images), "image", iterable=images, desc=f"writing {split}")
             write_shards(folder / "data", split, (make_row(image, label_set) for image in progress))
         write_names_file(folder / NAMES_FILE, label_set)
         infos = split_infos(folder / "data", splits)
