@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 
 from setr_hf.data.checks import checked_samples
@@ -173,6 +173,56 @@ def test_damaged_and_empty_parquet_files_are_named(tmp_path, monkeypatch, stream
     path.write_bytes(content[:-9])
     with pytest.raises(SetrError, match=r"train-00000-of-00001\.parquet is damaged"):
         load_segmentation_data(root, "train", streaming=streaming)
+
+
+def saved_rows(count, colour, names):
+    """Rows whose annotations hold 0 and 1, and a column that lists the classes in each photo."""
+    classes = Sequence(ClassLabel(names=names))
+    features = Features({"image": Image(), "annotation": Image(), "scene": ClassLabel(names=["in"]), "parts": classes})
+    rows = {
+        "image": [PILImage.new("RGB", (2, 1), (colour, 0, 0))] * count,
+        "annotation": [PILImage.fromarray(np.array([[0, 1]], np.uint8))] * count,
+        "scene": [0] * count,
+        "parts": [[0, 1]] * count,
+    }
+    return Dataset.from_dict(rows, features=features)
+
+
+@pytest.mark.parametrize("is_one_split", [False, True])
+def test_a_folder_of_save_to_disk_is_read_with_the_names_of_its_class_labels(tmp_path, is_one_split):
+    splits = {"train": saved_rows(3, 9, ["road", "car"]), "val": saved_rows(1, 7, ["road", "car"])}
+    (splits["train"] if is_one_split else DatasetDict(splits)).save_to_disk(tmp_path / "saved")
+    data = load_segmentation_data(tmp_path / "saved", "train")
+    assert data.label_set.names == ["road", "car"]
+    assert label_maps_of(data) == [[[0, 1]]] * 3 and data[2].name == "2"
+    assert rows_of(load_segmentation_data(tmp_path / "saved", "train", streaming=True)) == rows_of(data)
+    if is_one_split:
+        with pytest.raises(SetrError, match="has no split 'validation', only train"):
+            load_segmentation_data(tmp_path / "saved", "validation")
+    else:
+        assert np.asarray(load_segmentation_data(tmp_path / "saved", "validation")[0].photo)[0, 0].tolist() == [
+            7,
+            0,
+            0,
+        ]
+    (tmp_path / "saved/labels.json").write_text(json.dumps({"id2label": {"0": "a", "1": "b"}}))
+    assert load_segmentation_data(tmp_path / "saved", "train").label_set.names == ["a", "b"]
+    with pytest.raises(SetrError, match="written by save_to_disk, which has no config 'small'"):
+        load_segmentation_data(tmp_path / "saved", "train", config="small")
+
+
+@pytest.mark.parametrize("damage", ["[", "{}", '{"splits": ["train", "gone"]}'])
+def test_a_damaged_folder_of_save_to_disk_is_named(tmp_path, damage):
+    DatasetDict(train=saved_rows(1, 0, ["road", "car"])).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved/dataset_dict.json").write_text(damage)
+    with pytest.raises(SetrError, match=r"saved cannot be read"):
+        load_segmentation_data(tmp_path / "saved", "train")
+
+
+def test_one_class_for_a_photo_does_not_name_those_of_its_pixels(tmp_path):
+    saved_rows(1, 0, ["road", "car"]).remove_columns("parts").save_to_disk(tmp_path / "saved")
+    with pytest.raises(SetrError, match=r"class names of .* are not known: .* no column of class labels"):
+        load_segmentation_data(tmp_path / "saved", "train")
 
 
 def test_a_row_without_a_name_is_called_by_its_file_or_its_number(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import ClassLabel, Features, LargeList, List
 from PIL import Image
 
 from ..errors import SetrError
@@ -22,6 +23,8 @@ INVALID = -1
 NAMES_FILE = "labels.json"
 # Older repositories on the Hub have the second.
 NAMES_FILES = (NAMES_FILE, "id2label.json")
+# A column that names classes, if it is not a list of them.
+CLASSES_COLUMN = "classes"
 NUM_IDS_SHOWN = 10
 # A label map has 8 bits, and 255 where no class counts.
 MOST_CLASSES = 255
@@ -273,6 +276,25 @@ def own_label_set(folder: Path) -> LabelSet | None:
     return read_names_file(files[0]) if files else None
 
 
+def label_set_of_features(features: Features) -> LabelSet | None:
+    """The label set of rows one column of which lists the classes in a photo, as `List(ClassLabel(names=[…]))`, or is
+    called `classes`; pixel values are their ids. `None` if there is no such column, or several disagree: a single
+    class for a photo, such as its scene, says nothing of its pixels.
+    """
+    found = []
+    for name, feature in features.items():
+        while isinstance(feature, (List, LargeList)):
+            feature, name = feature.feature, CLASSES_COLUMN
+        if isinstance(feature, ClassLabel) and name == CLASSES_COLUMN and feature.names not in found:
+            found.append(feature.names)
+    if len(found) != 1:
+        return None
+    try:
+        return parse_names(list(found[0]))
+    except ValueError as error:
+        raise SetrError(f"the names of a column of class labels cannot be used: {error}") from None
+
+
 def is_names_file(labels: str | Path | None) -> bool:
     """Whether the labels that are asked for are a names file, which overrides what the source says of itself."""
     return labels is not None and (Path(labels).suffix == ".json" or Path(labels).is_file())
@@ -285,7 +307,8 @@ def chosen_label_set(labels: str | Path | None, own: LabelSet | None, source: st
     if labels is None:
         if own is None:
             raise SetrError(
-                f"the class names of {source} are not known: it has no {NAMES_FILE}. Pass labels: a file "
+                f"the class names of {source} are not known: it has no {NAMES_FILE}, and no column of "
+                "class labels. Pass labels: a file "
                 f'{{"id2label": {{"0": "sky", …}}, "ignore_index": 255}}, or one of {", ".join(CLASS_NAMES)}'
             )
         return own

@@ -1,20 +1,22 @@
 """The one way in for segmentation data: a data set on the Hub, or a folder in any of the usual layouts."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset_builder
+from datasets import Dataset, DatasetBuilder, Features, Image, IterableDataset, Value, load_dataset_builder
 
 from ..errors import SetrError
 from ..files import check_is_file
 from ..text import one_line
 from .folders import find_split, is_test_split, read_folder
 from .hub import open_on_hub
-from .label_sets import chosen_label_set, is_names_file, own_label_set
+from .label_sets import chosen_label_set, is_names_file, label_set_of_features, own_label_set
 from .rows import SegmentationData, reading, row_name
+from .saved import is_saved, saved_splits
 
 
 FULL_ADE20K_COLUMNS = ("segmentations", "instances", "objects")
@@ -45,17 +47,17 @@ def load_segmentation_data(
     Args:
         source (`str` or `Path`): The id of a data set on the Hub, or a folder: `images/{train,val}` and
             `annotations/{train,val}` with a `labels.json` (see [`read_names_file`]), ADEChallengeData2016, Cityscapes
-            (`leftImg8bit` and `gtFine`), VOC2010 with Pascal Context, or parquet files such as `setr-hf prepare`
-            writes.
+            (`leftImg8bit` and `gtFine`), VOC2010 with Pascal Context, parquet files such as `setr-hf prepare`
+            writes, or what `save_to_disk` of datasets wrote.
         split (`str`): `"train"`, `"validation"` or `"test"`; also found if the source calls it `val`, `dev`,
             `training` ….
         config (`str`, *optional*): Which of several configs of a data set on the Hub.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         image_column, annotation_column (`str`, *optional*): Columns of images (feature type `Image`), if they do not
             have a usual name.
-        labels (`str` or `Path`, *optional*): For sources that do not say what their annotations mean: a names file, or
-            `"ade20k"`, `"cityscapes"`, `"pascal_context"` or `"pascal_context_59"`. The last also turns Pascal
-            Context's 60 classes into 59.
+        labels (`str` or `Path`, *optional*): For sources that do not say what their annotations mean (by a names file,
+            or a column as [`label_set_of_features`] knows it): a names file, or `"ade20k"`, `"cityscapes"`,
+            `"pascal_context"` or `"pascal_context_59"`. The last also turns Pascal Context's 60 classes into 59.
         streaming (`bool`, *optional*, defaults to `False`): Whether to read while iterating instead of before: the
             same rows, in the same order.
 
@@ -86,34 +88,47 @@ def load_segmentation_data(
     folder = Path(source)
     if folder.is_dir():
         check_folder_options(folder, config, revision, image_column, annotation_column)
-    if folder.is_dir() and not holds_parquet(folder):
+    if folder.is_dir() and not holds_tables(folder):
         files, label_set = read_folder(folder, split, labels)
         if streaming:
             files = files.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(files)))
         return SegmentationData(files, label_set)
 
-    if folder.is_dir():
-        check_parquet(folder)
-        with reading(source):
-            builder = load_dataset_builder(str(folder.resolve()), config)
-        own = None if is_names_file(labels) else own_label_set(folder)
-    else:
-        builder, own = open_on_hub(str(source), config, revision)
-    label_set = chosen_label_set(labels, own, source)
-    split = find_split(split, list(builder.config.data_files or builder.info.splits or ()), source)
+    own = own_label_set(folder) if folder.is_dir() and not is_names_file(labels) else None
     with reading(source):
-        features = builder.info.features or builder.as_streaming_dataset(split=split).features
-        columns = choose_columns(features, image_column, annotation_column, split, source)
-        if streaming:
-            rows = builder.as_streaming_dataset(split=split)
+        if is_saved(folder):
+            splits = saved_splits(folder)
+            split = find_split(split, list(splits), source)
+            features, read_rows = splits[split].features, partial(saved_rows, splits[split])
         else:
-            builder.download_and_prepare()
-            rows = builder.as_dataset(split=split)
-        return SegmentationData(standard_rows(rows, columns, split), label_set)
+            if folder.is_dir():
+                check_parquet(folder)
+                builder = load_dataset_builder(str(folder.resolve()), config)
+            else:
+                builder, own = open_on_hub(str(source), config, revision)
+            split = find_split(split, list(builder.config.data_files or builder.info.splits or ()), source)
+            features = builder.info.features or builder.as_streaming_dataset(split=split).features
+            read_rows = partial(builder_rows, builder, split)
+        label_set = chosen_label_set(labels, own or label_set_of_features(features), source)
+        columns = choose_columns(features, image_column, annotation_column, split, source)
+        return SegmentationData(standard_rows(read_rows(streaming), columns, split), label_set)
 
 
-def holds_parquet(folder: Path) -> bool:
-    return any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
+def saved_rows(rows: Dataset, streaming: bool) -> Dataset | IterableDataset:
+    rows = rows.with_format(None)
+    return rows.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(rows))) if streaming else rows
+
+
+def builder_rows(builder: DatasetBuilder, split: str, streaming: bool) -> Dataset | IterableDataset:
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder holds parquet files, or what `save_to_disk` writes, instead of files of images."""
+    return is_saved(folder) or any(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
 
 
 def check_folder_options(
@@ -122,7 +137,9 @@ def check_folder_options(
     """Raises a [`SetrError`] if something was asked for that a folder does not have."""
     if revision is not None:
         raise SetrError(f"{folder} is a folder, which has no revision {revision!r}")
-    if holds_parquet(folder):
+    if is_saved(folder) and config is not None:
+        raise SetrError(f"{folder} was written by save_to_disk, which has no config {config!r}")
+    if holds_tables(folder):
         return
     for name, value in (("config", config), ("column", image_column), ("column", annotation_column)):
         if value is not None:

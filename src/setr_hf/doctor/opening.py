@@ -4,27 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, load_from_disk
-
 from ..data.arguments import DataArguments, load_data
-from ..data.folders import Layout, NoSuchSplit, SplitFiles, find_split, folder_rows, layout_of
-from ..data.label_sets import (
-    MOST_CLASSES,
-    NAMES_FILE,
-    LabelSet,
-    chosen_label_set,
-    is_names_file,
-    own_label_set,
-    write_names_file,
-)
-from ..data.loading import (
-    check_folder_options,
-    choose_columns,
-    holds_parquet,
-    standard_rows,
-)
+from ..data.folders import Layout, NoSuchSplit, SplitFiles, folder_rows, layout_of
+from ..data.label_sets import MOST_CLASSES, NAMES_FILE, LabelSet, chosen_label_set, is_names_file, write_names_file
+from ..data.loading import check_folder_options, holds_tables
 from ..data.public_datasets import CLASS_NAMES
-from ..data.rows import SegmentationData, reading
+from ..data.rows import SegmentationData
 from ..errors import SetrError
 from ..files import IMAGE_SUFFIXES, temporary_folder
 from ..text import listing
@@ -32,8 +17,6 @@ from .findings import Finding
 
 
 SPLITS = ("train", "validation", "test")
-# What `save_to_disk` of a DatasetDict and of a Dataset writes.
-SAVED_TO_DISK = ("dataset_dict.json", "state.json")
 NAME_THE_CLASSES = (
     f'write {{"id2label": {{"0": "sky", …}}}} into {NAMES_FILE} in the folder, or pass --labels: a JSON file, or one '
     f"of {', '.join(CLASS_NAMES)}"
@@ -81,12 +64,10 @@ def open_data(arguments: DataArguments) -> OpenedData:
 
 def choose_opener(arguments: DataArguments, opened: OpenedData) -> Opener:
     folder = Path(str(arguments.dataset))
-    if folder.is_dir() and any((folder / name).is_file() for name in SAVED_TO_DISK):
-        return saved_opener(folder, arguments, opened)
     if folder.is_dir():
         columns = (arguments.image_column, arguments.annotation_column)
         check_folder_options(folder, arguments.dataset_config, arguments.dataset_revision, *columns)
-        if not holds_parquet(folder):
+        if not holds_tables(folder):
             return files_opener(folder, layout_of(folder), arguments.labels, opened)
     return table_opener(arguments, opened)
 
@@ -141,29 +122,8 @@ def name_findings(split: str, files: SplitFiles) -> list[Finding]:
     return findings
 
 
-def saved_opener(folder: Path, arguments: DataArguments, opened: OpenedData) -> Opener:
-    """Of a folder that `save_to_disk` wrote, which `train` does not read."""
-    label_set = label_set_of(folder, arguments.labels, own_label_set, opened)
-    with reading(folder):
-        try:
-            saved = load_from_disk(str(folder))
-        except (OSError, KeyError, TypeError) as error:
-            raise SetrError(f"{folder} cannot be read: {error}") from error
-    splits: dict[str, Dataset] = dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
-    meaning = f"{folder} was written by save_to_disk, which the other jobs do not read"
-    advice = 'load_from_disk(FOLDER)["train"].to_parquet("NEW/train.parquet"), likewise the other splits'
-    opened.findings.append(Finding("saved_to_disk", "error", meaning, f"{advice}, and {NAMES_FILE} beside them"))
-
-    def open_split(split: str) -> SegmentationData:
-        rows = splits[find_split(split, list(splits), folder)]
-        columns = choose_columns(rows.features, arguments.image_column, arguments.annotation_column, split, folder)
-        return SegmentationData(standard_rows(rows, columns, split), label_set)
-
-    return open_split
-
-
 def table_opener(arguments: DataArguments, opened: OpenedData) -> Opener:
-    """Of a data set on the Hub, or a folder of parquet files."""
+    """Of a data set on the Hub, or a folder of parquet files or of `save_to_disk`."""
 
     def open_split(split: str) -> SegmentationData:
         try:
