@@ -37,6 +37,12 @@ def test_what_is_nowhere_is_said_at_once(hub, kind, name, source):
     assert len(requests) <= 1
 
 
+def test_a_folder_of_almost_that_name_is_named(hub, tmp_path):
+    (tmp_path / "outputs/train").mkdir(parents=True)
+    with pytest.raises(SetrError, match=r"tarin is neither a folder here \(is it .*/outputs/train\?\) nor a model"):
+        hub[0].submit(check_model, f"{tmp_path}/outputs/tarin").result()
+
+
 def test_a_folder_is_not_looked_up(hub, tmp_path):
     process, requests, _ = hub
     requests.clear()

@@ -219,6 +219,61 @@ def test_a_stream_is_trained_on(train, scene_folder, tmp_path):
     assert (output / "model.safetensors").is_file()
 
 
+def unsplit(folder):
+    """The same data as photos and annotations that are not parted into splits."""
+    for kind in ("images", "annotations"):
+        for path in (folder / kind).glob("*/*"):
+            path.rename(folder / kind / path.name)
+        for split in ("train", "val"):
+            (folder / kind / split).rmdir()
+    return folder
+
+
+def test_data_without_validation_split_holds_samples_out_or_goes_without(train, refused, scene_folder, tmp_path):
+    arguments = ("--dataset", unsplit(scene_folder), *COMMON, *NETWORK)
+    assert "has no split 'validation', only train: --validation-fraction 0.1 holds out" in refused(*arguments)
+    out, _ = train(*arguments, "--validation-fraction", 0.25, "--output-dir", tmp_path / "parted")
+    assert "6 for training, 2 for validation" in out
+    assert json.loads((tmp_path / "parted/eval_results.json").read_text())["eval_mean_iou"] >= 0
+    out, _ = train(*arguments, "--validation-fraction", 0, "--output-dir", tmp_path / "without")
+    assert "8 for training, none for validation" in out
+    assert (tmp_path / "without/README.md").exists() and not (tmp_path / "without/eval_results.json").exists()
+
+
+def test_a_recipe_can_do_without_validation(train, scene_folder, tmp_path):
+    recipe = ("--recipe", "setr-mla-small-camvid", "--other-classes", "--bf16", "false", "--global-batch-size", 2)
+    arguments = ("--dataset", scene_folder, *COMMON, "--save-steps", 2, "--config", json.dumps(SMALL))
+    train(*recipe, *arguments, "--validation-fraction", 0, "--output-dir", tmp_path / "out")
+    assert not any("eval_mean_iou" in log for log in history(tmp_path / "out"))
+
+
+def test_sizes_follow_from_the_photos_and_are_said(train, refused, scene_folder, tmp_path):
+    arguments = ("--dataset", scene_folder, *NETWORK, *COMMON[2:])
+    out, _ = train(*arguments, "--output-dir", tmp_path / "small")
+    # The photos are 128 pixels high.
+    assert "crops of 128×128, windows 85 apart, photos as large as they are" in out
+    processor = SetrImageProcessor.from_pretrained(tmp_path / "small")
+    assert (processor.crop_size.height, processor.stride, processor.do_resize) == (128, 85, False)
+    assert tuple(SetrConfig.from_pretrained(tmp_path / "small").image_size) == (128, 128)
+    limited = json.dumps(SMALL | {"image_size": 48})
+    out, _ = train(*arguments, "--config", limited, "--output-dir", tmp_path / "limited")
+    assert "crops of 48×48, windows 32 apart, photos resized to a short side of 48" in out
+    processor = SetrImageProcessor.from_pretrained(tmp_path / "limited")
+    assert (processor.size.shortest_edge, processor.do_resize) == (48, True)
+    assert "--stride 200 is more than the crop of 128×128" in refused(*arguments, "--stride", 200)
+
+
+def test_a_short_run_logs_its_loss_and_its_command(train, scene_folder, tmp_path):
+    arguments = ("--dataset", scene_folder, *COMMON, *NETWORK, "--save-steps", 2)
+    train(*arguments, "--output-dir", tmp_path / "short")
+    assert [log["step"] for log in history(tmp_path / "short") if "loss" in log] == [1, 2]
+    train(*arguments, "--logging-steps", 50, "--hub-token", "hf_x", "--output-dir", tmp_path / "asked")
+    assert not [log for log in history(tmp_path / "asked") if "loss" in log]
+    commands = (tmp_path / "asked/_commands.txt").read_text().splitlines()
+    assert len(commands) == 1 and commands[0].startswith(f"setr-hf train --dataset {scene_folder}")
+    assert "--hub-token … --output-dir" in commands[0] and "hf_x" not in commands[0]
+
+
 def test_bad_samples_of_streams_are_named_or_left_out(train, refused, scene_folder, tmp_path, caplog):
     for split in ("train", "val"):
         next(iter(sorted((scene_folder / "images" / split).iterdir()))).write_bytes(b"")
@@ -352,6 +407,11 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
         (["--config", '{"hidden_size": 30, "num_attention_heads": 4}'], ["hidden_size 30"]),
         (["--config", '{"hidden_size": "wide"}'], ["hidden_size", "wide"]),
         (["--loss-average", "most"], ["most"]),
+        (["--validation-fraction", 1], ["--validation-fraction", "less than 1, got 1"]),
+        (["--validation-fraction", "-0.1"], ["--validation-fraction", "got -0.1"]),
+        (["--validation-fraction", "nan"], ["--validation-fraction", "got nan"]),
+        (["--validation-fraction", 0.1, "--streaming", "--max-steps", 2], ["--streaming"]),
+        (["--validation-fraction", 0, "--eval-strategy", "steps"], ["--eval-strategy"]),
         (["--loss", "lovasz=1"], ["lovasz", "dice"]),
         (["--loss", "dice=much"], ["--loss dice=much", "dice=0.5"]),
         (["--loss", "dice=-1"], ["the weight of dice", "-1"]),
@@ -464,7 +524,8 @@ def test_a_killed_run_resumes_to_the_same_weights(train, scene_folder, tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train(*arguments, "--output-dir", killed)
+        out, _ = train(*arguments, "--output-dir", killed)
+        assert re.search(rf"start +goes on from {killed}/checkpoint-\d", out)
         train(*arguments, "--output-dir", tmp_path / "whole")
     finally:
         torch.set_num_threads(threads)

@@ -72,6 +72,12 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder / find_split(split, [path.name for path in folder.iterdir() if path.is_dir()], folder)
 
 
+def is_flat(folder: Path) -> bool:
+    """Whether a folder holds photos instead of a subfolder for each split."""
+    paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in paths) and not any(path.is_dir() for path in paths)
+
+
 def folder_of_annotations(folder: Path, split: str) -> Path:
     """The subfolder of `folder` for a split that has photos. Raises [`SetrError`] if there is none."""
     try:
@@ -125,13 +131,25 @@ def is_utf8(name: str) -> bool:
 
 
 def image_annotation_files(root: Path, split: str) -> SplitFiles:
-    """`images/{train,val}` and `annotations/{train,val}`: ADEChallengeData2016, or any folder with a names file."""
+    """`images/{train,val}` and `annotations/{train,val}`: ADEChallengeData2016, or any folder with a names file.
+    Photos in `images` itself, and annotations in `annotations`, are those of training.
+    """
+    if is_flat(root / "images"):
+        find_split(split, ["train"], root)
+        return paired_files(root / "images", root / "annotations")
     folder = split_folder(root / "images", split)
+    if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
+        photos = files_by_stem(folder, IMAGE_SUFFIXES)
+        return SplitFiles([*photos.by_stem.values()], None, unused=photos.unused, problems=photos.problems)
+    return paired_files(folder, folder_of_annotations(root / "annotations", split))
+
+
+def paired_files(folder: Path, annotation_folder: Path) -> SplitFiles:
+    """The photos of a folder, and the annotations that have their names in another."""
+    if not annotation_folder.is_dir():
+        raise SetrError(f"{annotation_folder} is missing")
     photos = files_by_stem(folder, IMAGE_SUFFIXES)
     images = [*photos.by_stem.values()]
-    if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
-        return SplitFiles(images, None, unused=photos.unused, problems=photos.problems)
-    annotation_folder = folder_of_annotations(root / "annotations", split)
     found = files_by_stem(annotation_folder, ANNOTATION_SUFFIXES)
     return SplitFiles(
         images,

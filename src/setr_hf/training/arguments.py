@@ -26,6 +26,7 @@ LEAST |= dict.fromkeys(["per_device_train_batch_size", "per_device_eval_batch_si
 LEAST |= dict.fromkeys(["gradient_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"], 1)
 LEAST |= {"eval_window_batch_size": 1}
 LARGEST_SEED = 2**32 - 1
+LOGGING_STEPS = 50
 # What the stock `Trainer` can do for models of text only: the values that do without, and the reason.
 POSSIBLE: dict[str, tuple[list, str]] = {
     "label_smoothing_factor": ([0], "the model has its own, --label-smoothing or semantic_loss_label_smoothing"),
@@ -85,6 +86,8 @@ class SetrTrainingArguments(TrainingArguments):
             evaluation.
         num_prediction_pictures (`int`, *optional*, defaults to 4): How many photos of the evaluation set are drawn
             beside ground truth and prediction at each evaluation.
+        logging_steps (`float`, *optional*): See `TrainingArguments`. Defaults to 50, and to a tenth of a run that has
+            fewer than ten times as many steps.
         remove_unused_columns (`bool`, *optional*, defaults to `False`): See `TrainingArguments`; must stay off.
         metric_for_best_model (`str`, *optional*, defaults to `"mean_iou"`): See `TrainingArguments`.
         batch_eval_metrics (`bool`, *optional*, defaults to `True`): See `TrainingArguments`.
@@ -114,6 +117,7 @@ class SetrTrainingArguments(TrainingArguments):
     num_frozen_layers: int = option(0, "first layers whose weights stay as they are")
     eval_window_batch_size: int = option(32, "windows that the model takes at a time in evaluation")
     num_prediction_pictures: int = option(4, "predictions drawn at each evaluation")
+    logging_steps: float | None = option(None, f"steps between losses in the log, if not {LOGGING_STEPS} or fewer")
     remove_unused_columns: bool = option(False, "must stay off: photos are not model inputs")
     metric_for_best_model: str | None = option(
         "mean_iou", "the evaluation's score that decides which checkpoint is the best"
@@ -124,7 +128,13 @@ class SetrTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = option(False, "leave losses that are not finite out of the log; none get there")
 
     def __post_init__(self) -> None:
+        self.logs_short_runs = self.logging_steps is None
+        if self.logging_steps is None:
+            self.logging_steps = LOGGING_STEPS
         super().__post_init__()
+        if self.device.type == "cpu":
+            # It would change nothing but that torch warns.
+            self.dataloader_pin_memory = False
         check_values(self)
         unknown = set(self.gradient_checkpointing_kwargs or ()) - set(signature(checkpoint).parameters)
         if unknown:

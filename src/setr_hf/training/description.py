@@ -99,6 +99,8 @@ def display(name: str, value: Any, options: Namespace) -> str:
         return str(math.ceil(options.max_steps * value))
     if name == "encoder" and value in (None, RANDOM_WEIGHTS):
         return "random weights"
+    if name in NEW_MODEL and value is None:
+        return "chosen once the photos are known"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from ..data.arguments import DataArguments, option
+from ..data.arguments import HoldOutArguments, check_fraction, option
 from ..data.class_weights import RULES
 from ..errors import SetrError
 from ..files import parse_object
@@ -51,8 +51,8 @@ class RunArguments:
 
 
 @dataclass
-class TrainDataArguments(DataArguments):
-    """As [`DataArguments`], and how the data is used."""
+class TrainDataArguments(HoldOutArguments):
+    """As [`HoldOutArguments`], and how the data is used."""
 
     streaming: bool = option(False, "read the data while training; needs --max-steps")
     skip_bad_samples: bool = option(False, "leave out samples that cannot be used")
@@ -65,7 +65,7 @@ class AugmentationArguments:
 
     _argument_group_name = "sizes, in pixels, and augmentation"
 
-    crop_size: list[int] | None = option(None, "side, or height and width, of crops and test windows")
+    crop_size: list[int] | None = option(None, "side, or both, of crops and test windows, if not from the photos")
     stride: int | None = option(None, "between starts of test windows, if not 2/3 of the crop")
     size: list[int] | None = option(None, "at scale 1: the short side, or it and the longest long one")
     test_size: list[int] | None = option(None, "the same for photos in evaluation")
@@ -85,6 +85,9 @@ ARGUMENTS = (RunArguments, TrainDataArguments, AugmentationArguments, SetrTraini
 COMMON = {"output_dir", "learning_rate", "per_device_train_batch_size"}
 # Options that few runs need, most of them of Transformers; for `JobParser`.
 HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
+    "loss_average",
+    "dataset_revision",
+    "other_classes",
     "sync_batch_norm",
     "freeze_batch_norm",
     "eval_window_batch_size",
@@ -179,6 +182,8 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
         "dataloader_persistent_workers": given.get("dataloader_num_workers") == 0,
         "encoder": "model" in given,
         "config": "model" in given,
+        "eval_strategy": given.get("validation_fraction") == 0,
+        "load_best_model_at_end": given.get("validation_fraction") == 0,
     }
     return {name for name, is_superseded in rules.items() if is_superseded and name not in given}
 
@@ -220,11 +225,9 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     options.config = kept.get("config", {}) | given_config
     check_options(options, given)
     check_loss_options(options, given_config)
-    if not options.model:
-        options.crop_size = options.crop_size or [DEFAULT_CROP_SIZE]
-        # Neighbouring windows overlap by a third, as in the paper's test protocol.
-        options.stride = options.stride or max(1, min(options.crop_size) * 2 // 3)
     if options.crop_size:
+        if not options.model:
+            options.stride = options.stride or default_stride(options.crop_size)
         check_windows(options.crop_size, options.stride or 1)
     overridden = {name: value for name, value in follows.items() if getattr(options, name) != value}
     split_batch(options, kept | given)
@@ -235,6 +238,17 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
 def flag(name: str) -> str:
     """An option's name as it is typed."""
     return f"--{name.replace('_', '-')}"
+
+
+def default_stride(crop_size: Sequence[int]) -> int:
+    """Neighbouring windows overlap by a third, as in the paper's test protocol."""
+    return max(1, min(crop_size) * 2 // 3)
+
+
+def crop_sides(options: Namespace) -> tuple[int, int]:
+    """Height and width of the crop; the usual ones as long as it is open."""
+    sides = options.crop_size or [DEFAULT_CROP_SIZE]
+    return sides[0], sides[-1]
 
 
 def check_windows(crop_size: Sequence[int], stride: int) -> None:
@@ -276,6 +290,10 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
             raise SetrError(f"{flag(name)} takes one or two numbers of pixels, got {shown}")
     if options.stride is not None and options.stride < 1:
         raise SetrError(f"--stride must be at least 1, got {options.stride}")
+    if options.validation_fraction is not None:
+        check_fraction(options.validation_fraction, options.streaming)
+    if options.validation_fraction == 0 and options.eval_strategy != "no":
+        raise SetrError("--validation-fraction 0 leaves no samples to evaluate on: leave out --eval-strategy")
     if options.metric_for_best_model not in {None, *SCORES, *(f"eval_{name}" for name in SCORES)}:
         raise SetrError(
             f"--metric-for-best-model must be one of {', '.join(SCORES)}, got {options.metric_for_best_model!r}"
@@ -297,7 +315,7 @@ def size_of(sides: Sequence[int]) -> dict[str, int]:
 def new_config(options: Namespace, **classes: Any) -> SetrConfig:
     """The configuration of a new model, with the fields `classes`. A [`SetrError`] names what contradicts itself."""
     config: dict[str, Any] = options.config
-    own: dict[str, Any] = {"image_size": (options.crop_size[0], options.crop_size[-1])}
+    own: dict[str, Any] = {"image_size": crop_sides(options)}
     own |= config | loss_fields(options) | classes
     if options.binary:
         own["num_labels"] = 1

@@ -6,7 +6,8 @@ import filecmp
 import json
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +18,24 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.utils import logging
 
 from ..errors import SetrError
-from ..files import folder_lock, full_disk_named, make_folder, remove, remove_leftovers, removed_at_end, unfinished
+from ..files import (
+    append_lines,
+    folder_lock,
+    full_disk_named,
+    make_folder,
+    remove,
+    remove_leftovers,
+    removed_at_end,
+    unfinished,
+)
 
 
 logger = logging.get_logger(__name__)
 
 # In the order in which they are deleted: an index without its shards does not load.
 WEIGHTS_PATTERNS = ("*.safetensors.index.json", "*.safetensors", "pytorch_model*")
+# `Trainer.push_to_hub` leaves out names that start like this.
+COMMANDS_FILE = "_commands.txt"
 MODEL_PATTERNS = (*WEIGHTS_PATTERNS, "config.json")
 
 
@@ -48,6 +60,15 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     """The checkpoint of the highest step that was written to its end, or `None` if there is none."""
     complete = [folder for folder in checkpoint_folders(output_dir) if is_complete(folder)]
     return str(complete[-1]) if complete else None
+
+
+def note_command(output_dir: str | Path, arguments: Sequence[str]) -> None:
+    """Adds the command line of a run to those in the folder's [`COMMANDS_FILE`], without the values of tokens. Other
+    folders' names are in it, so that it is not uploaded.
+    """
+    command = "setr-hf train " + shlex.join(arguments)
+    command = re.sub(r"(--\S*token)([ =])\S+", r"\1\2…", command)
+    append_lines(Path(output_dir) / COMMANDS_FILE, [command])
 
 
 def how_to_resume(output_dir: str | Path) -> str:

@@ -29,10 +29,11 @@ from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
 from .loss_options import loss_fields, loss_rows, weigh_classes
 from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, plan_memory
-from .options import RANDOM_WEIGHTS, Command, JobArguments, new_config, size_of
+from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_sides, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
 from .run_card import RunFacts
+from .sizes import choose_sizes, sizes_row
 from .trainer import SetrTrainer
 
 
@@ -152,14 +153,18 @@ def check_memory(config: SetrConfig) -> None:
             )
 
 
-def new_model(command: Command, label_set: LabelSet) -> tuple[SetrForSemanticSegmentation, str]:
-    """A model for the data's classes, and a line that says what its weights start from."""
+def new_model(
+    command: Command, label_set: LabelSet, checkpoint: str | None = None
+) -> tuple[SetrForSemanticSegmentation, str]:
+    """A model for the data's classes, and a line that says what its weights start from; those of a `checkpoint` are
+    not read yet.
+    """
     config = new_config(command.options, **label_set.config_fields)
     check_memory(config)
     model = SetrForSemanticSegmentation(config)
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
-    if command.options.encoder in (None, RANDOM_WEIGHTS):
+    if checkpoint or command.options.encoder in (None, RANDOM_WEIGHTS):
         return model, "all weights are random"
     return model, str(load_encoder(model, command.options.encoder))
 
@@ -208,19 +213,19 @@ def card_facts(
     job: JobArguments,
     config: SetrConfig,
     train_data: SegmentationData,
-    validation_data: SegmentationData,
+    validation_data: SegmentationData | None,
 ) -> RunFacts:
     """What the card of a train job says that its trainer does not know."""
     dataset = train_data.label_set.dataset
-    splits = {"train": train_data, "validation": validation_data}
-    benchmarks = [
+    splits = {"train": train_data} | ({} if validation_data is None else {"validation": validation_data})
+    benchmarks = {
         None if data.is_stream else find_benchmark(dataset, split, len(data)) for split, data in splits.items()
-    ]
+    }
     counts = [f"{len(data):,} for {split}" for split, data in splits.items() if not data.is_stream]
     sizes = {"crop": job.crop_size, "size at ratio 1": job.size}
     return RunFacts(
         dataset=dataset_name(str(job.dataset)),
-        benchmark=benchmarks[0] if benchmarks[0] == benchmarks[1] else None,
+        benchmark=benchmarks.pop() if len(benchmarks) == 1 else None,
         model=job.model,
         encoder=None if job.model or job.encoder == RANDOM_WEIGHTS else job.encoder,
         recipe=command.recipe.name if command.recipe else None,
@@ -276,8 +281,7 @@ def planned_rows(command: Command) -> list[tuple[str, object]]:
     recipe = command.recipe
     config = new_config(options, **({"num_labels": recipe.num_labels} if recipe and recipe.classes else {}))
     _, arguments = command.to_dataclasses()
-    crop_size = (options.crop_size[0], options.crop_size[-1])
-    return list(plan_memory(config, arguments, options.memory, crop_size, command.fixed).rows)
+    return list(plan_memory(config, arguments, options.memory, crop_sides(options), command.fixed).rows)
 
 
 def make_trainer(
@@ -285,26 +289,37 @@ def make_trainer(
     job: JobArguments,
     arguments: SetrTrainingArguments,
     train_data: SegmentationData,
-    validation_data: SegmentationData,
+    validation_data: SegmentationData | None,
+    checkpoint: str | None = None,
 ) -> tuple[SetrTrainer, list[tuple[str, Any]]]:
     """The trainer of a train job, and what it starts from: names and values for [`print_options`]. `job` and
     `arguments` are the command's [`Command.to_dataclasses`]; the trainer's own say what was chosen to fit the memory.
+    Without `validation_data` it has nothing to evaluate on. With a `checkpoint`, which it is to resume, the encoder
+    that the run started from is not read again.
+
     Raises [`SetrError`] if model and data do not fit together, samples are bad, or nothing fits the memory.
     """
     label_set = train_data.label_set
     if command.recipe and not job.other_classes:
         check_recipe_classes(command.recipe, label_set)
+    facts: list[tuple[str, Any]] = []
     if job.model:
         model, start = load_model(job, label_set, loss_fields(command.options))
     else:
-        model, start = new_model(command, label_set)
+        if sizes := choose_sizes(command.options, train_data):
+            facts.append(sizes_row(command.options, sizes))
+            vars(command.options).update(sizes)
+            vars(job).update(sizes)
+        model, start = new_model(command, label_set, checkpoint)
     processor = build_processor(job, label_set)
-    facts: list[tuple[str, Any]] = [("start", start)]
+    facts.append(("start", f"goes on from {checkpoint}" if checkpoint else start))
     if not job.streaming:
         train_data = checked_samples(train_data, job.skip_bad_samples)
-    validation_data = checked_samples(validation_data.in_memory(), job.skip_bad_samples)
+    if validation_data is not None:
+        validation_data = checked_samples(validation_data.in_memory(), job.skip_bad_samples)
     if not job.streaming:
-        facts.append(("samples", f"{len(train_data):,} for training, {len(validation_data):,} for validation"))
+        count = "none" if validation_data is None else f"{len(validation_data):,}"
+        facts.append(("samples", f"{len(train_data):,} for training, {count} for validation"))
     facts += weigh_classes(model.config, command.options, train_data)
     arguments, plan = fit_to_memory(command, job, arguments, model, processor)
     if plan:
@@ -318,7 +333,7 @@ def make_trainer(
     train_dataset = training_examples(
         train_data, build_transform(job, processor), arguments.seed, ignore_index, job.skip_bad_samples
     )
-    eval_dataset = evaluation_examples(validation_data, ignore_index)
+    eval_dataset = None if validation_data is None else evaluation_examples(validation_data, ignore_index)
     try:
         trainer = SetrTrainer(
             model=model,

@@ -98,6 +98,14 @@ class QuietWorker:
             self.initialize(worker_id)
 
 
+class LogsOfShortRuns(TrainerCallback):
+    """Logs ten times in a run that would be too short for its interval."""
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if args.logs_short_runs and state.max_steps < 10 * args.logging_steps:
+            control.should_log |= state.global_step % max(1, state.max_steps // 10) == 0
+
+
 class RoomForACheckpoint(TrainerCallback):
     """Ends a run before its first step if the disk has no room for what it will write first."""
 
@@ -211,6 +219,7 @@ class SetrTrainer(Trainer):
         self.data_collator: Callable[[list], Any] = NamedBatches(self.data_collator)
         self.finite_steps = FiniteSteps()
         self.add_callback(EpochOfExamples(self.train_dataset))
+        self.add_callback(LogsOfShortRuns())
         self.add_callback(RoomForACheckpoint())
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate: float | None = None
