@@ -1,0 +1,1 @@
+"""Segmentation in a web browser."""
