@@ -15,9 +15,9 @@ FORBIDDEN = {
     "mktemp": "names a file that others may make", "read_pickle": "unpickles", "full_load": "makes Python's objects",
     "unsafe_load": "makes Python's objects", "load_all": "makes Python's objects",
 }  # fmt: skip
-# Processes of their own that run the code of one published model at a pinned revision: the one that reads back what
-# was just published, with our own code in it, and the Space of a demonstration.
-PINNED_CODE = {f"{name}: pipeline(trust_remote_code=True)" for name in ("read_back.py", "app.py")}
+# A process of its own runs the code of one published model at a pinned revision: it reads back what was just
+# published, with our own code in it.
+PINNED_CODE = {"read_back.py: pipeline(trust_remote_code=True)"}
 FORBIDDEN_IMPORTS = {"dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile"}
 
 

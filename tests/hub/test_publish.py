@@ -1,6 +1,7 @@
 """`setr-hf publish` against a Hub on localhost: one commit, a tag, the same label maps, whatever goes wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -219,7 +220,7 @@ def test_the_metric_is_published_as_a_space_that_evaluate_loads(hub, capsys):
         call("metric", "me/streaming-iou")
 
 
-def test_a_demonstration_shows_a_published_model_at_its_revision(hub, staged_model):
+def test_a_demonstration_shows_a_published_model_at_its_revision(hub, staged_model, tmp_path):
     with pytest.raises(SetrError, match="me/tiny is not published completely"):
         call("demo", "me/demo", "--model", REPO)
     upload(staged_model)
@@ -228,6 +229,21 @@ def test_a_demonstration_shows_a_published_model_at_its_revision(hub, staged_mod
     assert {"app.py", "model.json", "requirements.txt", "README.md"} <= set(files)
     assert json.loads(files["model.json"]) == {"id": REPO, "revision": "v1.0"}
     assert ModelCard(files["README.md"].decode()).data.sdk == "gradio"
+    assert {"setr_hf/app/viewer.js", "setr_hf/model/modeling_setr.py", "setr_hf_ending.py"} <= set(files)
+    assert not [name for name in files if "__pycache__" in name]
+    required = files["requirements.txt"].decode().splitlines()
+    assert "transformers<6,>=5.17" in [line.replace(" ", "") for line in required]
+    assert not [line for line in required if "extra" in line or "gradio" in line]
+
+    for name, content in files.items():
+        (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "space" / name).write_bytes(content)
+    code = "import app, setr_hf; print(app.MODEL['id'], setr_hf.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "space")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "space", env=environment, capture_output=True, text=True
+    )
+    assert result.stdout.splitlines()[-1:] == [f"{REPO} {tmp_path}/space/setr_hf/__init__.py"], result.stderr
 
 
 def test_the_zoo_becomes_a_collection_of_what_is_published(hub, staged_model, capsys):

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -16,7 +17,9 @@ from .publish import Publication, check_login, hub_errors_named, publish_folder
 
 METRIC_FOLDER = Path(metrics.__file__).parent
 APP = Path(__file__).parent / "space/app.py"
-REQUIREMENTS = "torch\ntorchvision\ntransformers>=5.17,<6\n"
+# The app's code goes into the Space, where no release of this package is needed.
+PACKAGE = Path(metrics.__file__).parents[1]
+NOT_CODE = shutil.ignore_patterns("__pycache__", "scripts", "space")
 DEMO_README = """---
 title: SETR
 emoji: 🏞️
@@ -51,13 +54,20 @@ def metric_files(repo_id: str) -> Iterator[Path]:
         yield folder
 
 
+def requirements() -> list[str]:
+    """What this package needs, without its extras; gradio is part of each Space."""
+    return [line for line in metadata.requires("setr-hf") or () if "extra ==" not in line]
+
+
 @contextmanager
 def demo_files(model: str, revision: str) -> Iterator[Path]:
     """A temporary folder with the demonstration of a published model in the form of a Space."""
     with temporary_folder() as folder:
         shutil.copyfile(APP, folder / "app.py")
         (folder / "model.json").write_text(json.dumps({"id": model, "revision": revision}), encoding="utf-8")
-        (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+        shutil.copytree(PACKAGE, folder / "setr_hf", ignore=NOT_CODE)
+        shutil.copyfile(PACKAGE.with_name("setr_hf_ending.py"), folder / "setr_hf_ending.py")
+        (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
         (folder / "README.md").write_text(DEMO_README.format(model=model, revision=revision), encoding="utf-8")
         yield folder
 
