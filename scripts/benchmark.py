@@ -18,12 +18,15 @@ from setr_hf.benchmarks.cases import CASES
 from setr_hf.benchmarks.folders import SOURCE_OPTIONS
 from setr_hf.benchmarks.measuring import measure
 from setr_hf.benchmarks.networks import MODEL_SIZES
+from setr_hf.benchmarks.quantization import NETWORK_OPTIONS
 from setr_hf.benchmarks.results import machine, show
 from setr_hf.cli import JobParser, positive
 from setr_hf.data.arguments import DataArguments
 from setr_hf.errors import SetrError
 from setr_hf.files import check_is_file, make_folder, write_json
+from setr_hf.inference.quantization import QUANTIZATIONS
 from setr_hf.model.configuration_setr import DECODER_TYPES, SetrConfig
+from setr_hf.repositories import check_model
 
 
 PATCH_SIZE = SetrConfig.patch_size
@@ -65,6 +68,8 @@ def add_case_options(option: Any) -> None:
     option("--batch-size", type=positive, default=2, help="images of a training step")
     option("--model-size", choices=tuple(MODEL_SIZES), help="encoder")
     option("--decoders", choices=DECODER_TYPES, nargs="+", help="decoders")
+    option("--model", help="folder or Hub id of a trained model instead of random weights")
+    option("--quantizations", choices=tuple(QUANTIZATIONS), nargs="+", help="of those that can be loaded")
     option("--dtypes", choices=("float32", "bfloat16"), nargs="+", help="precisions")
     option("--scales", type=ratio, nargs="+", metavar="RATIO", help="of the multi-scale protocol")
     option("--photo", type=Path, help="a photo of yours instead of generated ones")
@@ -100,6 +105,8 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
             parser.error(f"--{name.replace('_', '-')} does nothing for {', '.join(arguments.cases)}")
         if name in SOURCE_OPTIONS and arguments.dataset is None:
             parser.error(f"--{name.replace('_', '-')} does nothing without --dataset")
+        if name in NETWORK_OPTIONS and arguments.model is not None:
+            parser.error(f"--{name.replace('_', '-')} does nothing for the network of --model")
     return arguments
 
 
@@ -110,6 +117,8 @@ def check(arguments: Namespace) -> None:
         raise SetrError(f"--mmseg-python {python} is not a program here")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SetrError("--device cuda: torch finds no GPU")
+    if arguments.model is not None:
+        check_model(arguments.model)
     if arguments.photo is not None:
         check_is_file(arguments.photo)
     if arguments.json is not None:

@@ -38,6 +38,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[Namespace, SplitArguments, 
     options = parser.parse_args(argv)
     if options.update_card and (options.limit or options.skip_bad_samples):
         parser.error("--update-card takes results of a whole split only: leave out --limit and --skip-bad-samples")
+    if options.update_card and options.quantization:
+        parser.error("--update-card takes results of the weights as they are saved: leave out --quantization")
     return options, *parser.parse_dict(vars(options), allow_extra_keys=True)
 
 

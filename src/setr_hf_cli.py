@@ -5,6 +5,7 @@ import takes seconds, so that what needs no job is answered at once.
 import ast
 import difflib
 import importlib.util
+import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -45,9 +46,19 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
+def leave_out_advice_to_torchao() -> None:
+    """Torch advises the authors of torchao, which Transformers imports where it is installed, in two lines of log."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "register_constant() on Enum subclasses" not in record.getMessage()
+
+    logging.getLogger("torch.utils._pytree").addFilter(is_other)
+
+
 def run_script(path: str | Path) -> int:
     """Runs the job of a script, whose options the command line holds; returns its exit status."""
     end_at_signals()
+    leave_out_advice_to_torchao()
     from setr_hf.cli import run_job
 
     return run_job(lambda: load_script(Path(path)).main())

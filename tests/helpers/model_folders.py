@@ -8,10 +8,10 @@ from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 NAMES = ["sky", "tree", "road", "car"]
 
 
-def save_model(folder, names, seed=0):
+def save_model(folder, names, seed=0, hidden_size=32):
     torch.manual_seed(seed)
     config = SetrConfig(
-        hidden_size=32,
+        hidden_size=hidden_size,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,

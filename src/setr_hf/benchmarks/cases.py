@@ -13,6 +13,7 @@ from . import (
     matmul_share,
     multi_scale,
     photo,
+    quantization,
     training_step,
 )
 
@@ -26,6 +27,7 @@ CASES: dict[str, ModuleType] = {
     "encoder": encoder,
     "inference": inference,
     "photo": photo,
+    "quantization": quantization,
     "training-step": training_step,
     "evaluation": evaluation,
     "augmentation": augmentation,

@@ -19,7 +19,7 @@ def load_segmenter(
     scales need.
     """
     warn_if_imitated(arguments.dtype, device)
-    model, processor = load_model(path, arguments.dtype, device)
+    model, processor = load_model(path, arguments.dtype, device, arguments.quantization)
     if label_set is not None:
         try:
             check_classes(model.config, label_set)

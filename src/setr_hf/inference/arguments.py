@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 
 from ..errors import SetrError
+from .quantization import QUANTIZATIONS, check_library
 
 
 PROTOCOLS = ("single", "multi")
@@ -14,12 +15,13 @@ WINDOWS = {"help": "windows that a model takes at a time"}
 CONFIDENCE = {"help": "write how sure the model is of each pixel, as a map and a picture"}
 IGNORE_BELOW = {"help": "no class where the model is less sure than this, more than 0 to 1", "metavar": "SHARE"}
 DTYPE = {"help": "precision that models compute in", "choices": DTYPES}
+QUANTIZATION = {"help": "integers for the encoder's weights", "choices": tuple(QUANTIZATIONS)}
 
 
 @dataclass
 class ProtocolArguments:
     """How a model segments photos. Raises [`SetrError`] if there are `scales` for a single one, one is not a positive
-    ratio, or `window_batch_size` is less than 1.
+    ratio, `window_batch_size` is less than 1, or the library of `quantization` cannot be loaded.
     """
 
     _argument_group_name = "test protocol"
@@ -28,10 +30,13 @@ class ProtocolArguments:
     scales: list[float] | None = field(default=None, metadata=SCALES)
     window_batch_size: int = field(default=32, metadata=WINDOWS)
     dtype: str = field(default="float32", metadata=DTYPE)
+    quantization: str | None = field(default=None, metadata=QUANTIZATION)
 
     def __post_init__(self) -> None:
         if self.window_batch_size < 1:
             raise SetrError(f"--window-batch-size must be at least 1, got {self.window_batch_size}")
+        if self.quantization is not None:
+            check_library(self.quantization)
         if self.scales is None:
             return
         if self.protocol == "single":

@@ -31,6 +31,8 @@ from transformers.utils import (
 from ..errors import SetrError
 from ..files import parse_json, read_text
 from ..model.image_processing_setr import SetrImageProcessorMixin
+from ..text import one_line
+from .quantization import quantization_config, stored_tensors
 
 
 # What Transformers raises for files that were not written by it, or not completely.
@@ -47,6 +49,18 @@ class NotASetr(SetrError):
 
     def __init__(self, path: str | Path, model_type: Any):
         super().__init__(f"the model {path} is not a SETR: it is a {model_type or 'model that names no model_type'}")
+
+
+def check_not_quantized(path: str | Path, quantization: Any) -> None:
+    """Raises [`SetrError`] if this `quantization_config` of a model's configuration says that its weights are not what
+    they were trained to be.
+    """
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise SetrError(
+            f"the model {path} was saved quantized ({one_line(method, 50)}), which from_pretrained loads, and jobs do "
+            "not: pass the model that it was made of, with --quantization to predict or evaluate"
+        )
 
 
 @contextmanager
@@ -110,9 +124,10 @@ def is_name(value: Any) -> bool:
 
 def check_folder(folder: Path) -> None:
     """Raises [`SetrError`], which names the file at fault, unless the files of a folder can be those of a SETR."""
-    model_type = read_object(folder / CONFIG_NAME).get("model_type")
-    if model_type != "setr":
-        raise NotASetr(folder, model_type)
+    config = read_object(folder / CONFIG_NAME)
+    if config.get("model_type") != "setr":
+        raise NotASetr(folder, config.get("model_type"))
+    check_not_quantized(folder, config.get("quantization_config"))
     for path in weight_files(folder):
         check_types(path)
 
@@ -157,7 +172,7 @@ def check_loading_info(info: dict[str, Any], path: str) -> None:
 
 def check_finite(model: nn.Module, name: str) -> None:
     """Raises [`SetrError`] if a parameter or buffer of a model, which the error calls `name`, is NaN or infinite."""
-    for key, tensor in model.state_dict().items():
+    for key, tensor in stored_tensors(model):
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise SetrError(
                 f"{name} holds NaN or infinite numbers in {key}: its training diverged, its file is damaged, or its "
@@ -165,19 +180,35 @@ def check_finite(model: nn.Module, name: str) -> None:
             )
 
 
-def load_network(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+def check_blocks(model: nn.Module, path: str | Path, quantization: str | None) -> None:
+    """Raises [`SetrError`] if weights of 4 bits do not fill blocks of 64, which not all CPUs can use."""
+    for module in model.modules() if quantization == "bnb-nf4" else ():
+        if isinstance(module, nn.Linear) and module.in_features % 64:
+            raise SetrError(
+                f"the model {path} has a layer of width {module.in_features}, but {quantization} needs multiples of 64"
+            )
+
+
+def load_network(
+    path: str | Path, dtype: str | torch.dtype = "auto", quantization: str | None = None
+) -> PreTrainedModel:
     """The model of a folder or Hub id, in evaluation mode on the CPU, with the checks of [`load_model`]."""
     is_folder = Path(path).is_dir()
     if is_folder:
         check_folder(Path(path))
     # Code that lies beside the weights is not run, and no question is asked about it.
-    options = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": False}
     with loading(f"the model {path}"):
         config = AutoConfig.from_pretrained(path, **options)
         if config.model_type != "setr":
             raise NotASetr(path, config.model_type)
         if is_folder:
             check_extent(config, Path(path))
+        else:
+            check_not_quantized(path, getattr(config, "quantization_config", None))
+        if quantization is not None:
+            computes_in = getattr(config, "dtype", None) or "float32" if dtype == "auto" else dtype
+            options["quantization_config"] = quantization_config(quantization, computes_in)
         model, info = AutoModelForSemanticSegmentation.from_pretrained(
             path,
             dtype=dtype,
@@ -190,6 +221,7 @@ def load_network(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTrai
             for file in Path(cached_file(path, CONFIG_NAME)).parent.glob("*.safetensors"):
                 check_types(file)
     check_loading_info(info, str(path))
+    check_blocks(model, path, quantization)
     check_finite(model, f"the model {path}")
     return model
 
@@ -208,14 +240,18 @@ def load_processor(path: str | Path, **settings: Any) -> BaseImageProcessor:
 
 
 def load_model(
-    path: str | Path, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu"
+    path: str | Path,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    quantization: str | None = None,
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """The model of a folder or Hub id, in evaluation mode, and its image processor. `dtype` is "float32", "bfloat16",
-    "float16", or "auto": as saved.
+    "float16", or "auto": as saved. `quantization` is a name of [`quantization_config`].
 
     No pickle is loaded and no code that lies beside the weights is run. Raises [`SetrError`] if there is no model of
     that name, it is not a SETR, its files are damaged or contradict each other, a tensor is missing, left over or of
-    another shape than its config.json says, or a weight is NaN or infinite.
+    another shape than its config.json says, a weight is NaN or infinite, or the weights were saved quantized or cannot
+    be quantized here.
     """
-    model, processor = load_network(path, dtype), load_processor(path)
+    model, processor = load_network(path, dtype, quantization), load_processor(path)
     return model.to(device).eval(), processor

@@ -14,6 +14,7 @@ from ..model.confidence_setr import logits_of
 from ..model.label_maps_setr import ScoreTile
 from .arguments import ConfidenceArguments
 from .predictions import Prediction, prediction_of
+from .quantization import quantization_of
 from .settings import model_settings
 from .sliding_windows import check_multi_scale, full_memory_named, photo_tiles, segment
 
@@ -69,6 +70,7 @@ class Segmenter:
             "scales": None if self.scales is None else list(self.scales),
             "mirrored": self.scales is not None,
             "dtype": str(self.model.dtype).removeprefix("torch."),
+            "quantization": quantization_of(self.model),
             **model_settings(self.model, self.processor),
         }
 

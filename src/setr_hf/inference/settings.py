@@ -10,6 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import SetrError
 from .loading import read_object
+from .quantization import stored_tensors
 
 
 # Fields of configurations and image processors that change nothing of a label map.
@@ -31,7 +32,8 @@ def model_settings(model: PreTrainedModel, processor: BaseImageProcessor) -> dic
         {name: value for name, value in part.to_dict().items() if name not in WITHOUT_EFFECT}
         for part in (model.config, processor)
     )
-    tensors = (tensor.cpu().contiguous() for _, tensor in sorted(model.state_dict().items()))
+    stored = sorted(stored_tensors(model), key=lambda item: item[0])
+    tensors = (tensor.cpu().contiguous() for _, tensor in stored)
     return {
         "model": digest(config, *(tensor.view(-1).view(torch.uint8).numpy() for tensor in tensors)),
         "image_processor": digest(processing),

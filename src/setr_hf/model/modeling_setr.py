@@ -230,7 +230,8 @@ def is_bare(module: nn.Module) -> bool:
     """
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     is_plain = type(module) in (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm) and "forward" not in vars(module)
-    return is_plain and not any(hooks)
+    # Quantization by torchao leaves the module, and puts a tensor that stands for several ones into it.
+    return is_plain and not hasattr(module.weight, "__tensor_flatten__") and not any(hooks)
 
 
 def convolve_upsampled(
