@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from paths import SCRIPTS
+from transformers.utils import is_torchao_available
 
 from setr_hf.benchmarks import loss, networks
 from setr_hf.benchmarks.cases import CASES
@@ -33,6 +34,8 @@ def run(job, *arguments):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_codes_of_a_case_run_and_agree(job, case):
+    if case == "quantization" and not is_torchao_available():
+        pytest.skip("needs torchao")
     comparisons = 0
     for comparison in CASES[case].comparisons(job.parse_arguments(["all", *SMALL])):
         setting = json.loads(json.dumps(comparison.setting))
@@ -47,6 +50,8 @@ def test_the_codes_of_a_case_run_and_agree(job, case):
         assert facts.get("equal bits run to run", True)
         assert facts.get("difference", 0) < 1e-5
         assert facts.get("equal labels", 1) > 0.999
+        assert facts.get("label agreement", 1) > 0.9
+        assert facts.get("share of those without", 0) < 1
         assert all(amount > 0 for amount in comparison.work.values())
         comparisons += 1
     assert comparisons
@@ -90,6 +95,18 @@ def test_a_table_and_all_figures_as_json(job, tmp_path, capsys):
         assert result["facts"]["equal bits run to run"] is True
 
 
+def test_quantization_that_cannot_be_loaded_is_named(job, tmp_path, monkeypatch, capsys):
+    for library in ("torchao", "bitsandbytes"):
+        monkeypatch.delitem(sys.modules, library, raising=False)
+        (tmp_path / f"{library}.py").write_text("raise ImportError('no such\\nlibrary')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run(job, "quantization", "--quantizations", "int8-dynamic", "bnb-nf4") == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("not measured")] == [
+        f"not measured: {name} needs {library}, which cannot be loaded (no such library): pip install -U {library}"
+        for name, library in (("int8-dynamic", "torchao"), ("bnb-nf4", "bitsandbytes"))
+    ]
+
+
 def test_beside_mmsegmentation(job, tmp_path):
     python = os.environ.get("MMSEG_PYTHON")
     if not python:
@@ -120,6 +137,7 @@ def test_a_python_without_mmsegmentation_is_named(job, tmp_path, capsys):
         (["photo", "--photo", "/no/photo.jpg"], "/no/photo.jpg does not exist"),
         (["photo", "--photo", os.path.dirname(__file__)], f"{os.path.dirname(__file__)} is a folder"),
         (["augmentation", "--dataset", "/no/folder"], "/no/folder"),
+        (["quantization", "--model", "/no/model"], "/no/model"),
         (["loss", "--json", os.path.dirname(__file__)], f"--json {os.path.dirname(__file__)} is a folder"),
         (["loss", "--json", f"{__file__}/new/figures.json"], f"{__file__}/new cannot be created"),
     ],
@@ -151,6 +169,10 @@ def test_what_cannot_be_measured_is_named_in_a_line(job, options, message, capsy
         ["loss", "--dataset", "mine"],
         ["evaluation", "--labels", "ade20k"],
         ["loss", "--dtypes", "float16"],
+        ["loss", "--model", "folder"],
+        ["loss", "--quantizations", "int8-dynamic"],
+        ["quantization", "--quantizations", "int4"],
+        ["quantization", "--model", "folder", "--num-labels", "7"],
     ],
 )
 def test_options_out_of_range_are_refused(job, options, capsys):
