@@ -20,7 +20,7 @@ from setr_hf_cli import load_script
 SIZES = ["--size", "64", "--num-labels", "5", "--logits", "8", "--photo-sizes", "70x100", "--model-size", "tiny"]
 SIZES += ["--num-images", "2", "--scales", "0.5", "1.5", "--photo-sides", "64", "256"]
 # Its encoder is that of any other, and its decoder the slowest.
-SMALL = [*SIZES, "--decoders", "naive", "mla"]
+SMALL = [*SIZES, "--decoders", "naive", "mla", "--quantizations", "int8-dynamic"]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import Trainer, TrainingArguments, pipeline
 
 from setr_hf import SetrForSemanticSegmentation
 from setr_hf.cli import run_job
+from setr_hf.doctor.model_report import examine_model
 from setr_hf.errors import SetrError
 from setr_hf.inference.loading import check_finite, load_model, load_network
 from setr_hf.inference.quantization import (
@@ -126,6 +128,9 @@ def test_jobs_refuse_a_folder_of_quantized_weights(folder, scene_folder, tmp_pat
     with pytest.raises(SetrError) as error:
         load_model(saved)
     assert message in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert [(finding.kind, finding.meaning) for finding in examine_model(str(saved))[1]] == [
+        ("network", str(error.value))
+    ]
     job = load_script(SCRIPTS / "train.py")
     options = ["--model", str(saved), "--dataset", str(scene_folder), "--output-dir", str(tmp_path / "run")]
     assert run_job(lambda: job.main([*options, "--use-cpu", "--max-steps", "1", "--crop-size", "32"])) == 2
@@ -193,6 +198,17 @@ def test_a_card_tells_of_weights_as_they_are_saved(folder, capsys):
     with pytest.raises(SystemExit):
         job.main(options)
     assert "--update-card takes results of the weights as they are saved" in capsys.readouterr().err
+
+
+def test_jobs_say_nothing_of_the_libraries(folder, tmp_path):
+    """Torch's advice to torchao's authors comes with the first import of Transformers."""
+    installed("int8-weight-only")
+    photo().save(tmp_path / "photo.png")
+    options = ["--model", folder, "--output", tmp_path / "out", tmp_path / "photo.png", "--window-batch-size", "0"]
+    command = [sys.executable, SCRIPTS / "predict.py", *options]
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: --window-batch-size must be at least 1, got 0\n"
 
 
 def test_what_is_said_at_each_product_is_heard_once():

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,5 @@ def comparisons(options: Namespace) -> Iterator[Comparison]:
                         module=__name__,
                         setting=quantized,
                         references=(UNQUANTIZED,),
-                        facts=lambda quantized=quantized, expected=expected, num_bytes=num_bytes: facts(
-                            quantized, photos, expected, num_bytes
-                        ),
+                        facts=partial(facts, quantized, photos, expected, num_bytes),
                     )

@@ -39,7 +39,10 @@ def check_files(folder: Path) -> list[Finding]:
     if config is not None and config.get("model_type") != "setr":
         meaning = f"{folder / CONFIG_NAME} is that of a {config.get('model_type')!r}, not of a setr"
         findings.append(Finding("not_a_setr", "error", meaning, "setr-hf train --encoder starts a SETR from a ViT"))
-    for path in load_part("weights", lambda: weight_files(folder), findings) or ():
+    paths = load_part("weights", lambda: weight_files(folder), findings) or []
+    if config is not None and config.get("quantization_config") is not None:
+        paths = []  # Integers belong there; that jobs do not take them is said when the network is loaded.
+    for path in paths:
         load_part("weights", partial(check_types, path), findings)
     pickles = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if (folder / name).exists()]
     if pickles:
