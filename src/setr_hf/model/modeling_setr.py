@@ -149,8 +149,9 @@ class SetrEmbeddings(nn.Module):
         pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
         embeddings = self.patch_embeddings(pad_to_grid(pixel_values, self.patch_size))
         batch_size, _, height, width = embeddings.shape
-        # Every layer would keep the order of the convolution's memory, and every LayerNorm copy it.
-        embeddings = embeddings.flatten(2).transpose(1, 2).contiguous()
+        # Every layer would keep the order of the convolution's memory, and every LayerNorm copy it. Unlike `contiguous`,
+        # a clone asks nothing of the size, which an exported graph would be bound to.
+        embeddings = embeddings.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format)
         if self.cls_token is not None:
             embeddings = torch.cat([self.cls_token.expand(batch_size, -1, -1), embeddings], dim=1)
         return self.dropout(embeddings + self.interpolate_position_embeddings(height, width)), (height, width)
@@ -279,7 +280,9 @@ class SetrChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of `(batch_size, channels, height, width)`."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        maps = super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        # A convolution chooses its own order of the memory by the sizes, which an exported graph would be bound to.
+        return maps.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else maps
 
 
 class SetrUpsampleHead(nn.Module):
@@ -517,10 +520,10 @@ class SetrModel(SetrPreTrainedModel):
         check_pixels(pixel_values, self.config, "pixel_values", 4)
         hidden_states, grid_size = self.embeddings(pixel_values)
         out_indices = out_indices or []
-        num_patches = math.prod(grid_size)
+        first_patch = int(self.config.use_class_token)
 
         def to_map(tokens: torch.Tensor) -> torch.Tensor:
-            return tokens[:, -num_patches:].transpose(1, 2).unflatten(2, grid_size)
+            return tokens[:, first_patch:].transpose(1, 2).unflatten(2, grid_size)
 
         feature_maps = [to_map(hidden_states)] if 0 in out_indices else []
         for index, layer in enumerate(self.layers, start=1):
@@ -797,7 +800,11 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
                 raise self._invalid_labels(labels) from error
 
         def cut(maps: torch.Tensor) -> torch.Tensor:
-            rows, columns = -(-maps.shape[-2] * height // padded_height), -(-maps.shape[-1] * width // padded_width)
+            scale_factor = maps.shape[-2] * self.config.patch_size // padded_height
+            rows, columns = (
+                round_up_to_patches(side * scale_factor, self.config.patch_size) // self.config.patch_size
+                for side in (height, width)
+            )
             return maps[..., :rows, :columns]
 
         return SetrSemanticSegmenterOutput(

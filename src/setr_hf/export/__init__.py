@@ -1,0 +1,1 @@
+"""A trained model as a graph for other runtimes: ONNX, OpenVINO, torch.export."""

@@ -1,0 +1,37 @@
+"""A model as one graph of torch.export, from which the files of all formats are made."""
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic_shapes
+from transformers import PreTrainedModel
+
+
+class LogitsOnly(nn.Module):
+    """From `pixel_values` to `logits`, both float32, in whatever precision the model computes."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values.to(self.model.dtype)).logits.float()
+
+
+def sample_pixels(model: PreTrainedModel) -> torch.Tensor:
+    """A batch to trace a model with. No two of its sizes are equal, 1, or whole patches: nothing is taken for fixed."""
+    patch_size = model.config.patch_size
+    return torch.zeros(2, model.config.num_channels, 3 * patch_size + 1, 5 * patch_size - 1)
+
+
+def trace(model: PreTrainedModel) -> ExportedProgram:
+    """The graph of a model in evaluation mode, on the CPU.
+
+    Its input is `pixel_values`, float32 of shape `(batch_size, num_channels, height, width)`, normalized as the image
+    processor does, of any batch size, height and width. Its output is the `logits` of the model at its own
+    resolution, float32 of shape `(batch_size, num_labels, rows, columns)`.
+    """
+    free = {"pixel_values": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    # Otherwise a graph is bound to sizes other than 1, and to those that fill no memory layout by chance.
+    with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):
+        return torch.export.export(LogitsOnly(model), (), {"pixel_values": sample_pixels(model)}, dynamic_shapes=free)
