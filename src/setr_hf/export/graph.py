@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 class LogitsOnly(nn.Module):
     """From `pixel_values` to `logits`, both float32, in whatever precision the model computes."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
@@ -19,9 +19,13 @@ class LogitsOnly(nn.Module):
 
 
 def sample_pixels(model: PreTrainedModel) -> torch.Tensor:
-    """A batch to trace a model with. No two of its sizes are equal, 1, or whole patches: nothing is taken for fixed."""
-    patch_size = model.config.patch_size
-    return torch.zeros(2, model.config.num_channels, 3 * patch_size + 1, 5 * patch_size - 1)
+    """Pixels to trace a model with, and to compare it on. No two of the sizes are equal, 1, or whole patches, so that
+    none is taken for fixed.
+    """
+    config = model.config
+    channels = (config.backbone_config or config).num_channels
+    shape = (2, channels, 3 * config.patch_size + 1, 5 * config.patch_size - 1)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def trace(model: PreTrainedModel) -> ExportedProgram:
@@ -31,7 +35,9 @@ def trace(model: PreTrainedModel) -> ExportedProgram:
     processor does, of any batch size, height and width. Its output is the `logits` of the model at its own
     resolution, float32 of shape `(batch_size, num_labels, rows, columns)`.
     """
+    inputs = {"pixel_values": sample_pixels(model)}
     free = {"pixel_values": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
-    # Otherwise a graph is bound to sizes other than 1, and to those that fill no memory layout by chance.
+    # Without the setting, a graph is bound to sizes that are not 1, and not those at which a tensor happens to be
+    # contiguous.
     with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):
-        return torch.export.export(LogitsOnly(model), (), {"pixel_values": sample_pixels(model)}, dynamic_shapes=free)
+        return torch.export.export(LogitsOnly(model), (), inputs, dynamic_shapes=free)
