@@ -8,21 +8,23 @@ from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 NAMES = ["sky", "tree", "road", "car"]
 
 
-def save_model(folder, names, seed=0, hidden_size=32):
+def save_model(folder, names, seed=0, **fields):
+    """`fields` override those of the configuration."""
     torch.manual_seed(seed)
-    config = SetrConfig(
-        hidden_size=hidden_size,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        image_size=32,
-        decoder_type="naive",
-        decoder_hidden_size=16,
-        auxiliary_out_indices=[],
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-        semantic_loss_ignore_index=255 if len(names) < 256 else -100,
-    )
+    default = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "image_size": 32,
+        "decoder_type": "naive",
+        "decoder_hidden_size": 16,
+        "auxiliary_out_indices": [],
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+        "semantic_loss_ignore_index": 255 if len(names) < 256 else -100,
+    }
+    config = SetrConfig(**{**default, **fields})
     model = SetrForSemanticSegmentation(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

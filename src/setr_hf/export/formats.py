@@ -18,6 +18,9 @@ from ..errors import SetrError
 # The first operator set of ONNX with a GELU.
 OPSET = 20
 
+# By default OpenVINO computes in bfloat16 where a processor can, and rounds what it multiplies int8 weights with.
+OPENVINO_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+
 # From pixel values to logits, both float32.
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -46,7 +49,10 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
         verbose=False,
     )
     (pixel_values,), (logits,) = onnx_program.model.graph.inputs, onnx_program.model.graph.outputs
-    for value, sizes in ((pixel_values, ("batch_size", "height", "width")), (logits, ("batch_size", "rows", "columns"))):
+    for value, sizes in (
+        (pixel_values, ("batch_size", "height", "width")),
+        (logits, ("batch_size", "rows", "columns")),
+    ):
         for axis, size in zip((0, 2, 3), sizes):
             value.shape[axis] = size
     onnx_program.save(path)
@@ -64,6 +70,10 @@ def write_openvino(program: ExportedProgram, path: Path) -> None:
 
     channels = program.example_inputs[1]["pixel_values"].shape[1]
     model = openvino.convert_model(program)
+    for operation in model.get_ops():
+        # Of torch's resizing to a single row or column it would take the first old sample, which torch does not.
+        if operation.get_attributes().get("coordinate_transformation_mode") == "pytorch_half_pixel":
+            operation.set_attribute("coordinate_transformation_mode", "half_pixel")
     model.inputs[0].set_names({"pixel_values"})
     model.outputs[0].set_names({"logits"})
     model.reshape({"pixel_values": [-1, channels, -1, -1]})
@@ -73,8 +83,7 @@ def write_openvino(program: ExportedProgram, path: Path) -> None:
 def load_openvino(path: Path) -> Run:
     import openvino
 
-    # The default is bfloat16, on processors that compute in it.
-    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino.Core().compile_model(path, "CPU", OPENVINO_OPTIONS)
     return lambda pixel_values: model(pixel_values)["logits"]
 
 
@@ -84,7 +93,12 @@ def write_torch_export(program: ExportedProgram, path: Path) -> None:
 
 def load_torch_export(path: Path) -> Run:
     module = torch.export.load(path).module()
-    return lambda pixel_values: module(pixel_values=torch.from_numpy(pixel_values)).numpy()
+
+    @torch.inference_mode()
+    def run(pixel_values: np.ndarray) -> np.ndarray:
+        return module(pixel_values=torch.from_numpy(pixel_values)).numpy()
+
+    return run
 
 
 class Format(NamedTuple):

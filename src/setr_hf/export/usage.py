@@ -1,9 +1,11 @@
 """What lies beside an exported model for whoever runs it."""
 
+import json
+
 from transformers import PreTrainedConfig
 
 from ..text import one_line
-from .formats import OPSET
+from .formats import OPENVINO_OPTIONS, OPSET
 
 
 LOADING = {
@@ -12,18 +14,20 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
 logits = session.run(["logits"], {"pixel_values": pixel_values})[0]""",
-    "model.xml": """\
+    "model.xml": f"""\
 import openvino
 
-# The weights are in model.bin. Without the hint, some processors compute in bfloat16.
-model = openvino.Core().compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+# The weights are in model.bin. Without these options OpenVINO is faster on some processors, and computes in bfloat16.
+options = {json.dumps(OPENVINO_OPTIONS)}
+model = openvino.Core().compile_model("model.xml", "CPU", options)
 logits = model(pixel_values)["logits"]""",
     "model.pt2": """\
 import torch
 
 # torch.export.load unpickles: load only files that you trust.
 model = torch.export.load("model.pt2").module()
-logits = model(pixel_values=torch.from_numpy(pixel_values)).numpy()""",
+with torch.inference_mode():
+    logits = model(pixel_values=torch.from_numpy(pixel_values)).numpy()""",
 }
 KINDS = {"model.onnx": f"ONNX, operator set {OPSET}", "model.xml": "OpenVINO", "model.pt2": "torch.export"}
 PRECISIONS = {
@@ -43,7 +47,7 @@ def usage(file_name: str, config: PreTrainedConfig, dtype: str) -> str:
 
 | | name | type | shape |
 | --- | --- | --- | --- |
-| input | `pixel_values` | float32 | (batch_size, {channels}, height, width), any but 0 |
+| input | `pixel_values` | float32 | (batch_size, {channels}, height, width), sides of more than {config.patch_size} pixels |
 | output | `logits` | float32 | (batch_size, {config.num_labels}, rows, columns) |
 
 `pixel_values` are normalized as `preprocessor_config.json` says, channels first. `logits` come at the decoder's

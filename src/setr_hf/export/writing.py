@@ -122,7 +122,9 @@ def export_model(
         difference = largest_difference(model, exported, sample_pixels(model))
         if agreed.of_pixels < min_agreement:
             least = min(range(len(photos)), key=lambda index: agreed.of_photos[index])
-            text = f"only {100 * agreed.of_pixels:.4f} % of the pixels keep their class, {100 * min_agreement:g} % asked"
+            text = (
+                f"only {100 * agreed.of_pixels:.4f} % of the pixels keep their class, {100 * min_agreement:g} % asked"
+            )
             raise refusal(model, processor, photos[least], dtype, text)
         if dtype == "float32" and not difference <= MAX_DIFFERENCE:
             text = f"logits differ by {100 * difference:.3g} % of the largest, {100 * MAX_DIFFERENCE:g} % allowed"

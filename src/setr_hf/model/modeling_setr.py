@@ -149,8 +149,8 @@ class SetrEmbeddings(nn.Module):
         pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
         embeddings = self.patch_embeddings(pad_to_grid(pixel_values, self.patch_size))
         batch_size, _, height, width = embeddings.shape
-        # Every layer would keep the order of the convolution's memory, and every LayerNorm copy it. Unlike `contiguous`,
-        # a clone asks nothing of the size, which an exported graph would be bound to.
+        # Every layer would keep the order of the convolution's memory, and every LayerNorm copy it. Unlike
+        # `contiguous`, a clone asks nothing of the size, which an exported graph would be bound to.
         embeddings = embeddings.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format)
         if self.cls_token is not None:
             embeddings = torch.cat([self.cls_token.expand(batch_size, -1, -1), embeddings], dim=1)
