@@ -240,7 +240,7 @@ def test_what_is_not_a_setr_or_not_an_export_is_refused(tmp_path, scenes):
     (tmp_path / "vit/config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(SetrError, match="is not a SETR: it is a vit"):
         export_model(tmp_path / "vit", tmp_path / "out", "onnx", scenes)
-    with pytest.raises(SetrError, match="holds no exported model: it has none of model.onnx"):
+    with pytest.raises(SetrError, match=r"holds no exported model: it has none of model\.onnx"):
         load_exported(tmp_path / "vit")
     with pytest.raises(SetrError, match="no photos"):
         export_model(tmp_path / "vit", tmp_path / "out", "onnx", [])

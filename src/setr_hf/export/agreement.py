@@ -82,7 +82,8 @@ def layer_losses(
         return processor.post_process_semantic_segmentation(outputs, [(photo.height, photo.width)])[0]
 
     expected, losses = model(**inputs), []
-    for name in progress_bar(None, "layer", iterable=list(lossy_layers(model, dtype))):
+    layers = list(lossy_layers(model, dtype))
+    for name in progress_bar(len(layers), "layer", iterable=layers):
         with one_layer_reduced(model, name, dtype):
             found = model(**inputs)
         change = ((found.logits - expected.logits).abs().max() / expected.logits.abs().max()).item()

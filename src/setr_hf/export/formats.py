@@ -48,13 +48,14 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
         opset_version=OPSET,
         verbose=False,
     )
+    assert onnx_program is not None  # As it is only of models with `dynamo=False`.
     (pixel_values,), (logits,) = onnx_program.model.graph.inputs, onnx_program.model.graph.outputs
     for value, sizes in (
         (pixel_values, ("batch_size", "height", "width")),
         (logits, ("batch_size", "rows", "columns")),
     ):
         for axis, size in zip((0, 2, 3), sizes):
-            value.shape[axis] = size
+            value.shape[axis] = size  # type: ignore[index]
     onnx_program.save(path)
 
 

@@ -10,12 +10,13 @@ from transformers import PreTrainedModel
 class LogitsOnly(nn.Module):
     """From `pixel_values` to `logits`, both float32, in whatever precision the model computes."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
+        self.dtype: torch.dtype = model.dtype
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values=pixel_values.to(self.model.dtype)).logits.float()
+        return self.model(pixel_values=pixel_values.to(self.dtype)).logits.float()
 
 
 def sample_pixels(model: PreTrainedModel) -> torch.Tensor:
@@ -39,5 +40,5 @@ def trace(model: PreTrainedModel) -> ExportedProgram:
     free = {"pixel_values": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     # Without the setting, a graph is bound to sizes that are not 1, and not those at which a tensor happens to be
     # contiguous.
-    with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):
+    with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(LogitsOnly(model), (), inputs, dynamic_shapes=free)

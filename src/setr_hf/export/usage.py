@@ -47,10 +47,11 @@ def usage(file_name: str, config: PreTrainedConfig, dtype: str) -> str:
 
 | | name | type | shape |
 | --- | --- | --- | --- |
-| input | `pixel_values` | float32 | (batch_size, {channels}, height, width), sides of more than {config.patch_size} pixels |
+| input | `pixel_values` | float32 | (batch_size, {channels}, height, width) |
 | output | `logits` | float32 | (batch_size, {config.num_labels}, rows, columns) |
 
-`pixel_values` are normalized as `preprocessor_config.json` says, channels first. `logits` come at the decoder's
+`pixel_values` are normalized as `preprocessor_config.json` says, channels first; of any size beyond one patch of
+{config.patch_size} pixels. `logits` come at the decoder's
 resolution; `config.json` names the classes{class_names(config)}.
 
 ```python
