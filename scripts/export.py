@@ -37,7 +37,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     option("model", metavar="MODEL", help="folder or Hub id of a SETR model")
     option("output", metavar="OUT", type=Path, help="folder to write, which must be new or empty")
     option("--format", choices=list(FORMATS), default="onnx", help="of the file")
-    option("--dtype", choices=DTYPES, default="float32", help="float16, or weights of 8 bits; not everything keeps up")
+    option("--dtype", choices=DTYPES, default="float32", help="precision; of int8 are the weights alone")
     option(
         "--photos", nargs="+", metavar="PHOTO", help="photos, folders or patterns to compare label maps on, such as "
         f"those that the model is for; else {NUM_SCENES} generated street scenes",

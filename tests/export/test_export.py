@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from model_folders import NAMES, save_model
-from paths import SCRIPTS
+from paths import ROOT, SCRIPTS
 
 from setr_hf import segment
 from setr_hf.data.scenes import make_scenes
@@ -60,6 +60,7 @@ def exported(saved, tmp_path_factory):
             with quiet():
                 programs[decoder] = programs.get(decoder) or trace(model)
                 form.write(programs[decoder], path)
+            assert str(ROOT).encode() not in path.read_bytes(), "a path of this computer"
             runs[decoder, format_name] = form.load(path)
         return model, processor, runs[decoder, format_name]
 

@@ -41,4 +41,7 @@ def trace(model: PreTrainedModel) -> ExportedProgram:
     # Without the setting, a graph is bound to sizes that are not 1, and not those at which a tensor happens to be
     # contiguous.
     with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        return torch.export.export(LogitsOnly(model), (), inputs, dynamic_shapes=free)
+        program = torch.export.export(LogitsOnly(model), (), inputs, dynamic_shapes=free)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # The paths of this computer, which all formats would tell.
+    return program
