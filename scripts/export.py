@@ -17,6 +17,7 @@ from setr_hf.data.scenes import make_scenes
 from setr_hf.errors import SetrError
 from setr_hf.export.formats import FORMATS
 from setr_hf.export.precision import DTYPES
+from setr_hf.export.whole_protocol import export_whole_protocol
 from setr_hf.export.writing import MIN_AGREEMENT, check_options, export_model
 from setr_hf.files import check_is_new
 from setr_hf.inference.output_folder import RECORDS_FILE
@@ -42,6 +43,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         "--photos", nargs="+", metavar="PHOTO", help="photos, folders or patterns to compare label maps on, such as "
         f"those that the model is for; else {NUM_SCENES} generated street scenes",
     )  # fmt: skip
+    option("--whole-protocol", action="store_true", help="write segment.py beside model.onnx, which makes label maps "
+        "of photos with onnxruntime and numpy alone")  # fmt: skip
     option("--min-agreement", type=float, metavar="PERCENT", help=f"pixels that must keep their class ({defaults})")
     return parser.parse_args(argv)
 
@@ -61,11 +64,16 @@ def photos_of(inputs: list[str] | None) -> list[Image.Image]:
 def main(argv: list[str] | None = None) -> int:
     options = parse_arguments(argv)
     share = None if options.min_agreement is None else options.min_agreement / 100
+    if options.whole_protocol and options.format != "onnx":
+        raise SetrError(f"--whole-protocol writes ONNX, but --format is {options.format}: leave one of them out")
     check_is_new(options.output)
     check_model(options.model)
     photos = photos_of(options.photos)
     check_options(options.format, options.dtype, share, photos)
-    report = export_model(options.model, options.output, options.format, photos, options.dtype, share)
+    if options.whole_protocol:
+        report = export_whole_protocol(options.model, options.output, photos, options.dtype, share)
+    else:
+        report = export_model(options.model, options.output, options.format, photos, options.dtype, share)
     print_table(
         ("file", "dtype", "size", "pixels that agree, %", "largest difference of logits, %", "seconds"),
         [

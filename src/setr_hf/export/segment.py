@@ -86,7 +86,7 @@ def tiles(weights: np.ndarray, length: int) -> Iterator[tuple[slice, np.ndarray,
     """Pieces of an axis, the old samples that each comes from, and their weights `(length, samples)`."""
     for start in range(0, len(weights), length):
         place = slice(start, start + length)
-        samples = weights[place].any(0).nonzero()[0]
+        samples = np.flatnonzero(weights[place].any(0))
         yield place, samples, weights[place, samples]
 
 
@@ -171,8 +171,8 @@ def segment(photo: np.ndarray) -> np.ndarray:
         needed = np.unique(samples // num_samples)
         logits = {row: logits[row] for row in needed if row in logits}
         for row in set(needed) - set(logits):
-            rows = image[tops[row] :][:crop_height]
-            logits[row] = logits_of([rows[:, left:][:, :crop_width] for left in lefts])
+            band = image[tops[row] :][:crop_height]
+            logits[row] = logits_of([band[:, left:][:, :crop_width] for left in lefts])
         mosaic = np.concatenate([logits[row][samples[samples // num_samples == row] % num_samples] for row in needed])
         row_tiles = list(tiles(strip_weights, TILE_ROWS))
         for columns, used, weights in column_tiles:
@@ -189,5 +189,7 @@ def segment(photo: np.ndarray) -> np.ndarray:
 if __name__ == "__main__":
     from PIL import Image, ImageOps
 
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     with Image.open(sys.argv[1]) as opened:
         Image.fromarray(segment(np.asarray(ImageOps.exif_transpose(opened).convert("RGB")))).save(sys.argv[2])

@@ -4,7 +4,7 @@ image processor, too, and `segment.py`, which does by them what the image proces
 
 import json
 import shutil
-import warnings
+import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,18 @@ from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import SetrError
-from ..files import whole_folder
+from ..files import check_is_new, size_of, whole_folder
 from ..inference.loading import load_model
-from ..inference.sliding_windows import segment
+from ..inference.photos import upright_rgb
 from ..model.image_processing_setr import MAX_ENLARGED_PIXELS
+from .agreement import agreement, label_maps
+from .formats import OPSET, quiet
+from .precision import reduced
+from .writing import ExportReport, check_options, refusal
 
 
 RUNTIME = Path(__file__).with_name("segment.py")
-# Share of the pixels of a photo of noise on which the folder must agree with torch before it is kept.
-LEAST_AGREEMENT = 0.999
-# One file of ONNX cannot hold 2 GiB; the rest is for the graph.
-MOST_WEIGHTS_IN_GRAPH = 2 * 10**9
-# Of the photo that the graph is traced with. Equal or whole numbers of patches might be taken for a rule.
-TRACED_SIDES = (3, 5)
+GRAPH_NAME = "model.onnx"
 
 
 class WindowNetwork(nn.Module):
@@ -49,8 +48,8 @@ class WindowNetwork(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         pixel_values = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        feature_maps, _ = self.model._encode(pixel_values, with_auxiliary=False)
-        return self.model._decode(feature_maps, with_auxiliary=False)[0]
+        feature_maps, _ = self.model._encode(pixel_values.to(self.model.dtype), with_auxiliary=False)
+        return self.model._decode(feature_maps, with_auxiliary=False)[0].float()
 
 
 def check_settings(processor: BaseImageProcessor, num_channels: int) -> None:
@@ -64,8 +63,8 @@ def check_settings(processor: BaseImageProcessor, num_channels: int) -> None:
     resample = getattr(processor.resample, "value", processor.resample)
     if processor.do_resize and resample not in (Image.Resampling.BILINEAR, "bilinear"):
         raise SetrError(
-            f"the whole protocol resizes photos bilinearly, but the image processor's resample is {resample!r}: set it "
-            "to 2 if the model was trained so, or export it without --whole-protocol"
+            f"the whole protocol resizes photos bilinearly, but resample of the image processor is {resample!r}: set "
+            "it to 2 if the model was trained so, or export it without --whole-protocol"
         )
     if not processor.do_rescale and not processor.do_normalize:
         raise SetrError("the image processor neither rescales nor normalizes, and no model takes 8-bit intensities")
@@ -93,74 +92,107 @@ def segment_settings(network: WindowNetwork, processor: BaseImageProcessor) -> d
     }
 
 
+def sample_windows(network: WindowNetwork) -> torch.Tensor:
+    """A batch to trace a network with. No two of its sizes are equal, 1, or whole patches: nothing is taken for fixed."""
+    patch_size = network.model.config.patch_size
+    return torch.randint(256, (2, 3 * patch_size + 1, 5 * patch_size - 1, 3), dtype=torch.uint8)
+
+
 def write_graph(network: WindowNetwork, settings: dict[str, Any], path: Path) -> None:
     """Writes the network with any number of windows of any height and width as ONNX, and the settings within."""
-    sides = (side * network.model.config.patch_size - 3 for side in TRACED_SIDES)
-    pixels = torch.zeros(2, *sides, 3, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of names of axes, among others.
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network,
-            (pixels,),
-            dynamo=True,
-            verbose=False,
+            (sample_windows(network),),
             input_names=["pixels"],
             output_names=["logits"],
+            opset_version=OPSET,
             dynamic_shapes={"pixels": {0: "batch_size", 1: "height", 2: "width"}},
+            verbose=False,
         )
+    assert program is not None
     program.model.metadata_props["segment"] = json.dumps(settings)
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    program.save(path, external_data=weights > MOST_WEIGHTS_IN_GRAPH)
+    program.save(path)
 
 
 def load_runtime(folder: Path) -> Any:
     """The module `segment.py` of an exported folder."""
     spec = spec_from_file_location("setr_hf_exported_segment", folder / RUNTIME.name)
+    assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def agreement(folder: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> float:
-    """Share of the pixels of a photo of noise that have the same class in an exported folder as in torch."""
-    crop = processor.crop_size if processor.do_split_image else None
-    height, width = (crop.height, crop.width * 3 // 2) if crop else (300, 400)
-    noise = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
-    photo = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-    expected = segment(model, processor, [photo], window_batch_size=1)[0].numpy()
-    return float((load_runtime(folder).segment(np.asarray(photo)) == expected).mean())
+def found_by(runtime: Any, photo: Image.Image) -> torch.Tensor:
+    """The label map of a photo by an exported folder, of ids that are no classes if it computes infinite numbers."""
+    pixels = np.asarray(upright_rgb(photo))
+    try:
+        return torch.from_numpy(runtime.segment(pixels)).long()
+    except ValueError:
+        return torch.full(pixels.shape[:2], -1)
 
 
-def export_whole_protocol(path: str | Path, output: Path) -> float:
-    """Writes a folder with `model.onnx` and `segment.py`, whose `segment(photo)` needs ONNX Runtime and NumPy and
-    returns the label map of `pipeline("image-segmentation")`.
+@torch.no_grad()
+def largest_difference(network: WindowNetwork, runtime: Any) -> float:
+    """The largest difference of the logits of a window, as a share of the largest."""
+    windows = sample_windows(network)
+    expected, (found,) = network(windows), runtime.load()[0].run(None, {"pixels": windows.numpy()})
+    return ((torch.from_numpy(found) - expected).abs().max() / expected.abs().max()).item()
+
+
+def export_whole_protocol(
+    path: str | Path,
+    output: str | Path,
+    photos: list[Image.Image],
+    dtype: str = "float32",
+    min_agreement: float | None = None,
+) -> ExportReport:
+    """Writes a folder with `model.onnx` and `segment.py`, whose `segment(photo)` needs ONNX Runtime and NumPy alone and
+    returns the label map of `pipeline("image-segmentation")`, if it does so on photos; else nothing.
 
     Args:
-        path (`str` or `Path`): Folder or Hub id of a model and its image processor, which is exported in float32.
-        output (`Path`): Folder to write, which is new or empty.
+        path (`str` or `Path`): Folder or Hub id of a SETR and its image processor.
+        output (`str` or `Path`): A folder that is new or empty.
+        photos (`list[PIL.Image.Image]`): On which the label maps are compared.
+        dtype, min_agreement: As in [`~export.writing.export_model`].
 
     Returns:
-        `float`: Share of the pixels of a photo of noise on which the folder agrees with torch.
+        [`ExportReport`]: What was written.
 
     Raises:
-        [`SetrError`]: the model cannot be loaded, its image processor has settings that `segment.py` cannot follow,
-            packages of the extra `export` are missing, or the folder does not agree with torch.
+        [`SetrError`]: as in [`~export.writing.export_model`], or the image processor has settings that `segment.py`
+            cannot follow.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from setr_hf.export.whole_protocol import export_whole_protocol
+
+    >>> photos = [Image.open("photo.jpg")]  # doctest: +SKIP
+    >>> export_whole_protocol("outputs/demo", "exported", photos).agreement  # doctest: +SKIP
+    1.0
+    ```
     """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise SetrError(f"exports need an extra: pip install 'setr-hf[export]' ({error})") from error
-    model, processor = load_model(path, dtype="float32")
+    start = time.monotonic()
+    min_agreement = check_options("onnx", dtype, min_agreement, photos)
+    check_is_new(output)
+    model, processor = load_model(path, "float32")
     check_settings(processor, model.config.num_channels)
+    expected = label_maps(model, processor, photos)
     network = WindowNetwork(model, processor).eval()
     with whole_folder(output) as folder:
-        write_graph(network, segment_settings(network, processor), folder / "model.onnx")
+        reduced_network = WindowNetwork(reduced(model, dtype), processor).eval()
+        write_graph(reduced_network, segment_settings(network, processor), folder / GRAPH_NAME)
         shutil.copy(RUNTIME, folder)
-        share = agreement(folder, model, processor)
-        if not share >= LEAST_AGREEMENT:
-            raise SetrError(
-                f"the exported {path} agrees with torch on {share:.2%} of the pixels of a photo of noise, less than "
-                f"{LEAST_AGREEMENT:.1%}: nothing is written"
+        runtime = load_runtime(folder)
+        agreed = agreement(expected, [found_by(runtime, photo) for photo in photos])
+        if agreed.of_pixels < min_agreement:
+            least = min(range(len(photos)), key=lambda index: agreed.of_photos[index])
+            text = (
+                f"only {100 * agreed.of_pixels:.4f} % of the pixels keep their class, {100 * min_agreement:g} % asked"
             )
-    return share
+            raise refusal(model, processor, photos[least], dtype, text)
+        difference, size = largest_difference(network, runtime), size_of(folder)
+    return ExportReport(GRAPH_NAME, size, agreed.of_pixels, difference, time.monotonic() - start)
