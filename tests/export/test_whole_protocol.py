@@ -49,7 +49,7 @@ def save_model(folder, decoder_type, num_labels=5, **settings):
     torch.manual_seed(0)
     config = SetrConfig(
         hidden_size=32,
-        num_hidden_layers=4,
+        num_hidden_layers=4 if decoder_type == "mla" else 2,
         num_attention_heads=4,
         intermediate_size=64,
         image_size=32,
@@ -60,13 +60,12 @@ def save_model(folder, decoder_type, num_labels=5, **settings):
         num_labels=num_labels,
     )
     model, processor = SetrForSemanticSegmentation(config).eval(), SetrImageProcessor(**{**WINDOWS, **settings})
-    pixels = torch.from_numpy(photo_of(96, 96)).permute(2, 0, 1)
-    pixel_values = processor(pixels, do_split_image=False, do_resize=False, return_tensors="pt")["pixel_values"]
+    inputs = processor(torch.tensor(photo_of(96, 144)), return_tensors="pt", do_split_image=True)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-        model.decode_head.classifier.bias -= model(pixel_values).logits.mean((0, 2, 3))
+                parameter.normal_(std=0.5 if "embeddings" in name else parameter[0].numel() ** -0.5)
+        model.decode_head.classifier.bias -= model(**inputs).logits.mean((0, 1, 3, 4))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

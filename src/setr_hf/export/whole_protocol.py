@@ -93,7 +93,7 @@ def segment_settings(network: WindowNetwork, processor: BaseImageProcessor) -> d
 
 
 def sample_windows(network: WindowNetwork) -> torch.Tensor:
-    """A batch to trace a network with. No two of its sizes are equal, 1, or whole patches: nothing is taken for fixed."""
+    """A batch to trace a network with. No two of its sizes are equal, 1, or whole patches: none is taken for fixed."""
     patch_size = network.model.config.patch_size
     return torch.randint(256, (2, 3 * patch_size + 1, 5 * patch_size - 1, 3), dtype=torch.uint8)
 
@@ -148,8 +148,8 @@ def export_whole_protocol(
     dtype: str = "float32",
     min_agreement: float | None = None,
 ) -> ExportReport:
-    """Writes a folder with `model.onnx` and `segment.py`, whose `segment(photo)` needs ONNX Runtime and NumPy alone and
-    returns the label map of `pipeline("image-segmentation")`, if it does so on photos; else nothing.
+    """Writes a folder with `model.onnx` and `segment.py`, whose `segment(photo)` needs ONNX Runtime and NumPy alone
+    and returns the label map of `pipeline("image-segmentation")`, if it does so on photos; else nothing.
 
     Args:
         path (`str` or `Path`): Folder or Hub id of a SETR and its image processor.
