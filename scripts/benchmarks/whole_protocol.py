@@ -28,8 +28,8 @@ DECODERS = ("naive", "pup", "mla")
 CROP = 128
 NAMED_SIZES = [(20, 30), (30, 20), (64, 96), (127, 128), (128, 128), (128, 129), (256, 256), (129, 500), (1000, 1500)]
 NAMED_SIZES += [(1500, 1000), (20, 900), (900, 20), (1, 1), (100, 1300), (1024, 683)]
-# Prints the peak memory in MB of this process, which has segmented a photo.
-PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+# Prints the peak memory in kB of this process, as Linux tells it.
+PEAK = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 WORKERS = {
     "segment.py": "import sys; sys.path.insert(0, sys.argv[2]); from segment import segment; import numpy as np; "
     f"segment(np.load(sys.argv[3])); {PEAK}",
@@ -97,10 +97,10 @@ def compare_sizes(folder: Path, photo: Image.Image) -> None:
             expected, found = label_map_of(segmenter, resized), runtime.segment(np.asarray(resized))
             shares.append((float((expected == found).mean()), f"{height}×{width}"))
             classes |= set(np.unique(found).tolist())
-        exact = sum(share == 1 for share, _ in shares)
-        mean = sum(share for share, _ in shares) / len(shares)
-        rows.append((decoder_type, len(shares), exact, f"{100 * mean:.5f}", f"{100 * min(shares)[0]:.5f}", min(shares)[1],
-                     len(classes)))  # fmt: skip
+        equal = sum(share == 1 for share, _ in shares)
+        mean, (least, worst) = sum(share for share, _ in shares) / len(shares), min(shares)
+        row = (decoder_type, len(shares), equal, f"{100 * mean:.5f}", f"{100 * least:.5f}", worst, len(classes))
+        rows.append(row)
     header = ("decoder", "sizes", "all pixels equal", "mean, %", "least, %", "at", "classes found")
     print_table(header, rows)
 
@@ -123,7 +123,8 @@ def compare_speed(folder: Path, photo: Image.Image, decoder_type: str, repeats: 
     peaks = {}
     for name, code in WORKERS.items():
         command = [sys.executable, "-c", code, model, output, folder / "photo.npy"]
-        peaks[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[name] = int(said.split()[-1]) * 1024 / 1e6
     rows = [
         (name, f"{median(times):.1f}", f"{peaks[name]:.0f}" if name in peaks else "")
         for name, times in seconds.items()

@@ -23,7 +23,7 @@ from ..model.image_processing_setr import MAX_ENLARGED_PIXELS
 from .agreement import agreement, label_maps
 from .formats import OPSET, quiet
 from .precision import reduced
-from .writing import ExportReport, check_options, refusal
+from .writing import ExportReport, check_options, check_result
 
 
 RUNTIME = Path(__file__).with_name("segment.py")
@@ -188,11 +188,7 @@ def export_whole_protocol(
         shutil.copy(RUNTIME, folder)
         runtime = load_runtime(folder)
         agreed = agreement(expected, [found_by(runtime, photo) for photo in photos])
-        if agreed.of_pixels < min_agreement:
-            least = min(range(len(photos)), key=lambda index: agreed.of_photos[index])
-            text = (
-                f"only {100 * agreed.of_pixels:.4f} % of the pixels keep their class, {100 * min_agreement:g} % asked"
-            )
-            raise refusal(model, processor, photos[least], dtype, text)
-        difference, size = largest_difference(network, runtime), size_of(folder)
+        difference = largest_difference(network, runtime)
+        check_result(model, processor, photos, dtype, min_agreement, agreed, difference)
+        size = size_of(folder)
     return ExportReport(GRAPH_NAME, size, agreed.of_pixels, difference, time.monotonic() - start)

@@ -12,7 +12,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 from ..errors import SetrError
 from ..files import check_is_new, size_of, whole_folder
 from ..inference.loading import load_model
-from .agreement import exported_agreement, label_maps, largest_difference, layer_losses
+from .agreement import Agreement, exported_agreement, label_maps, largest_difference, layer_losses
 from .formats import FORMATS, check_packages, quiet
 from .graph import sample_pixels, trace
 from .precision import DTYPES, reduced
@@ -65,6 +65,25 @@ def refusal(
         f"nothing is written: in {dtype}, {agreed}. The layer that loses most is {worst.layer}: in {dtype} by itself "
         f"it changes {100 * min(worst.pixels, 1):.3g} % of the pixels and the logits by {100 * worst.logits:.3g} %"
     )
+
+
+def check_result(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    photos: list[Image.Image],
+    dtype: str,
+    min_agreement: float,
+    agreed: Agreement,
+    difference: float,
+) -> None:
+    """Raises a [`SetrError`] if an export finds too little of what the model finds."""
+    if agreed.of_pixels < min_agreement:
+        least = min(range(len(photos)), key=lambda index: agreed.of_photos[index])
+        text = f"only {100 * agreed.of_pixels:.4f} % of the pixels keep their class, {100 * min_agreement:g} % asked"
+        raise refusal(model, processor, photos[least], dtype, text)
+    if dtype == "float32" and not difference <= MAX_DIFFERENCE:
+        text = f"logits differ by {100 * difference:.3g} % of the largest, {100 * MAX_DIFFERENCE:g} % allowed"
+        raise refusal(model, processor, photos[0], dtype, text)
 
 
 def export_model(
@@ -120,15 +139,7 @@ def export_model(
         exported = ExportedModel(model.config, chosen.load(folder / chosen.file_name))
         agreed = exported_agreement(exported, processor, photos, expected)
         difference = largest_difference(model, exported, sample_pixels(model))
-        if agreed.of_pixels < min_agreement:
-            least = min(range(len(photos)), key=lambda index: agreed.of_photos[index])
-            text = (
-                f"only {100 * agreed.of_pixels:.4f} % of the pixels keep their class, {100 * min_agreement:g} % asked"
-            )
-            raise refusal(model, processor, photos[least], dtype, text)
-        if dtype == "float32" and not difference <= MAX_DIFFERENCE:
-            text = f"logits differ by {100 * difference:.3g} % of the largest, {100 * MAX_DIFFERENCE:g} % allowed"
-            raise refusal(model, processor, photos[0], dtype, text)
+        check_result(model, processor, photos, dtype, min_agreement, agreed, difference)
         size = size_of(folder)
         write_settings(model, processor, folder)
         (folder / "README.md").write_text(usage(chosen.file_name, model.config, dtype), encoding="utf-8")
