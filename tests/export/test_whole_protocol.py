@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from paths import SCRIPTS
+from paths import ROOT, SCRIPTS
 from PIL import Image
 from transformers import pipeline
 
@@ -161,7 +161,15 @@ def test_only_onnxruntime_and_numpy_are_needed(exported, tmp_path):
     np.save(tmp_path / "photo.npy", photo)
     command = [sys.executable, "-I", "-c", BLOCKED, output, tmp_path / "photo.npy", tmp_path / "labels.npy"]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    assert (np.load(tmp_path / "labels.npy") == load_runtime(output).segment(photo)).all()
+    runtime = load_runtime(output)
+    assert (np.load(tmp_path / "labels.npy") == runtime.segment(photo)).all()
+    assert runtime.load()[1]["class_names"] == [f"LABEL_{index}" for index in range(5)]
+
+
+def test_the_graph_tells_no_paths_of_this_computer(exported):
+    graph = (exported("naive")[1] / "model.onnx").read_bytes()
+    assert str(ROOT).encode() not in graph
+    assert sys.prefix.encode() not in graph
 
 
 def test_its_command_writes_an_image(exported, tmp_path):
@@ -225,6 +233,14 @@ def test_settings_that_cannot_be_followed_are_refused(tmp_path, settings, said):
     SetrImageProcessor(**{**WINDOWS, **settings}).save_pretrained(tmp_path / "model")
     with pytest.raises(SetrError, match=said):
         export(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_agrees_less_than_asked_is_refused(exported, tmp_path):
+    with pytest.raises(
+        SetrError, match=r"nothing is written: in int8, only 9\d\.\d+ % of the pixels .* loses most is"
+    ):
+        export(exported("naive")[0], tmp_path / "out", "--dtype", "int8", "--min-agreement", "100")
     assert not (tmp_path / "out").exists()
 
 

@@ -157,7 +157,9 @@ def logits_of(windows: list[np.ndarray]) -> np.ndarray:
 
 
 def segment(photo: np.ndarray) -> np.ndarray:
-    """The class id of each pixel, `(height, width)`, of an 8-bit RGB photo `(height, width, 3)` of any size."""
+    """The class id of each pixel, `(height, width)`, of an 8-bit RGB photo `(height, width, 3)` of any size. The names
+    of the classes are `load()[1]["class_names"]`.
+    """
     check_photo(photo)
     _, settings = load()
     image = resized(photo, resized_size(*photo.shape[:2]), settings["antialias"])

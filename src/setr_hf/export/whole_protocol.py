@@ -110,7 +110,9 @@ def write_graph(network: WindowNetwork, settings: dict[str, Any], path: Path) ->
             dynamic_shapes={"pixels": {0: "batch_size", 1: "height", 2: "width"}},
             verbose=False,
         )
-    assert program is not None
+    assert program is not None  # As it is only with `dynamo=False`.
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # They tell the paths of this computer.
     program.model.metadata_props["segment"] = json.dumps(settings)
     program.save(path)
 
