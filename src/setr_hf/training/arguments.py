@@ -46,6 +46,16 @@ def check_values(arguments: "SetrTrainingArguments | Namespace") -> None:
     ratio = arguments.head_learning_rate_ratio
     if not 0 < ratio < math.inf:
         raise SetrError(f"head_learning_rate_ratio must be a number greater than 0, got {ratio}")
+    if not 0 < arguments.layer_decay <= 1:
+        raise SetrError(f"layer_decay must be a number above 0 and at most 1, got {arguments.layer_decay}")
+    if arguments.freeze_encoder and arguments.layer_decay != 1:
+        raise SetrError("freeze_encoder leaves no layers for layer_decay: leave one of them out")
+    if arguments.freeze_encoder and arguments.num_frozen_layers:
+        raise SetrError("freeze_encoder freezes all layers: leave num_frozen_layers out")
+    if arguments.feature_folder is not None and not arguments.freeze_encoder:
+        raise SetrError("feature_folder is for the features of a frozen encoder: set freeze_encoder as well")
+    if arguments.ema is not None and not 0 < arguments.ema < 1:
+        raise SetrError(f"ema must be a number above 0 and below 1, got {arguments.ema}: leave it out for no average")
     for name in ("adam_beta1", "adam_beta2"):
         if getattr(arguments, name) >= 1:
             raise SetrError(f"{name} must be less than 1, got {getattr(arguments, name)}")
@@ -75,6 +85,10 @@ class SetrTrainingArguments(TrainingArguments):
     Args:
         head_learning_rate_ratio (`float`, *optional*, defaults to 1.0): Learning rate of the heads as a multiple of
             `learning_rate`; 10 in the paper. [`head_parameter_names`] defines which parameters are heads.
+        layer_decay (`float`, *optional*, defaults to 1.0): Factor, above 0 and at most 1, from the learning rate of
+            each layer of the encoder to that of the layer before it, see [`rate_factors`]; 1 for one rate.
+        ema (`float`, *optional*): Decay d, above 0 and below 1, of an exponential moving average of the weights, which
+            is evaluated and saved in their place, see [`WeightAverage`]. By default there is none.
         sync_batch_norm (`bool`, *optional*, defaults to `True`): Whether BatchNorm takes its statistics over the
             batches of all processes, if there are several with a GPU each. PyTorch has no such BatchNorm on the CPU,
             where this changes nothing.
@@ -82,6 +96,11 @@ class SetrTrainingArguments(TrainingArguments):
             running statistics while training, and leave these unchanged. Their weights and biases are trained.
         num_frozen_layers (`int`, *optional*, defaults to 0): How many of the encoder's layers, from the first, keep
             their weights, and the embeddings with them; 0 for none of these.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder, SETR's own or another in its
+            place, keeps its weights, without dropout and drop path. If each photo looks the same in every epoch, or
+            has a mirror image at most, what it makes of them is computed once and kept, see [`FrozenEncoder`].
+        feature_folder (`str`, *optional*): Where a frozen encoder's features are kept; by default in the folder
+            `_features` of `output_dir`, which is not uploaded. "none" computes them at each step.
         eval_window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time in
             evaluation.
         num_prediction_pictures (`int`, *optional*, defaults to 4): How many photos of the evaluation set are drawn
@@ -112,9 +131,13 @@ class SetrTrainingArguments(TrainingArguments):
     _argument_group_name = "training"
 
     head_learning_rate_ratio: float = option(1.0, "learning rate of the heads as a multiple")
+    layer_decay: float = option(1.0, "factor from each layer's learning rate to that of the layer before")
+    ema: float | None = option(None, "decay of a moving average of the weights: evaluated and saved; as 0.999")
     sync_batch_norm: bool = option(True, "BatchNorm over the batches of all GPU processes; changes nothing on the CPU")
     freeze_batch_norm: bool = option(False, "BatchNorm uses and keeps its running statistics while training")
     num_frozen_layers: int = option(0, "first layers whose weights stay as they are")
+    freeze_encoder: bool = option(False, "train the heads alone; features are kept where photos do not vary")
+    feature_folder: str | None = option(None, "where these features are kept, if not in the output folder, or none")
     eval_window_batch_size: int = option(32, "windows that the model takes at a time in evaluation")
     num_prediction_pictures: int = option(4, "predictions drawn at each evaluation")
     logging_steps: float | None = option(None, f"steps between losses in the log, if not {LOGGING_STEPS} or fewer")

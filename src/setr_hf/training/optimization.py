@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import SetrError
 from ..model.modeling_setr import SetrForSemanticSegmentation
+from .encoder_layers import rate_factors
 
 
 HEAD_MODULES = {"decode_head", "auxiliary_heads"}
@@ -49,25 +50,39 @@ def parameter_groups(
     head_learning_rate_ratio: float,
     weight_decay: float,
     decay_parameter_names: Collection[str],
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer: all trainable parameters, with a rate of their own for the heads, a multiple
     of `learning_rate`. In all recipes of the original code the ratio is 10, with a weight decay of 0. Only the
     parameters in `decay_parameter_names` decay. Returns up to four groups, none of them empty, with the keys `params`,
-    `lr`, `weight_decay` and `name`: `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`. Raises
-    [`SetrError`] if `head_learning_rate_ratio` is not positive.
+    `lr`, `weight_decay` and `name`: `"base"`, `"base_without_decay"`, `"head"` and `"head_without_decay"`.
+
+    With a `layer_decay` below 1, the rates of the encoder's layers fall towards the first, see [`rate_factors`]: there
+    are also such groups as `"layer_24"`, the last layer first, and `"embeddings"`, each `_without_decay` too, and all
+    have the key `rate_factor`, which [`poly_schedule`] heeds.
+
+    Raises [`SetrError`] if `head_learning_rate_ratio` is not positive, or no layers are found.
     """
     if not 0 < head_learning_rate_ratio < math.inf:
         raise SetrError(f"head_learning_rate_ratio must be a number greater than 0, got {head_learning_rate_ratio}")
     heads, decayed = head_parameter_names(model), set(decay_parameter_names)
+    factors = {} if layer_decay == 1 else rate_factors(model, layer_decay)
+    parts = {"base": 1.0} | dict(sorted(factors.values(), key=lambda part: -part[1])) | {"head": 1.0}
     groups: dict[str, dict[str, Any]] = {
-        part + suffix: {"params": [], "lr": rate, "weight_decay": decay, "name": part + suffix}
-        for part, rate in (("base", learning_rate), ("head", learning_rate * head_learning_rate_ratio))
+        part + suffix: {
+            "params": [],
+            "lr": learning_rate * (head_learning_rate_ratio if part == "head" else factor),
+            "weight_decay": decay,
+            "name": part + suffix,
+            **({"rate_factor": factor} if factors else {}),
+        }
+        for part, factor in parts.items()
         for suffix, decay in (("", weight_decay), ("_without_decay", 0.0))
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = ("head" if name in heads else "base") + ("" if name in decayed else "_without_decay")
-            groups[group]["params"].append(parameter)
+            part = "head" if name in heads else factors.get(name, ("base", 1.0))[0]
+            groups[part + ("" if name in decayed else "_without_decay")]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
 
 
@@ -79,7 +94,8 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
     The floor of the stock "polynomial" schedule is relative to the optimizer's default rate: a group at 10 times that
     rate would end at 10 times the floor. mmsegmentation 1.x divides by T - 1, so that its last step is at the floor
     too; 0.x and the original code divide by T. Raises [`SetrError`] for an argument out of range, or for a group whose
-    rate is not positive.
+    rate is not positive. A group with a `rate_factor`, as [`parameter_groups`] makes them for layer-wise decay, has
+    the floor `rate_factor · min_lr`: its rate stays that multiple of the base rate.
     """
     if num_training_steps < 1:
         raise SetrError(f"num_training_steps must be at least 1, got {num_training_steps}")
@@ -88,9 +104,9 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
     if not 0 <= min_lr < math.inf:
         raise SetrError(f"min_lr must be a number of at least 0, got {min_lr}")
 
-    def factor_from(initial_lr: float) -> Callable[[int], float]:
+    def factor_from(initial_lr: float, floor: float) -> Callable[[int], float]:
         def factor(step: int) -> float:
-            return ((initial_lr - min_lr) * max(0.0, 1 - step / num_training_steps) ** power + min_lr) / initial_lr
+            return ((initial_lr - floor) * max(0.0, 1 - step / num_training_steps) ** power + floor) / initial_lr
 
         return factor
 
@@ -99,4 +115,5 @@ def poly_schedule(optimizer: Optimizer, num_training_steps: int, power: float = 
         if not 0 < rate < math.inf:
             name = group.get("name", index)
             raise SetrError(f"the learning rate of parameter group {name!r} must be greater than 0, got {rate}")
-    return LambdaLR(optimizer, [factor_from(rate) for rate in rates])
+    floors = [min_lr * group.get("rate_factor", 1.0) for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [factor_from(rate, floor) for rate, floor in zip(rates, floors)])

@@ -28,6 +28,7 @@ from ..files import (
     removed_at_end,
     unfinished,
 )
+from .averaging import changing_bytes
 
 
 logger = logging.get_logger(__name__)
@@ -118,13 +119,15 @@ def whole_checkpoint(folder: Path) -> Iterator[None]:
         raise
 
 
-def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
+def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None, is_averaged: bool = False) -> int:
     """How large a checkpoint is at least: weights, and what an optimizer keeps of them or, before its first step, will
-    keep, as far as that is known.
+    keep, as far as that is known; and the weights beside their average, if there is one.
     """
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     if optimizer is None:
         return size
+    if is_averaged:
+        size += changing_bytes(model)
     if optimizer.state:
         kept = (value for state in optimizer.state.values() for value in state.values())
         return size + sum(value.nbytes for value in kept if isinstance(value, torch.Tensor))

@@ -11,11 +11,12 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from ..checkpoints.reading import check_torch_archive
 from ..errors import SetrError
 from ..inference.loading import read_object
+from .averaging import TRAINING_WEIGHTS_NAME, changing_tensors, check_average
 
 
 # As `Trainer` calls them, alone, sharded by FSDP, and with DeepSpeed.
 PARTS = {
-    "weights": ("*.safetensors", "pytorch_model*", "global_step*"),
+    "weights": ("model*.safetensors", "adapter*.safetensors", "pytorch_model*", "global_step*"),
     "state of the optimizer": ("optimizer*", "global_step*"),
     "state of the schedule": ("scheduler.pt", "global_step*"),
     "state of the random numbers": ("rng_state*.pth",),
@@ -27,9 +28,10 @@ RESUMED_OTHERWISE = (
 )
 
 
-def check_checkpoint(folder: Path, model: nn.Module) -> None:
+def check_checkpoint(folder: Path, model: nn.Module, ema: float | None = None) -> None:
     """Raises a [`SetrError`] if a checkpoint lacks a part, which `Trainer` begins anew without a word, a file is not
-    whole, or its weights are not those of `model`, of which `Trainer` leaves the rest as they are.
+    whole, its weights are not those of `model`, of which `Trainer` leaves the rest as they are, or were averaged with
+    another decay than `ema`.
     """
     for part, patterns in PARTS.items():
         files = [path for pattern in patterns for path in folder.glob(pattern)]
@@ -46,9 +48,12 @@ def check_checkpoint(folder: Path, model: nn.Module) -> None:
                     raise damaged(path, str(error)) from error
     if (folder / CONFIG_NAME).exists():
         read_object(folder / CONFIG_NAME)
-    path = folder / SAFE_WEIGHTS_NAME
-    if path.exists():
-        wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    every, changing = model.state_dict(), changing_tensors(model)
+    for name, tensors in {SAFE_WEIGHTS_NAME: every, TRAINING_WEIGHTS_NAME: changing}.items():
+        path = folder / name
+        if not path.exists():
+            continue
+        wanted = {name: list(tensor.shape) for name, tensor in tensors.items()}
         stored = stored_shapes(path)
         different = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
         if different:
@@ -56,6 +61,7 @@ def check_checkpoint(folder: Path, model: nn.Module) -> None:
                 f"{path} holds the weights of another network: {len(different)} tensors are missing, left over or of "
                 f"another shape, such as {different[0]}. Resume it with its own --model or --config and data"
             )
+    check_average(folder, ema)
 
 
 def stored_shapes(path: Path) -> dict[str, list[int]]:

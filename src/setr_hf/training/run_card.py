@@ -69,6 +69,13 @@ def hyperparameter_rows(arguments: SetrTrainingArguments, state: TrainerState) -
     options, schedule = arguments.optim_args or "", arguments.lr_scheduler_kwargs or {}
     details = ", ".join(f"{name} {value}" for name, value in schedule.items())
     batch = f"{per_device * count * accumulation} = processes {count} × per device {per_device}"
+    only_some: list[tuple[str, object]] = []
+    if arguments.freeze_encoder:
+        only_some.append(("encoder", "frozen"))
+    if arguments.layer_decay != 1:
+        only_some.append(("layer-wise rate decay", f"{arguments.layer_decay:g}"))
+    if arguments.ema is not None:
+        only_some.append(("weights", f"exponential moving average with decay {arguments.ema:g}"))
     return [
         ("steps", f"{state.global_step:,}"),
         ("epochs", f"{state.epoch or 0:.2f}"),
@@ -76,6 +83,7 @@ def hyperparameter_rows(arguments: SetrTrainingArguments, state: TrainerState) -
         ("optimizer", " ".join([str(getattr(arguments.optim, "value", arguments.optim)), options]).strip()),
         ("weight decay", f"{arguments.weight_decay:g}"),
         ("learning rate", f"{rate:g}{heads if arguments.head_learning_rate_ratio != 1 else ''}"),
+        *only_some,
         ("schedule", ", ".join(filter(None, [arguments.lr_scheduler_type.value, details]))),
         ("warm-up", f"{arguments.get_warmup_steps(state.max_steps)} steps"),
         ("precision", "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"),

@@ -26,6 +26,8 @@ from transformers.initialization import no_init_weights
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
+from .averaging import changing_tensors
+from .encoder_layers import find_encoder, freeze_encoder
 from .finite import spread_to_gradients
 from .optimization import freeze_layers
 
@@ -159,6 +161,9 @@ class Simulation:
         with no_init_weights(), torch.device(self.device_type):
             model = SetrForSemanticSegmentation(config).train()
         freeze_layers(model, settings.num_frozen_layers)
+        if self.arguments.freeze_encoder:
+            freeze_encoder(model)
+            find_encoder(model)[1].eval()
         if settings.gradient_checkpointing:
             # The second is the name of Transformers 5.17, which later ones warn of.
             names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
@@ -181,6 +186,11 @@ class Simulation:
         optimizer.step()
         optimizer.zero_grad()
         return optimizer
+
+    def _averages(self, model: nn.Module) -> list[torch.Tensor]:
+        """The run's moving average of the weights, if it has one."""
+        averaged = changing_tensors(model) if self.arguments.ema is not None else {}
+        return [torch.empty_like(tensor) for tensor in averaged.values()]
 
     @contextmanager
     def _autocast(self, settings: StepSettings) -> Iterator[None]:
@@ -219,6 +229,7 @@ class Simulation:
                 model = self._network(settings)
                 optimizer = self._optimizer(model)
                 parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+                averages = self._averages(model)
                 # DDP keeps a second copy of the gradients for its communication.
                 buckets = [torch.empty_like(parameter) for parameter in parameters if self.arguments.world_size > 1]
                 # The trainer takes all batches of a step from the loader, which looks ahead.
@@ -232,7 +243,7 @@ class Simulation:
                     loss.backward()
                     del loss
                 optimizer.step()
-            del buckets, ahead
+            del averages, buckets, ahead
             self.known[key] = live.peak
         return self.known[key]
 
@@ -243,11 +254,11 @@ class Simulation:
             live = self._live_bytes()
             with FakeTensorMode(), live:
                 model = self._network(settings)
-                optimizer = self._optimizer(model)
+                optimizer, averages = self._optimizer(model), self._averages(model)
                 model.eval()
                 live.peak = 0
                 with torch.no_grad():
                     self._forward(model, settings)(pixel_values=self._images(num_windows))
-            del optimizer
+            del optimizer, averages
             self.known[key] = live.peak
         return self.known[key]

@@ -6,7 +6,7 @@ Where [`SetrTrainer`] overrides a private method, a comment says what that mends
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from ..metrics import confusion_matrix, segmentation_scores
 from ..model.image_processing_setr import SetrImageProcessor
 from ..text import markdown_text
 from .arguments import SCORES, SetrTrainingArguments
+from .averaging import WeightAverage
+from .encoder_layers import find_encoder, freeze_encoder
 from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
 from .optimization import freeze_layers, parameter_groups, poly_schedule
 from .output_folder import (
@@ -114,7 +116,7 @@ class RoomForACheckpoint(TrainerCallback):
     ) -> None:
         if args.should_save:
             without_optimizer = args.save_strategy == SaveStrategy.NO or args.save_only_model
-            needed = checkpoint_bytes(model, None if without_optimizer else optimizer)
+            needed = checkpoint_bytes(model, None if without_optimizer else optimizer, args.ema is not None)
             check_space(Path(args.output_dir) / "checkpoint", needed)
 
 
@@ -142,7 +144,8 @@ def whole_parameters(model: nn.Module, reshard_after_forward: bool) -> Iterator[
 class SetrTrainer(Trainer):
     """`Trainer` with what SETR needs besides:
 
-    - A learning rate for the heads, and the poly schedule with an absolute floor, see [`SetrTrainingArguments`].
+    - A learning rate for the heads, one for each layer of the encoder, or none for all of it, an average of the
+      weights, and the poly schedule with an absolute floor, see [`SetrTrainingArguments`].
     - Synchronized or frozen BatchNorm. Saved models hold plain BatchNorm layers.
     - Evaluation of label maps at the photos' original sizes, as the stock pipeline computes them. Gathered from
       processes and batches is one confusion matrix per image, not its logits, so photos may differ in size. There is
@@ -213,14 +216,22 @@ class SetrTrainer(Trainer):
                 "FSDP 1 cannot evaluate photos of different sizes, as each has its own number of forward passes: set "
                 "the FSDP version to 2"
             )
+        if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.args.ema is not None:
+            raise SetrError("ema averages whole weights, which are sharded here: train by DDP, or leave it out")
         freeze_layers(self.model, self.args.num_frozen_layers)
-        if self.optimizer is not None and self.args.head_learning_rate_ratio != 1:
-            raise SetrError("head_learning_rate_ratio has no effect on an optimizer that is passed in: leave it at 1")
+        if self.args.freeze_encoder:
+            freeze_encoder(self.model)
+        for name in ("head_learning_rate_ratio", "layer_decay"):
+            if self.optimizer is not None and getattr(self.args, name) != 1:
+                raise SetrError(f"{name} has no effect on an optimizer that is passed in: leave it at 1")
         self.data_collator: Callable[[list], Any] = NamedBatches(self.data_collator)
         self.finite_steps = FiniteSteps()
         self.add_callback(EpochOfExamples(self.train_dataset))
         self.add_callback(LogsOfShortRuns())
         self.add_callback(RoomForACheckpoint())
+        self.weight_average = None if self.args.ema is None else WeightAverage(self.args.ema)
+        if self.weight_average is not None:
+            self.add_callback(self.weight_average)
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate: float | None = None
         self.run_facts = RunFacts()
@@ -240,23 +251,23 @@ class SetrTrainer(Trainer):
                 fully_shard(layer)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimizer; if the heads have a rate of their own, with parameter groups for them. Raises
+        """The stock optimizer; if heads or layers have rates of their own, with parameter groups for them. Raises
         [`SetrError`] if `args` ask for one that is not installed, or for settings that it does not have.
         """
         model = self.model if model is None else model
         optim = OptimizerNames(self.args.optim).value
         self.prepare_batch_norm(model)
-        if self.optimizer is None and self.args.head_learning_rate_ratio != 1:
+        rate, ratio, layer_decay = self.args.learning_rate, self.args.head_learning_rate_ratio, self.args.layer_decay
+        if self.optimizer is None and not ratio == layer_decay == 1:
             chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
             optimizer_cls, options = chosen
             if is_optimizer_factory(optimizer_cls) or {"params", "model", "optimizer_dict"} & set(options):
                 raise SetrError(
-                    f"optim={optim} makes its own parameter groups and leaves none to the heads: set "
-                    "head_learning_rate_ratio=1, or another optim"
+                    f"optim={optim} makes its own parameter groups and leaves none to heads and layers: set "
+                    "head_learning_rate_ratio and layer_decay to 1, or another optim"
                 )
             decayed = self.get_decay_parameter_names(model)
-            rate, ratio = self.args.learning_rate, self.args.head_learning_rate_ratio
-            groups = parameter_groups(model, rate, ratio, self.args.weight_decay, decayed)
+            groups = parameter_groups(model, rate, ratio, self.args.weight_decay, decayed, layer_decay)
             self.optimizer_cls_and_kwargs = optimizer_cls, {**options, "params": groups}
         try:
             return super().create_optimizer(model)
@@ -296,6 +307,8 @@ class SetrTrainer(Trainer):
             # Here, because `training_step` has just set the whole model to training mode.
             for layer in batch_norm_layers(model):
                 layer.eval()
+        if self.args.freeze_encoder:
+            find_encoder(model)[1].eval()
         loss = super().compute_loss(model, *args, **kwargs)
         return loss if isinstance(loss, tuple) else spread_to_gradients(loss)
 
@@ -335,7 +348,9 @@ class SetrTrainer(Trainer):
             if resume_from_checkpoint is None:
                 logger.warning(f"{output_dir} has no complete checkpoint: training starts at the beginning")
         if resume_from_checkpoint:
-            check_checkpoint(Path(resume_from_checkpoint), self.model)
+            check_checkpoint(Path(resume_from_checkpoint), self.model, self.args.ema)
+        if self.weight_average is not None:
+            self.weight_average.checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -349,6 +364,23 @@ class SetrTrainer(Trainer):
             reason = str(error).partition("\n")[0]
             raise SetrError(f"the optimizer of {checkpoint} does not fit ({reason}): {RESUMED_OTHERWISE}") from error
         check_same_settings(asked, group_settings(self.optimizer), checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.weight_average is not None:
+            # The best average, which that of the last step must not replace.
+            self.weight_average.forget()
+
+    def averaged(self) -> AbstractContextManager:
+        """In the block, the model has the average of its weights, if it is training with one; see
+        [`WeightAverage`]. Evaluation and saving see to that themselves.
+        """
+        return nullcontext() if self.weight_average is None else self.weight_average.in_place()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.weight_average is not None and self.args.should_save:
+            self.weight_average.save_weights(Path(output_dir))
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         dataloader = super()._get_dataloader(*args, **kwargs)
@@ -414,8 +446,9 @@ class SetrTrainer(Trainer):
         written if a weight is not finite.
         """
         step = f"the model of step {self.state.global_step}"
-        check_finite_weights(self.model, step, is_sharded=self.is_fsdp_enabled)
-        super().save_model(output_dir, _internal_call)
+        with self.averaged():
+            check_finite_weights(self.model, step, is_sharded=self.is_fsdp_enabled)
+            super().save_model(output_dir, _internal_call)
         if not _internal_call and not self.args.push_to_hub:
             self._write_card(Path(output_dir or self.args.output_dir))
 
@@ -429,7 +462,8 @@ class SetrTrainer(Trainer):
         self.args.save_total_limit = None
         try:
             with whole_checkpoint(checkpoint):
-                check_space(checkpoint, checkpoint_bytes(model, None if self.args.save_only_model else self.optimizer))
+                optimizer = None if self.args.save_only_model else self.optimizer
+                check_space(checkpoint, checkpoint_bytes(model, optimizer, self.args.ema is not None))
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
@@ -468,7 +502,11 @@ class SetrTrainer(Trainer):
             with whole_file(path) as unfinished:
                 unfinished.write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
 
-    def evaluation_loop(self, dataloader: torch.utils.data.DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        with self.averaged():
+            return self._evaluation_loop(*args, **kwargs)
+
+    def _evaluation_loop(self, dataloader: torch.utils.data.DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         if self.args.parallel_mode == ParallelMode.DISTRIBUTED:
             # Each process has running statistics of its own; those of the main process are saved.
             for buffer in self.model.buffers():
