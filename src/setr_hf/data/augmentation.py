@@ -4,6 +4,7 @@ Order, distributions and 8-bit arithmetic are those of the original code, and so
 shows is computed, where that code resizes whole images. All randomness comes from torch's global generator.
 """
 
+import copy
 import math
 
 import cv2
@@ -38,6 +39,7 @@ def training_transform(
     image_std: list[float],
     category_max_ratio: float = 0.75,
     photometric_distortion: bool = True,
+    horizontal_flip: bool = True,
 ) -> v2.Compose:
     """Random scale, random crop, mirror, photometric distortion, normalization and padding, as in the paper's code
     (section 4.1: random resize with ratio 0.5 to 2, random crop, random horizontal flip).
@@ -53,6 +55,7 @@ def training_transform(
             covers this share of their labelled pixels or more; 1 takes the first.
         photometric_distortion (`bool`, *optional*, defaults to `True`): Whether brightness, contrast, saturation and
             hue vary. Short training from random weights does better without.
+        horizontal_flip (`bool`, *optional*, defaults to `True`): Whether half of the images are mirrored.
 
     Returns:
         `v2.Compose`: From a `tv_tensors.Image` (uint8, 3 × height × width, RGB) and a `tv_tensors.Mask` (a label map,
@@ -65,7 +68,7 @@ def training_transform(
     return v2.Compose(
         [
             RandomScaledCrop(crop_size, scale_range, size, category_max_ratio),
-            v2.RandomHorizontalFlip(),
+            *([v2.RandomHorizontalFlip()] if horizontal_flip else []),
             *([PhotometricDistortion()] if photometric_distortion else []),
             NormalizeAndPad(crop_size, image_mean, image_std),
         ]
@@ -116,16 +119,19 @@ class RandomScaledCrop(v2.Transform):
     def make_params(self, flat_inputs: list) -> dict:
         label_map = next(inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Mask)).numpy()
         height, width = label_map.shape
-        ratio = uniform(*self.scale_range)
-        size = self.size or {"shortest_edge": min(height, width), "longest_edge": max(height, width)}
-        scaled = SizeDict(**{edge: max(1, int(length * ratio)) for edge, length in size.items()})
-        new_size = resized_size(height, width, scaled)
+        new_size = self.scaled_size(height, width, uniform(*self.scale_range))
         for _ in range(REDRAWN_CROPS + 1):
             window = self.draw_window(new_size)
             crop = nearest_window(label_map, new_size, window)
             if self.category_max_ratio >= 1 or has_variety(crop, self.category_max_ratio):
                 break
         return {"size": new_size, "window": window, "label_map": crop}
+
+    def scaled_size(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+        """Height and width that an image is resized to at a ratio."""
+        size = self.size or {"shortest_edge": min(height, width), "longest_edge": max(height, width)}
+        scaled = SizeDict(**{edge: max(1, int(length * ratio)) for edge, length in size.items()})
+        return resized_size(height, width, scaled)
 
     def draw_window(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """Rows and columns of a random window within a resized image of `size`."""
@@ -206,6 +212,41 @@ class NormalizeAndPad(v2.Transform):
         for plane, table, result in zip(cv2.split(to_pixels(inpt)), self.tables, planes):
             cv2.LUT(plane, table, dst=result[:height, :width])
         return tv_tensors.wrap(torch.from_numpy(planes), like=inpt)
+
+
+def why_random(transform: v2.Transform, sizes: set[tuple[int, int]]) -> str | None:
+    """Why images of these heights and widths differ each time they go through a [`training_transform`], beyond being
+    mirrored or not; `None` if they do not.
+    """
+    for part in transform.transforms if isinstance(transform, v2.Compose) else [transform]:
+        if isinstance(part, RandomScaledCrop):
+            ratio, largest = part.scale_range
+            if ratio != largest:
+                return f"photos are scaled at random, by {ratio:g} to {largest:g}"
+            for size in sorted(sizes, reverse=True):
+                height, width = part.scaled_size(*size, ratio)
+                if height > part.crop_size[0] or width > part.crop_size[1]:
+                    crop = "×".join(map(str, part.crop_size))
+                    return f"crops of {crop} are cut at random from photos of {height}×{width}"
+        elif isinstance(part, PhotometricDistortion):
+            return "colours are distorted at random"
+        elif not isinstance(part, (v2.RandomHorizontalFlip, NormalizeAndPad)):
+            return f"it is not known whether {type(part).__name__} is random"
+    return None
+
+
+def views(transform: v2.Transform) -> list[v2.Transform]:
+    """What a [`training_transform`] that is not random otherwise can do: one thing, or with mirror images two."""
+    results = []
+    for probability in (0.0, 1.0):
+        view = copy.deepcopy(transform)
+        flips = [part for part in view.modules() if isinstance(part, v2.RandomHorizontalFlip)]
+        for flip in flips:
+            flip.p = probability
+        results.append(view)
+        if not flips:
+            break
+    return results
 
 
 def uniform(low: float, high: float) -> float:

@@ -168,4 +168,5 @@ def collate(examples: list[dict]) -> dict:
     """A batch of training examples, stacked, or of evaluation examples, whose photos and label maps stay lists."""
     if "photo" in examples[0]:
         return {key: [example[key] for example in examples] for key in ("photo", "label_map")}
-    return {key: torch.stack([example[key] for example in examples]) for key in ("pixel_values", "labels")}
+    keys = [key for key in ("pixel_values", "feature_maps", "labels") if key in examples[0]]
+    return {key: torch.stack([example[key] for example in examples]) for key in keys}

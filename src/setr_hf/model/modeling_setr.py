@@ -660,6 +660,14 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             outputs = self.backbone(pad_to_grid(pixel_values, self.config.patch_size), **kwargs)
         return dict(zip(indices, outputs.feature_maps)), outputs
 
+    def compute_feature_maps(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the heads read of the encoder, all that [`forward`] takes as `feature_maps`: of shape `(batch_size,
+        num_maps, hidden_size, height, width)` on the patch grid, from images `(batch_size, num_channels, height,
+        width)`.
+        """
+        feature_maps, _ = self._encode(pixel_values, with_auxiliary=True)
+        return torch.stack([feature_maps[index] for index in self.feature_indices], dim=1)
+
     def _decode(
         self, feature_maps: dict[int, torch.Tensor], with_auxiliary: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -681,6 +689,22 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             )
         if labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"labels must be class ids of an integer type, got {labels.dtype}")
+
+    def _check_feature_maps(self, feature_maps: torch.Tensor, labels: torch.Tensor | None) -> None:
+        count, patch_size = len(self.feature_indices), self.config.patch_size
+        if feature_maps.ndim != 5 or feature_maps.shape[1] != count:
+            raise ValueError(
+                f"feature_maps must have the shape (batch_size, {count}, hidden_size, height, width), as "
+                f"compute_feature_maps returns them, got {tuple(feature_maps.shape)}"
+            )
+        if labels is None:
+            return
+        grid = tuple(round_up_to_patches(side, patch_size) // patch_size for side in labels.shape[-2:])
+        if grid != tuple(feature_maps.shape[-2:]):
+            raise ValueError(
+                f"labels of {tuple(labels.shape[-2:])} pixels have {grid} patches of {patch_size}, but feature_maps "
+                f"{tuple(feature_maps.shape[-2:])}"
+            )
 
     def _invalid_labels(self, labels: torch.Tensor) -> ValueError:
         ignore_index = self.config.semantic_loss_ignore_index
@@ -735,6 +759,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         pixel_windows: torch.Tensor | None = None,
         patch_offsets: torch.Tensor | None = None,
         output_auxiliary_logits: bool | None = None,
+        feature_maps: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SetrSemanticSegmenterOutput:
         r"""
@@ -750,6 +775,9 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
                 image, in pixels. Zeros for the windows of the padding.
             output_auxiliary_logits (`bool`, *optional*): Whether to run the auxiliary heads. By default they run if
                 there are labels.
+            feature_maps (`torch.FloatTensor` of shape `(batch_size, num_maps, hidden_size, height, width)`):
+                What [`compute_feature_maps`] returned, instead of `pixel_values`: the encoder is not run. Without
+                labels, the images count as whole patches.
 
         Example:
 
@@ -770,8 +798,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         ```
         """
         if pixel_windows is not None:
-            if pixel_values is not None or patch_offsets is None:
-                raise ValueError("pixel_windows come with patch_offsets and without pixel_values")
+            if pixel_values is not None or feature_maps is not None or patch_offsets is None:
+                raise ValueError("pixel_windows come with patch_offsets, and without pixel_values and feature_maps")
             if labels is not None or output_auxiliary_logits:
                 raise ValueError("labels and auxiliary logits need pixel_values: windows are for inference")
             check_pixels(pixel_windows, self.config, "pixel_windows", 5)
@@ -779,16 +807,23 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             logits = self._forward_windows(pixel_windows, patch_offsets)
             return SetrSemanticSegmenterOutput(logits=logits, patch_offsets=patch_offsets)
 
-        if pixel_values is None:
-            raise ValueError("the model needs pixel_values, or pixel_windows with patch_offsets")
-        check_pixels(pixel_values, self.config, "pixel_values", 4)
-        if labels is not None:
-            self._check_labels(labels, pixel_values)
+        if (pixel_values is None) == (feature_maps is None):
+            raise ValueError("the model needs pixel_values, or feature_maps, or pixel_windows with patch_offsets")
         with_auxiliary = labels is not None if output_auxiliary_logits is None else output_auxiliary_logits
-        feature_maps, outputs = self._encode(pixel_values, with_auxiliary, **kwargs)
-        logits, auxiliary_logits = self._decode(feature_maps, with_auxiliary)
+        outputs = ModelOutput()
+        if feature_maps is not None:
+            self._check_feature_maps(feature_maps, labels)
+            sides = feature_maps.shape[-2:] if labels is None else labels.shape[-2:]
+            height, width = (side * self.config.patch_size for side in sides) if labels is None else sides
+            maps_of_layers = dict(zip(self.feature_indices, feature_maps.unbind(1)))
+        else:
+            check_pixels(pixel_values, self.config, "pixel_values", 4)
+            if labels is not None:
+                self._check_labels(labels, pixel_values)
+            height, width = pixel_values.shape[-2:]
+            maps_of_layers, outputs = self._encode(pixel_values, with_auxiliary, **kwargs)
+        logits, auxiliary_logits = self._decode(maps_of_layers, with_auxiliary)
 
-        height, width = pixel_values.shape[-2:]
         padded_height, padded_width = (round_up_to_patches(side, self.config.patch_size) for side in (height, width))
         loss = None
         if labels is not None:
@@ -811,8 +846,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             loss=loss,
             logits=cut(logits),
             auxiliary_logits=tuple(cut(maps) for maps in auxiliary_logits) or None,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
         )
 
 

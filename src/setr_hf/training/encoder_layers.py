@@ -19,7 +19,7 @@ def find_encoder(model: nn.Module) -> tuple[str, nn.Module]:
     raise SetrError(f"a {type(model).__name__} has no encoder called {' or '.join(sorted(ENCODER_MODULES))}")
 
 
-def find_layers(encoder: nn.Module) -> tuple[str, nn.Module]:
+def find_layers(encoder: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]:
     """The name of the list of transformer layers within an encoder, and the list: of all lists of modules of one
     class, the one with the most parameters. Raises [`SetrError`] if there is none.
     """

@@ -73,6 +73,7 @@ class AugmentationArguments:
     max_scale: float = option(2.0, "largest ratio of random scaling")
     category_max_ratio: float = option(0.75, "largest share of a class in a crop")
     photometric_distortion: bool = option(True, "whether colours are distorted")
+    horizontal_flip: bool = option(True, "whether half of the photos are mirrored")
 
 
 @dataclass
@@ -99,6 +100,7 @@ HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
     "max_scale",
     "category_max_ratio",
     "photometric_distortion",
+    "horizontal_flip",
 }
 
 

@@ -181,6 +181,7 @@ def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Comp
         processor.image_std,
         category_max_ratio=job.category_max_ratio,
         photometric_distortion=job.photometric_distortion,
+        horizontal_flip=job.horizontal_flip,
     )
 
 
@@ -235,6 +236,7 @@ def card_facts(
             ("random scale", f"{job.min_scale:g} to {job.max_scale:g}"),
             ("largest share of a class in a crop", f"{job.category_max_ratio:g}"),
             ("photometric distortion", "yes" if job.photometric_distortion else "no"),
+            *([] if job.horizontal_flip else [("mirror images", "no")]),
             *loss_rows(config),
         ],
     )

@@ -23,6 +23,7 @@ from transformers.training_args import OptimizerNames, ParallelMode
 from transformers.utils import logging
 
 from ..cards.model_card import write_model_card
+from ..data.examples import TrainingExamples
 from ..errors import SetrError
 from ..files import check_space, read_text, whole_file
 from ..inference.sliding_windows import segment
@@ -32,6 +33,7 @@ from ..text import markdown_text
 from .arguments import SCORES, SetrTrainingArguments
 from .averaging import WeightAverage
 from .encoder_layers import find_encoder, freeze_encoder
+from .features import FEATURE_FOLDER, NO_FOLDER, FeatureExamples, FrozenEncoder
 from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
 from .optimization import freeze_layers, parameter_groups, poly_schedule
 from .output_folder import (
@@ -203,6 +205,7 @@ class SetrTrainer(Trainer):
 
     # `Trainer` does not declare them.
     optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None
+    train_dataset: Any
     lr_scheduler: Any
 
     def __init__(self, *args: Any, compute_metrics: Callable[..., dict] | None = None, **kwargs: Any) -> None:
@@ -219,11 +222,12 @@ class SetrTrainer(Trainer):
         if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.args.ema is not None:
             raise SetrError("ema averages whole weights, which are sharded here: train by DDP, or leave it out")
         freeze_layers(self.model, self.args.num_frozen_layers)
-        if self.args.freeze_encoder:
-            freeze_encoder(self.model)
         for name in ("head_learning_rate_ratio", "layer_decay"):
             if self.optimizer is not None and getattr(self.args, name) != 1:
                 raise SetrError(f"{name} has no effect on an optimizer that is passed in: leave it at 1")
+        if self.args.freeze_encoder:
+            freeze_encoder(self.model)
+            self.keep_features()
         self.data_collator: Callable[[list], Any] = NamedBatches(self.data_collator)
         self.finite_steps = FiniteSteps()
         self.add_callback(EpochOfExamples(self.train_dataset))
@@ -235,6 +239,23 @@ class SetrTrainer(Trainer):
         self.prediction_samples = PredictionSamples(0, None)
         self.head_learning_rate: float | None = None
         self.run_facts = RunFacts()
+
+    def keep_features(self) -> None:
+        """Lets a frozen encoder run on each photo once, if it can; see [`FrozenEncoder`]."""
+        chosen, examples = self.args.feature_folder, self.train_dataset
+        if chosen == NO_FOLDER or not isinstance(examples, TrainingExamples) or self.is_fsdp_enabled:
+            return
+
+        @torch.no_grad()
+        def compute(pixel_values: torch.Tensor) -> torch.Tensor:
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            find_encoder(model)[1].eval()
+            with self.accelerator.autocast():
+                return model.compute_feature_maps(pixel_values.to(self.args.device))
+
+        self.train_dataset = FeatureExamples(examples)
+        folder = Path(chosen) if chosen else Path(self.args.output_dir) / FEATURE_FOLDER
+        self.add_callback(FrozenEncoder(self.train_dataset, folder, compute, self.accelerator.mixed_precision))
 
     def prepare_batch_norm(self, model: nn.Module) -> None:
         """Changes BatchNorm in place, before the model is wrapped for several processes: it runs over all of them if
