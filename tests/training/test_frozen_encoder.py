@@ -92,15 +92,17 @@ def test_mirror_images_are_kept_as_well(finished):
 
 
 def test_a_killed_run_goes_on_with_the_features_that_it_finds(finished, tmp_path, capsys):
+    """5 of 24 are missing, and one of these had been begun."""
     folder, earlier = finished
     shutil.copytree(folder / "_features", tmp_path / "_features")
     files = kept(tmp_path)
     for path in files[:5]:
         path.unlink()
-    (files[5].parent / f".{files[5].stem}.99999999.unfinished.safetensors").write_bytes(b"half")
+    (files[0].parent / f".{files[0].stem}.99999999.unfinished.safetensors").write_bytes(b"half")
     again = make(tmp_path, horizontal_flip=True)
     again.train()
     assert again.num_encoded == 5
+    assert "features  5.1 kB are computed and written" in capsys.readouterr().out
     assert history(again) == history(earlier)
     assert [path.name for path in kept(tmp_path)] == [path.name for path in files]
     capsys.readouterr()
@@ -187,7 +189,7 @@ def test_a_name_of_an_encoder_says_all_that_decides_on_its_features(tiny_model):
     model.decode_head.classifier.weight.data.zero_()
     model.config.architectures = ["SetrForSemanticSegmentation"]
     assert encoder_digest(model, "no") == name
-    names = {name, encoder_digest(model, "bf16"), encoder_digest(tiny_model(auxiliary_out_indices=[4]), "no")}
+    names = {name, encoder_digest(model, "bf16"), encoder_digest(tiny_model(decoder_type="naive"), "no")}
     model.config.layer_norm_eps = 1e-5
     names.add(encoder_digest(model, "no"))
     model.setr.layers[3].mlp.fc2.bias.data[0] += 1
@@ -209,7 +211,8 @@ def test_nothing_is_kept_for_gradients_of_a_frozen_encoder(tiny_config, tmp_path
         ).step_bytes(StepSettings(8))
         for frozen in (False, True)
     ]
-    assert peaks[1] < peaks[0] / 2
+    # Weights, gradients, moments and activations of four layers.
+    assert peaks[1] < 0.6 * peaks[0]
 
 
 @pytest.mark.parametrize(

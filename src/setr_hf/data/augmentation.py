@@ -214,11 +214,15 @@ class NormalizeAndPad(v2.Transform):
         return tv_tensors.wrap(torch.from_numpy(planes), like=inpt)
 
 
+def parts_of(transform: v2.Transform) -> list[v2.Transform]:
+    return transform.transforms if isinstance(transform, v2.Compose) else [transform]
+
+
 def why_random(transform: v2.Transform, sizes: set[tuple[int, int]]) -> str | None:
     """Why images of these heights and widths differ each time they go through a [`training_transform`], beyond being
     mirrored or not; `None` if they do not.
     """
-    for part in transform.transforms if isinstance(transform, v2.Compose) else [transform]:
+    for part in parts_of(transform):
         if isinstance(part, RandomScaledCrop):
             ratio, largest = part.scale_range
             if ratio != largest:
@@ -240,7 +244,7 @@ def views(transform: v2.Transform) -> list[v2.Transform]:
     results = []
     for probability in (0.0, 1.0):
         view = copy.deepcopy(transform)
-        flips = [part for part in view.modules() if isinstance(part, v2.RandomHorizontalFlip)]
+        flips = [part for part in parts_of(view) if isinstance(part, v2.RandomHorizontalFlip)]
         for flip in flips:
             flip.p = probability
         results.append(view)

@@ -193,7 +193,7 @@ class FrozenEncoder(TrainerCallback):
 
     def check_room(self, folder: Path, num_bytes: int, count: int) -> None:
         """Says how much is written, before it is, and raises a [`SetrError`] if there is no room for it."""
-        there = len(list(folder.glob("*.safetensors"))) if folder.is_dir() else 0
+        there = len(list(folder.glob("[!.]*.safetensors"))) if folder.is_dir() else 0
         needed = max(0, count - there) * num_bytes
         check_space(folder, needed)
         print_options([("features", f"{decimal(needed)} are computed and written, {decimal(num_bytes)} a view")])
