@@ -60,6 +60,7 @@ def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     runs = [[str(folder / name), FROZEN | batch] for name, batch in BATCHES.items()]
     runs.append([str(folder / "own statistics"), FROZEN | BATCHES["two each"] | {"freeze_batch_norm": False}])
+    runs.append([str(folder / "averaged"), FROZEN | BATCHES["one each, accumulated"] | {"ema": 0.5}])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = HELPERS / "distributed_training.py"
     done = subprocess.run([*command, str(script), json.dumps(runs)], capture_output=True, text=True, timeout=300)
@@ -80,6 +81,11 @@ def assert_same_run(folder, expected):
 @pytest.mark.parametrize("batch", BATCHES)
 def test_two_processes_train_as_one(one_process, two_processes, batch):
     assert_same_run(two_processes / batch, one_process)
+
+
+def test_two_processes_average_their_weights_as_one(two_processes, tmp_path):
+    run(tmp_path, FROZEN | {"ema": 0.5})
+    assert_same_run(two_processes / "averaged", tmp_path)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

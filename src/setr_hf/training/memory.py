@@ -297,7 +297,7 @@ def plan_memory(
         sizes = [per_device]
     is_free = asked is not None and mixed == "no" and not fixed & {"bf16", "fp16"}
     may_freeze = asked is not None and config.backbone_config is None and "num_frozen_layers" not in fixed
-    may_freeze = may_freeze and not arguments.freeze_encoder and arguments.layer_decay == 1
+    may_freeze = may_freeze and not arguments.freeze_encoder
     simulation = Simulation(config, crop_size, arguments, device.type)
 
     def step(settings: StepSettings, size: int) -> StepSettings:
