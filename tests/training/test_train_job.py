@@ -16,7 +16,15 @@ from filelock import FileLock
 from paths import ROOT
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTModel, pipeline
+from transformers import (
+    BitImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
+    SwinConfig,
+    ViTConfig,
+    ViTModel,
+    pipeline,
+)
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.cli import run_job
@@ -263,6 +271,26 @@ def test_sizes_follow_from_the_photos_and_are_said(train, refused, scene_folder,
     assert "--stride 200 is more than the crop of 128×128" in refused(*arguments, "--stride", 200)
 
 
+def test_it_starts_from_a_backbone_by_its_folder(train, refused, scene_folder, tmp_path):
+    sizes = {name: SMALL[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    backbone = tmp_path / "dinov2"
+    Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2, image_size=98, patch_size=14)).save_pretrained(backbone)
+    BitImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(backbone)
+    heads = json.dumps({"decoder_hidden_size": 16, "decoder_type": "pup"})
+    arguments = ("--dataset", scene_folder, "--backbone", backbone, "--config", heads, *COMMON[2:])
+    out, _ = train(*arguments, "--output-dir", tmp_path / "out")
+    assert re.search(rf"all [\d,]+ encoder parameters loaded from {backbone}", out)
+    assert "crops of 98×98" in out
+    processor = SetrImageProcessor.from_pretrained(tmp_path / "out")
+    assert (processor.image_mean, processor.image_std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert "trained from the encoder of dinov2" in (tmp_path / "out/README.md").read_text()
+    pipeline("image-segmentation", model=str(tmp_path / "out"))(str(next((scene_folder / "images/val").iterdir())))
+    assert "--encoder" in refused(*arguments, "--encoder", backbone)
+    SwinConfig().save_pretrained(tmp_path / "swin")
+    assert "Hierarchical backbones" in refused(*arguments, "--backbone", tmp_path / "swin")
+    assert f"(is it {backbone}?)" in refused(*arguments, "--backbone", tmp_path / "dinov3")
+
+
 def test_a_short_run_logs_its_loss_and_its_command(train, scene_folder, tmp_path):
     arguments = ("--dataset", scene_folder, *COMMON, *NETWORK, "--save-steps", 2)
     train(*arguments, "--output-dir", tmp_path / "short")
@@ -397,6 +425,7 @@ def test_half_precision_without_a_gpu_is_refused(refused, train, scene_folder, t
         (["--recipe", "setr-mla-large-ade20k-b16", "--per-device-train-batch-size", 3], ["1 × 16", "2 × 8"]),
         (["--model", "m", "--config", "{}"], ["--config", "--model"]),
         (["--model", "m", "--encoder", "e"], ["--encoder", "--model"]),
+        (["--model", "m", "--backbone", "b"], ["--backbone", "--model"]),
         (["--reinitialize-classifier"], ["--model"]),
         (["--other-classes"], ["--recipe"]),
         (["--crop-size", 1, 2, 3], ["--crop-size", "1 2 3"]),

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .loss_settings_setr import LossSettings, losses_of
+from .plain_backbone_setr import encoder_sizes
 
 
 # Where each Auto class finds the code that travels with a saved model.
@@ -140,8 +141,9 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         dataset (`str`, *optional*): The public data set whose classes these are, such as `"ade20k"`; the published
             scales of multi-scale evaluation depend on it.
         palette (`list[list[int]]`, *optional*): RGB colour of each class, 0 to 255, for pictures of label maps.
-        backbone_config (`PreTrainedConfig` or `dict`, *optional*): A plain-ViT backbone of Transformers (DINOv2,
-            DINOv3, …) in place of the own encoder. Width, depth, heads and patch size are then taken from it.
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*): A plain ViT of Transformers (DINOv2, DINOv3, CLIP,
+            …) or timm in place of the own encoder. Width, depth, heads, patch size and channels are then taken from
+            it; its weights are random, unlike those of [`SetrForSemanticSegmentation.from_backbone`].
 
     mmsegmentation trains other networks under the same names. Theirs are
     `SetrConfig(decoder_type="naive", decoder_scale_factor=4, auxiliary_scale_factor=4)`,
@@ -294,13 +296,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             if not isinstance(self.backbone_config.get("model_type"), str):
                 raise ValueError(f"backbone_config has no model_type, got {self.backbone_config}")
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"):
-            value = getattr(self.backbone_config, name, None)
-            if not isinstance(value, int):
-                raise ValueError(
-                    f"backbone_config of type {self.backbone_config.model_type!r} has {name}={value!r}, not a single "
-                    "number: SETR takes plain ViT backbones, such as dinov2 or dinov3_vit"
-                )
+        for name, value in encoder_sizes(self.backbone_config).items():
             setattr(self, name, value)
 
     def _set_layer_indices(self, out_features: list[str] | None, out_indices: list[int] | None) -> None:

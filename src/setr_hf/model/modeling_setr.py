@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
-from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin
@@ -28,8 +29,16 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .combined_losses_setr import semantic_loss
-from .configuration_setr import SetrConfig
+from .configuration_setr import SetrConfig, known_fields
 from .loss_settings_setr import LossSettings
+from .plain_backbone_setr import (
+    build_encoder,
+    check_plain,
+    encoder_image_size,
+    encoder_sizes,
+    load_weights,
+    read_backbone_config,
+)
 from .upsampled_convolution_setr import upsample, upsampled_convolution
 
 
@@ -589,14 +598,67 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             self.setr = SetrModel(config)
         else:
             backbone_config: PreTrainedConfig = copy.deepcopy(config.backbone_config)
-            backbone_config.out_indices = self.feature_indices
-            self.backbone = AutoBackbone.from_config(backbone_config)
+            self.backbone = build_encoder(backbone_config, self.feature_indices, config.patch_size)
         if config.decoder_type == "mla":
             self.decode_head: SetrMlaHead | SetrUpsampleHead = SetrMlaHead(config)
         else:
             self.decode_head = SetrUpsampleHead(config, config.decoder_num_convs, config.decoder_scale_factor)
             self.auxiliary_heads = SetrAuxiliaryHeads(config)
         self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls, backbone: str | os.PathLike, decoder_type: str = "mla", **fields: Any
+    ) -> "SetrForSemanticSegmentation":
+        """A model whose encoder is a pretrained plain ViT, and whose decoder has random weights: for fine-tuning.
+
+        Args:
+            backbone (`str`): A folder, or a model on the Hub, of any head: DINOv2 and DINOv3, BEiT, ViT, DeiT, MAE,
+                MSN, I-JEPA, the encoder of images of CLIP or SigLIP, a ViT of timm, and other plain ViTs of
+                Transformers.
+            decoder_type (`str`, *optional*, defaults to `"mla"`): See [`SetrConfig`].
+            fields: Other fields of [`SetrConfig`], such as `num_labels`. Width, depth, heads, patch size and channels
+                are those of the backbone; `image_size` is, too, unless it is given.
+
+        Returns:
+            [`SetrForSemanticSegmentation`]: In evaluation mode, in fp32. All weights of the encoder were loaded.
+
+        Raises:
+            `OSError`: there is no such model.
+            `ValueError`: it is not a plain ViT, a weight is missing, or a field is not one of SetrConfig's.
+
+        Example:
+
+        ```python
+        >>> from transformers import Dinov2Config, Dinov2Model
+        >>> from setr_hf import SetrForSemanticSegmentation
+
+        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 70}
+        >>> Dinov2Model(Dinov2Config(**sizes, patch_size=14)).save_pretrained("outputs/dinov2")
+        >>> model = SetrForSemanticSegmentation.from_backbone("outputs/dinov2", decoder_type="pup", num_labels=19)
+        >>> model.config.patch_size, model.config.out_indices, model.config.num_labels
+        (14, [4], 19)
+        ```
+        """
+        config = read_backbone_config(backbone)
+        known_fields(fields, "from_backbone")
+        image_size = fields.pop("image_size", None) or encoder_image_size(config) or SetrConfig.image_size
+        fields = {"backbone_config": config, "decoder_type": decoder_type, "image_size": image_size, **fields}
+        model = cls(cls.config_class(**fields))
+        model.load_backbone(backbone)
+        return model.eval()
+
+    def load_backbone(self, backbone: str | os.PathLike) -> int:
+        """Loads the pretrained weights of the encoder that `config.backbone_config` describes, as
+        [`SetrForSemanticSegmentation.from_backbone`] does; returns the number of parameters. Raises `ValueError` if
+        one is missing or it is not a plain ViT.
+        """
+        load_weights(self.backbone, self.config.backbone_config, backbone)
+        try:
+            check_plain(self.backbone, encoder_sizes(self.config.backbone_config))
+        except ValueError as error:
+            raise ValueError(f"{backbone} cannot be the encoder: {error}") from error
+        return sum(parameter.numel() for parameter in self.backbone.parameters())
 
     @torch.no_grad()
     def reset_classifiers(self, id2label: dict[int, str], **fields: Any) -> list[str]:
@@ -645,7 +707,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         return names
 
     def get_input_embeddings(self) -> nn.Module:
-        encoder = self.setr if self.config.backbone_config is None else self.backbone
+        encoder: Any = self.setr if self.config.backbone_config is None else self.backbone
         return encoder.get_input_embeddings()
 
     def _encode(

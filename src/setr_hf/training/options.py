@@ -6,10 +6,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import HfArgumentParser, PreTrainedConfig, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from ..data.arguments import HoldOutArguments, check_fraction, option
@@ -18,6 +19,9 @@ from ..errors import SetrError
 from ..files import parse_object
 from ..model.configuration_setr import SetrConfig, known_fields
 from ..model.image_processing_setr import MAX_WINDOW_PIXELS
+from ..model.plain_backbone_setr import read_backbone_config
+from ..repositories import check_model
+from ..text import one_line
 from .arguments import SCORES, SetrTrainingArguments, check_values
 from .batch_size import AUTO, split_batch
 from .loss_options import check_loss_options, loss_fields
@@ -41,6 +45,7 @@ class RunArguments:
     reinitialize_classifier: bool = option(False, "with --model: new classifiers, for other classes")
     config: dict[str, Any] | str | None = option(None, 'SetrConfig fields of a new model: {"decoder_type": "pup"}')
     encoder: str | None = option(None, "ViT or DeiT (id, name, file) a new model starts from, or none")
+    backbone: str | None = option(None, "pretrained plain ViT (folder, Hub id) as the encoder: DINOv2, CLIP, …")
     binary: bool = option(False, "one logit for the second of two classes, as num_labels=1")
     loss: list[str] | None = option(None, "losses and their weights, such as cross_entropy=1 dice=0.5")
     class_weights: list[str] | None = option(None, f"a number for each, or {', '.join(RULES)}")
@@ -87,6 +92,8 @@ COMMON = {"output_dir", "learning_rate", "per_device_train_batch_size"}
 # Options that few runs need, most of them of Transformers; for `JobParser`.
 HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
     "loss_average",
+    "annotation_column",
+    "image_column",
     "dataset_revision",
     "other_classes",
     "layer_decay",
@@ -186,7 +193,7 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
         "bf16": bool(given.get("fp16")),
         "stride": changed("crop_size"),
         "dataloader_persistent_workers": given.get("dataloader_num_workers") == 0,
-        "encoder": "model" in given,
+        "encoder": bool({"model", "backbone"} & set(given)),
         "config": "model" in given,
         "eval_strategy": given.get("validation_fraction") == 0,
         "load_best_model_at_end": given.get("validation_fraction") == 0,
@@ -274,9 +281,11 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
         if getattr(options, name) == "":
             raise SetrError(f"{flag(name)} is empty")
     if options.model:
-        for name in ("config", "encoder"):
+        for name in ("config", "encoder", "backbone"):
             if name in given:
                 raise SetrError(f"{flag(name)} describes a new model: leave it out with --model, or leave out --model")
+    elif options.backbone and "encoder" in given:
+        raise SetrError("--backbone takes the place of the encoder that --encoder would start: leave one of them out")
     elif options.reinitialize_classifier:
         raise SetrError("--reinitialize-classifier belongs to --model: a new model has new classifiers")
     if options.other_classes and not options.recipe:
@@ -318,11 +327,23 @@ def size_of(sides: Sequence[int]) -> dict[str, int]:
     return dict(zip(("shortest_edge", "longest_edge"), sides))
 
 
+@cache
+def find_backbone(source: str) -> PreTrainedConfig:
+    """The configuration of a plain ViT. A [`SetrError`] says if there is none of that name, or what it is."""
+    check_model(source)
+    try:
+        return read_backbone_config(source)
+    except (ImportError, OSError, ValueError) as error:
+        raise SetrError(f"--backbone {source}: {one_line(error, 400)}") from error
+
+
 def new_config(options: Namespace, **classes: Any) -> SetrConfig:
     """The configuration of a new model, with the fields `classes`. A [`SetrError`] names what contradicts itself."""
     config: dict[str, Any] = options.config
     own: dict[str, Any] = {"image_size": crop_sides(options)}
     own |= config | loss_fields(options) | classes
+    if options.backbone:
+        own["backbone_config"] = find_backbone(options.backbone)
     if options.binary:
         own["num_labels"] = 1
     if not classes:

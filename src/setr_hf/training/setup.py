@@ -9,6 +9,7 @@ import torch
 from rich.filesize import decimal
 from torch import nn
 from torchvision.transforms import v2
+from transformers import AutoImageProcessor
 from transformers.utils import logging
 
 from ..cards.benchmarks import find_benchmark
@@ -22,14 +23,14 @@ from ..data.public_datasets import CLASS_NAMES
 from ..data.rows import SegmentationData
 from ..errors import SetrError
 from ..inference.devices import has_bf16
-from ..inference.loading import NotASetr, load_network, load_processor
+from ..inference.loading import NotASetr, load_network, load_processor, loading
 from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
 from .loss_options import loss_fields, loss_rows, weigh_classes
 from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, plan_memory
-from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_sides, new_config, size_of
+from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_sides, find_backbone, new_config, size_of
 from .output_folder import is_complete, last_complete_checkpoint
 from .recipes import Recipe
 from .run_card import RunFacts
@@ -84,6 +85,8 @@ def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcesso
         settings |= {"size": size_of(test_size), "do_resize": True}
     if job.model:
         return load_processor(job.model, **settings)
+    if job.backbone:
+        settings |= normalization_of(job.backbone)
     try:
         return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
     except ValueError as error:
@@ -153,6 +156,30 @@ def check_memory(config: SetrConfig) -> None:
             )
 
 
+def load_backbone(model: SetrForSemanticSegmentation, source: str) -> str:
+    """Loads the encoder's pretrained weights; returns a line that says so."""
+    try:
+        with loading(f"the backbone {source}"):
+            count = model.load_backbone(source)
+    except ValueError as error:
+        raise SetrError(error) from error
+    return f"all {count:,} encoder parameters loaded from {source}"
+
+
+def normalization_of(source: str) -> dict[str, Any]:
+    """The mean and the standard deviation with which a backbone was trained, as settings of the image processor; none
+    if its files do not say.
+    """
+    config = find_backbone(source)
+    told: Any = getattr(config, "pretrained_cfg", None) or {}
+    found = {"image_mean": told.get("mean"), "image_std": told.get("std")}
+    with suppress(OSError, ValueError, ImportError):
+        processor: Any = AutoImageProcessor.from_pretrained(source)
+        processor = getattr(processor, "image_processor", processor)
+        found = {name: getattr(processor, name, None) or value for name, value in found.items()}
+    return {name: list(value) for name, value in found.items() if value}
+
+
 def new_model(
     command: Command, label_set: LabelSet, checkpoint: str | None = None
 ) -> tuple[SetrForSemanticSegmentation, str]:
@@ -164,6 +191,8 @@ def new_model(
     model = SetrForSemanticSegmentation(config)
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
+    if command.options.backbone and not checkpoint:
+        return model, load_backbone(model, command.options.backbone)
     if checkpoint or command.options.encoder in (None, RANDOM_WEIGHTS):
         return model, "all weights are random"
     return model, str(load_encoder(model, command.options.encoder))
@@ -228,7 +257,7 @@ def card_facts(
         dataset=dataset_name(str(job.dataset)),
         benchmark=benchmarks.pop() if len(benchmarks) == 1 else None,
         model=job.model,
-        encoder=None if job.model or job.encoder == RANDOM_WEIGHTS else job.encoder,
+        encoder=job.backbone or (None if job.model or job.encoder == RANDOM_WEIGHTS else job.encoder),
         recipe=command.recipe.name if command.recipe else None,
         rows=[
             *([("photos", ", ".join(counts))] if counts else []),

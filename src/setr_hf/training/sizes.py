@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from ..data.rows import SegmentationData, open_file
-from .options import DEFAULT_CROP_SIZE, check_windows, default_stride
+from ..model.plain_backbone_setr import encoder_image_size, encoder_sizes
+from .options import DEFAULT_CROP_SIZE, check_windows, default_stride, find_backbone
 
 
 # So many photos say how large all are.
 NUM_PHOTOS_READ = 200
 LEAST_CROP = 32
-# Of a patch in most encoders, to which crops are rounded down.
+# The side of a patch in the own encoder; crops are whole patches.
 MULTIPLE = 16
 # Photos more than so many crops high and wide are made smaller, so that a crop shows more than a detail.
 MOST_CROPS = 2
@@ -34,12 +35,16 @@ def short_sides(data: SegmentationData) -> list[int]:
 
 def choose_sizes(options: Namespace, data: SegmentationData) -> dict[str, Any]:
     """The values of `crop_size`, `stride`, and `size` if photos are to be resized, that the options of a new model
-    leave open. A crop is as large as most photos allow, up to the `image_size` of `config`, or 512 pixels. Raises
+    leave open. A crop is as large as most photos allow, up to the `image_size` of `config` or the size that the
+    backbone was trained at, or 512 pixels, in whole patches. Raises
     [`SetrError`] if the stride that was asked for leaves gaps between such windows.
     """
     if options.crop_size:
         return {}
-    limit = options.config.get("image_size", DEFAULT_CROP_SIZE)
+    backbone = find_backbone(options.backbone) if options.backbone else None
+    trained_size = encoder_image_size(backbone) if backbone else None
+    multiple = encoder_sizes(backbone)["patch_size"] if backbone else MULTIPLE
+    limit = options.config.get("image_size") or trained_size or DEFAULT_CROP_SIZE
     crop_size = [limit, limit] if isinstance(limit, int) else list(limit)
     size = None
     if options.size:
@@ -50,8 +55,8 @@ def choose_sizes(options: Namespace, data: SegmentationData) -> dict[str, Any]:
         short_side = median(sides)
         if short_side > MOST_CROPS * min(crop_size):
             short_side, size = min(crop_size), [min(crop_size)]
-    largest = max(LEAST_CROP, int(short_side) // MULTIPLE * MULTIPLE)
-    crop_size = [min(side, largest) for side in crop_size]
+    largest = max(LEAST_CROP, int(short_side))
+    crop_size = [max(multiple, min(side, largest) // multiple * multiple) for side in crop_size]
     stride = options.stride or default_stride(crop_size)
     check_windows(crop_size, stride)
     return {"crop_size": crop_size, "stride": stride, **({"size": size} if size else {})}

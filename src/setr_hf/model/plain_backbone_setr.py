@@ -1,0 +1,323 @@
+"""Any plain ViT of Transformers or timm as the encoder: the outputs of its layers as maps on the patch grid."""
+
+import inspect
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BackboneOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
+
+
+# Their encoders take one size, and their code has no way to another: positions are interpolated here.
+FIXED_SIZE_TYPES = ("vitpose_backbone", "sam_vision_model", "aimv2_vision_model")
+POSITION_NAMES = ("pos_embed", "position_embeddings", "position_embedding.weight")
+# What configurations of plain ViTs call the same things.
+NAMES = {
+    "hidden_size": ("hidden_size", "embed_dim", "width"),
+    "num_hidden_layers": ("num_hidden_layers", "depth", "num_layers"),
+    "num_attention_heads": ("num_attention_heads", "num_heads"),
+    "patch_size": ("patch_size",),
+}
+# Fields that would change what comes out of an encoder, or add parts that no decoder reads.
+SETTINGS = {"mask_ratio": 0.0, "vision_use_head": False, "use_mask_token": False}
+INSTEAD = (
+    "SETR takes plain ViTs, whose layers all have one width and one resolution: ViT, DeiT, MAE, BEiT, DINOv2, DINOv3, "
+    "CLIP, SigLIP or timm's vit_…. Hierarchical backbones (Swin, PVT, ConvNeXt) go with UperNetForSemanticSegmentation"
+)
+PROBED_GRIDS = ((3, 5), (4, 2))
+
+
+def is_timm(config: PreTrainedConfig) -> bool:
+    return config.model_type in ("timm_wrapper", "timm_backbone")
+
+
+def single_number(value: Any) -> int | None:
+    """A number, or that of a list which holds it once or twice; `None` for everything else."""
+    if isinstance(value, (list, tuple)) and value and len(set(value)) == 1 and len(value) <= 2:
+        value = value[0]
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the encoder of images in a model of images and texts, or the configuration itself."""
+    return getattr(config, "vision_config", None) or getattr(config, "backbone_config", None) or config
+
+
+def encoder_sizes(config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields of `SetrConfig` that follow from a backbone: width, depth, heads, patch size and, if it says so,
+    channels. Raises `ValueError` if it is not a plain ViT.
+    """
+    if is_timm(config):
+        return timm_sizes(config)
+    sizes: dict[str, Any] = {}
+    for field, names in NAMES.items():
+        found = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
+        number = single_number(found[0]) if found else None
+        if number is None:
+            shown = found[0] if found else "nothing"
+            raise ValueError(
+                f"backbone_config of type {config.model_type!r} has {field}={shown}, not a single number: {INSTEAD}"
+            )
+        sizes[field] = number
+    channels = single_number(getattr(config, "num_channels", None))
+    return sizes | ({"num_channels": channels} if channels else {})
+
+
+def timm_model(config: PreTrainedConfig) -> Any:
+    """The ViT of timm that a configuration names, with random weights. Raises `ImportError` if timm is missing, and
+    `ValueError` if it is not a plain ViT.
+    """
+    import timm
+
+    name = getattr(config, "architecture", None) or getattr(config, "backbone", None)
+    arguments = {**(getattr(config, "model_args", None) or {}), "num_classes": 0}
+    try:
+        model = timm.create_model(name, dynamic_img_size=True, **arguments)
+    except TypeError:
+        raise ValueError(f"{name} of timm cannot take images of any size: {INSTEAD}") from None
+    is_plain = hasattr(model, "blocks") and hasattr(model, "forward_intermediates") and hasattr(model, "embed_dim")
+    reductions = {entry["reduction"] for entry in getattr(model, "feature_info", [])}
+    if not is_plain or len(reductions) != 1:
+        raise ValueError(f"{name} of timm is not a plain ViT: {INSTEAD}")
+    return model
+
+
+def timm_sizes(config: PreTrainedConfig) -> dict[str, Any]:
+    with torch.device("meta"):
+        model = timm_model(config)
+    heads = getattr(getattr(model.blocks[0], "attn", None), "num_heads", None) or 1
+    return {
+        "hidden_size": model.embed_dim,
+        "num_hidden_layers": len(model.blocks),
+        "num_attention_heads": heads,
+        "patch_size": model.feature_info[0]["reduction"],
+        "num_channels": model.patch_embed.proj.in_channels,
+    }
+
+
+def encoder_image_size(config: PreTrainedConfig) -> int | list[int] | None:
+    """The size in pixels that a backbone was trained at, if it says so."""
+    if is_timm(config):
+        size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", [])[1:]
+    else:
+        size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        return size
+    return list(size) if size and all(isinstance(side, int) for side in size) else None
+
+
+def read_backbone_config(source: str | os.PathLike) -> PreTrainedConfig:
+    """The configuration of the encoder of images in a folder or a model on the Hub. Raises `ValueError` if it is a
+    SETR, or not a plain ViT.
+    """
+    config = vision_config(AutoConfig.from_pretrained(source))
+    if config.model_type == "setr":
+        raise ValueError(f"{source} is a SETR: from_pretrained loads it, and load_encoder its encoder alone")
+    try:
+        encoder_sizes(config)
+    except ValueError as error:
+        raise ValueError(f"{source} cannot be the encoder: {error}") from None
+    if os.path.isdir(source):
+        # A name on the Hub says where weights came from; that of a folder would be published with the model.
+        config._name_or_path = ""
+    return config
+
+
+def load_weights(encoder: nn.Module, config: PreTrainedConfig, source: str | os.PathLike) -> None:
+    """Loads the weights of a folder or a model on the Hub, of whatever head, into a [`build_encoder`]. Raises
+    `ValueError` if one is missing, or the encoder does not read its patches as a plain ViT does.
+    """
+    inner: Any = encoder.encoder if isinstance(encoder, PlainBackbone) else encoder
+    if is_timm(config):
+        loaded, info = AutoModel.from_pretrained(source, output_loading_info=True)
+        tensors = getattr(loaded, "timm_model", loaded).state_dict()
+    else:
+        options = {"add_pooling_layer": False} if takes(type(inner).__init__, "add_pooling_layer") else {}
+        loaded, info = type(inner).from_pretrained(
+            source, config=inner.config, output_loading_info=True, dtype=torch.float32, **options
+        )
+        tensors = loaded.state_dict()
+    missing = sorted(info["missing_keys"])
+    for name in list(missing):
+        # Some backbones have the last norm of the model inside them once more.
+        same = [other for other in tensors if other.endswith(f".{name}") and other not in missing]
+        if len(same) == 1:
+            tensors[name] = tensors[same[0]]
+            missing.remove(name)
+    if missing:
+        raise ValueError(f"{source} lacks {len(missing)} weights of its encoder, such as {missing[0]}")
+    inner.load_state_dict(tensors)
+
+
+@torch.no_grad()
+def check_plain(encoder: nn.Module, sizes: dict[str, Any]) -> None:
+    """Raises `ValueError` unless an encoder makes maps of the patch grid from images of several sizes, and sees each
+    patch where it is.
+    """
+    was_training, patch_size = encoder.training, sizes["patch_size"]
+    encoder.eval()
+    for rows, columns in PROBED_GRIDS:
+        images = torch.zeros(2, sizes.get("num_channels", 3), rows * patch_size, columns * patch_size)
+        try:
+            feature_map = encoder(images).feature_maps[-1]
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"it cannot take images of {rows}×{columns} patches ({error}): {INSTEAD}") from error
+        if tuple(feature_map.shape) != (2, sizes["hidden_size"], rows, columns):
+            raise ValueError(f"from {rows}×{columns} patches it makes maps of {tuple(feature_map.shape)}: {INSTEAD}")
+    if isinstance(encoder, PlainBackbone) and not is_timm(encoder.config):
+        check_order(encoder, images[:1], patch_size)
+    encoder.train(was_training)
+
+
+def check_order(encoder: "PlainBackbone", image: torch.Tensor, patch_size: int) -> None:
+    """Changes a patch, and looks which place of the embeddings changes; the layers would mix them."""
+    layers, encoder.layers = encoder.layers, [0]
+    rows, columns = (side // patch_size for side in image.shape[-2:])
+    for row, column in ((0, 0), (rows - 1, 0), (1, columns - 1)):
+        changed = image.clone()
+        changed[..., row * patch_size : (row + 1) * patch_size, column * patch_size : (column + 1) * patch_size] = 1
+        difference = (encoder(changed).feature_maps[0] - encoder(image).feature_maps[0]).abs().sum((0, 1))
+        if difference.argmax() != row * columns + column:
+            raise ValueError(f"it does not keep its patches in the order of rows, after its other tokens: {INSTEAD}")
+    encoder.layers = layers
+
+
+def build_encoder(config: PreTrainedConfig, layers: list[int], patch_size: int) -> nn.Module:
+    """A module that returns feature maps of these layers, counted from 1, for `pixel_values` of whole patches. Raises
+    `ValueError` if there is no such model.
+    """
+    if type(config) in MODEL_FOR_BACKBONE_MAPPING and config.model_type not in ("timm_backbone", *FIXED_SIZE_TYPES):
+        config.out_indices = layers
+        return AutoBackbone.from_config(config)
+    return PlainBackbone(config, layers, patch_size)
+
+
+class PlainBackbone(nn.Module):
+    """A plain ViT without a class of its own for backbones: `encoder` is what `AutoModel` makes of its configuration,
+    or timm. Class and register tokens come before those of the patches, and are cut off.
+    """
+
+    def __init__(self, config: PreTrainedConfig, layers: list[int], patch_size: int):
+        super().__init__()
+        self.config, self.patch_size = config, patch_size
+        self.layers: Any = list(layers)
+        self.encoder: Any
+        if is_timm(config):
+            self.encoder = timm_model(config)
+            self.read: Callable[..., BackboneOutput] = self.read_timm
+            return
+        for name, value in SETTINGS.items():
+            if hasattr(config, name):
+                setattr(config, name, value)
+        if config.model_type in FIXED_SIZE_TYPES and type(config) in MODEL_FOR_BACKBONE_MAPPING:
+            config.out_indices = [0]  # It reads the hidden states.
+            self.encoder = AutoBackbone.from_config(config)
+        elif type(config) in MODEL_MAPPING:
+            model_class = model_class_of(config)
+            options = {"add_pooling_layer": False} if takes(model_class.__init__, "add_pooling_layer") else {}
+            self.encoder = model_class._from_config(config, **options)
+        else:
+            raise ValueError(f"a {config.model_type!r} has no encoder of images that AutoModel can make: {INSTEAD}")
+        self.read = self.read_hidden_states
+
+    def get_input_embeddings(self) -> nn.Module:
+        if is_timm(self.config):
+            return self.encoder.patch_embed
+        return self.encoder.get_input_embeddings()
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
+        """`feature_maps` of shape `(batch_size, hidden_size, height, width)` on the patch grid of `(batch_size,
+        num_channels, height, width)`, whose sides are whole patches.
+        """
+        return self.read(pixel_values.to(next(self.encoder.parameters()).dtype), **kwargs)
+
+    def read_timm(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
+        indices = [layer - 1 for layer in self.layers if layer]
+        maps = self.encoder.forward_intermediates(
+            pixel_values, indices=indices, output_fmt="NCHW", intermediates_only=True
+        )
+        return BackboneOutput(feature_maps=tuple(maps))
+
+    def read_hidden_states(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
+        wants_states = kwargs.pop("output_hidden_states", False)
+        grid = tuple(side // self.patch_size for side in pixel_values.shape[-2:])
+        if takes(self.encoder.forward, "interpolate_pos_encoding"):
+            kwargs["interpolate_pos_encoding"] = True
+        if takes(self.encoder.forward, "noise"):
+            # The order in which MAE keeps the patches, all of them: their own.
+            order = torch.arange(math.prod(grid), device=pixel_values.device, dtype=torch.float32)
+            kwargs["noise"] = order.expand(len(pixel_values), -1)
+        if takes(self.encoder.forward, "spatial_shapes"):
+            outputs = self.from_patches(pixel_values, grid, output_hidden_states=True, **kwargs)
+        elif self.config.model_type in FIXED_SIZE_TYPES:
+            outputs = self.at_any_size(pixel_values, grid, output_hidden_states=True, **kwargs)
+        else:
+            outputs = self.encoder(pixel_values, output_hidden_states=True, **kwargs)
+        states = outputs.hidden_states
+        return BackboneOutput(
+            feature_maps=tuple(self.to_map(states[layer], grid) for layer in self.layers),
+            hidden_states=states if wants_states else None,
+            attentions=outputs.attentions,
+        )
+
+    def to_map(self, states: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        if states.ndim == 4:
+            return states.permute(0, 3, 1, 2)
+        return states[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
+
+    def from_patches(self, pixel_values: torch.Tensor, grid: tuple[int, ...], **kwargs: Any) -> Any:
+        """Calls an encoder that takes `(batch_size, num_patches, patch_size² * num_channels)`, as NaFlex does."""
+        rows, columns = grid
+        patches = pixel_values.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
+        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+        shapes = torch.tensor([[rows, columns]] * len(patches), device=patches.device)
+        return self.encoder(patches, pixel_attention_mask=mask, spatial_shapes=shapes, **kwargs)
+
+    def at_any_size(self, pixel_values: torch.Tensor, grid: tuple[int, ...], **kwargs: Any) -> Any:
+        """Calls an encoder that checks the size, with positions interpolated to the patch grid."""
+        name, positions = next(
+            (name, value) for name, value in self.encoder.named_parameters() if name.endswith(POSITION_NAMES)
+        )
+        changed = {name: resized_positions(positions, self.trained_grid(), grid)}
+        for name, module in self.encoder.named_modules():
+            if hasattr(module, "projection") and hasattr(module, "image_size"):
+                module.image_size = tuple(pixel_values.shape[-2:])
+            if hasattr(module, "position_ids"):
+                changed[f"{name}.position_ids"] = torch.arange(math.prod(grid), device=pixel_values.device)[None]
+        return torch.func.functional_call(self.encoder, changed, (pixel_values,), kwargs)
+
+    def trained_grid(self) -> tuple[int, ...]:
+        sides = self.config.image_size
+        sides = (sides, sides) if isinstance(sides, int) else sides
+        return tuple(side // self.patch_size for side in sides)
+
+
+def resized_positions(positions: torch.Tensor, grid: tuple[int, ...], target: tuple[int, ...]) -> torch.Tensor:
+    """Position embeddings `(1, height, width, hidden_size)`, `(1, tokens + height * width, hidden_size)` or `(height *
+    width, hidden_size)` for another grid of patches: bilinear, corners not aligned.
+    """
+    if positions.ndim == 2:
+        return resized_positions(positions[None], grid, target)[0]
+    if positions.ndim == 4:
+        maps = positions.permute(0, 3, 1, 2)
+        return F.interpolate(maps, size=target, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    before, patches = positions[:, : -math.prod(grid)], positions[:, -math.prod(grid) :]
+    maps = patches.transpose(1, 2).unflatten(2, grid)
+    maps = F.interpolate(maps, size=target, mode="bilinear", align_corners=False)
+    return torch.cat([before, maps.flatten(2).transpose(1, 2)], dim=1)
+
+
+def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    found: Any = MODEL_MAPPING[type(config)]
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def takes(function: Callable, name: str) -> bool:
+    return name in inspect.signature(function).parameters
