@@ -1,5 +1,6 @@
 """SETR model configuration."""
 
+import copy
 import math
 from dataclasses import fields
 from typing import Any
@@ -11,6 +12,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from .loss_settings_setr import LossSettings, losses_of
 from .plain_backbone_setr import encoder_sizes
+from .presets_setr import find_preset
 
 
 # Where each Auto class finds the code that travels with a saved model.
@@ -63,6 +65,15 @@ def numbered_names(num_labels: int) -> dict[int, str]:
     """The names of classes whose names are not known."""
     names = BINARY_NAMES if num_labels == 1 else [f"LABEL_{index}" for index in range(num_labels)]
     return dict(enumerate(names))
+
+
+def config_of(name: str, value: dict[str, Any] | PreTrainedConfig) -> PreTrainedConfig:
+    """A field that configures another network, from a file or from Python."""
+    if not isinstance(value, dict):
+        return value
+    if not isinstance(value.get("model_type"), str):
+        raise ValueError(f"{name} has no model_type, got {value}")
+    return AutoConfig.for_model(**value)
 
 
 @strict
@@ -144,6 +155,11 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         backbone_config (`PreTrainedConfig` or `dict`, *optional*): A plain ViT of Transformers (DINOv2, DINOv3, CLIP,
             …) or timm in place of the own encoder. Width, depth, heads, patch size and channels are then taken from
             it; its weights are random, unlike those of [`SetrForSemanticSegmentation.from_backbone`].
+        stem_config (`PreTrainedConfig` or `dict`, *optional*): A convolutional backbone of Transformers (`"resnet"`,
+            `"bit"`, …) that an image goes through before it is cut into patches, as in the paper's Hybrid (section
+            4.1). The encoder reads its last feature map, on which a patch is `patch_size` divided by the map's stride
+            wide: a single pixel of maps at 1/16. With `output_stride`, a ResNet has dilation in place of strides
+            beyond it, as in FCNs. Its `num_channels` is that of this configuration.
 
     mmsegmentation trains other networks under the same names. Theirs are
     `SetrConfig(decoder_type="naive", decoder_scale_factor=4, auxiliary_scale_factor=4)`,
@@ -167,7 +183,7 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     """
 
     model_type = "setr"
-    sub_configs = {"backbone_config": AutoConfig}
+    sub_configs = {"backbone_config": AutoConfig, "stem_config": AutoConfig}
     keys_to_ignore_at_inference = ["auxiliary_logits", "patch_offsets"]
 
     hidden_size: int = 1024
@@ -213,12 +229,15 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
     dataset: str | None = None
     palette: list[list[int]] | None = None
     backbone_config: dict | PreTrainedConfig | None = None
+    stem_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone_config is not None:
             self._adopt_backbone_config()
+        if self.stem_config is not None:
+            self._adopt_stem_config()
         if self.use_class_token is None:
             self.use_class_token = self.decoder_type != "mla"
         is_pup = self.decoder_type == "pup"
@@ -240,6 +259,26 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
             self.label2id = {name: index for index, name in self.id2label.items()}
         # Called here although the strict dataclass calls it too: that wraps the ValueError in a type of its own.
         self.validate_architecture()
+
+    @classmethod
+    def from_preset(cls, name: str, **fields: Any) -> "SetrConfig":
+        """The configuration of a [`Preset`] by its name, such as `"t-base"` or `"tiny"`. The `fields` come on top,
+        such as `decoder_type`, and override those of the preset. Raises `ValueError`, with close names, if there is
+        none of that name.
+
+        Example:
+
+        ```python
+        >>> from setr_hf import SetrConfig
+
+        >>> config = SetrConfig.from_preset("t-base", decoder_type="pup", num_labels=19)
+        >>> config.hidden_size, config.num_hidden_layers, config.out_indices
+        (768, 12, [12])
+        >>> SetrConfig.from_preset("hybrid").stem_config.model_type
+        'resnet'
+        ```
+        """
+        return cls(**find_preset(name).fields | fields)
 
     @property
     def num_labels(self) -> int | None:
@@ -291,11 +330,17 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
         if isinstance(self.semantic_loss, dict):
             self.semantic_loss = losses_of(self.semantic_loss, self.num_labels)
 
+    def _adopt_stem_config(self) -> None:
+        if self.backbone_config is not None:
+            raise ValueError("stem_config stands before SETR's own encoder: leave out it or backbone_config")
+        # A preset's is shared, and would be changed below.
+        self.stem_config: Any = copy.deepcopy(config_of("stem_config", self.stem_config))
+        self.stem_config.num_channels = self.num_channels
+        # Transformers hands the encoder's attention on to it, and then refuses what has none.
+        self.stem_config._attn_implementation = "eager"
+
     def _adopt_backbone_config(self) -> None:
-        if isinstance(self.backbone_config, dict):
-            if not isinstance(self.backbone_config.get("model_type"), str):
-                raise ValueError(f"backbone_config has no model_type, got {self.backbone_config}")
-            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+        self.backbone_config: Any = config_of("backbone_config", self.backbone_config)
         for name, value in encoder_sizes(self.backbone_config).items():
             setattr(self, name, value)
 

@@ -124,17 +124,62 @@ def eager_attention_forward(
     return (attn_weights @ value).transpose(1, 2).contiguous(), attn_weights
 
 
+def dilate(resnet: nn.Module, config: PreTrainedConfig) -> None:
+    """Puts dilation in place of the strides of a ResNet of Transformers, which has no option for it, that go beyond
+    `config.output_stride`. The weights fit as they are.
+    """
+    stride = 8 if config.downsample_in_first_stage else 4
+    for stage in resnet.encoder.stages[1:]:
+        stride *= 2
+        if stride <= config.output_stride:
+            continue
+        for module in stage.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                if module.kernel_size != (1, 1):
+                    module.dilation = module.padding = (stride // config.output_stride,) * 2
+
+
+def build_stem(config: PreTrainedConfig) -> nn.Module:
+    stem = AutoBackbone.from_config(config)
+    if config.model_type == "resnet" and getattr(config, "output_stride", None):
+        dilate(stem, config)
+    return stem
+
+
+def stem_output(config: PreTrainedConfig, patch_size: int) -> tuple[int, int]:
+    """Channels and stride of the feature map that a stem ends in, which configurations do not tell: a stem without
+    weights does. Raises `ValueError` if patches of `patch_size` pixels are not whole on it.
+    """
+    side = 8 * patch_size
+    with torch.device("meta"):
+        maps = build_stem(config)(torch.empty(1, config.num_channels, side, side)).feature_maps[-1]
+    stride = side // maps.shape[-1] if maps.ndim == 4 else side
+    if patch_size % stride or maps.shape[-2:] != (side // stride, side // stride):
+        raise ValueError(
+            f"stem_config of type {config.model_type!r} ends in maps of the shape {tuple(maps.shape[1:])} for images "
+            f"of {side}×{side} pixels, on which patches of {patch_size} pixels are not whole: choose another stage by "
+            "out_features, an output_stride, or another patch_size"
+        )
+    return maps.shape[1], stride
+
+
 class SetrEmbeddings(nn.Module):
-    """Image to sequence (paper section 3.1): projected patches plus learned position embeddings."""
+    """Image to sequence (paper section 3.1): projected patches, of the image or of the feature map that a stem makes
+    of it, plus learned position embeddings.
+    """
 
     def __init__(self, config: SetrConfig):
         super().__init__()
         self.patch_size = config.patch_size
         height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
         self.grid_size = (math.ceil(height / self.patch_size), math.ceil(width / self.patch_size))
-        self.patch_embeddings = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
-        )
+        self.stem, num_channels, stride = None, config.num_channels, 1
+        if config.stem_config is not None:
+            num_channels, stride = stem_output(config.stem_config, self.patch_size)
+            self.stem = build_stem(config.stem_config)
+        size = self.patch_size // stride
+        self.patch_embeddings = nn.Conv2d(num_channels, config.hidden_size, kernel_size=size, stride=size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None
         num_positions = math.prod(self.grid_size) + int(config.use_class_token)
         self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
@@ -156,7 +201,10 @@ class SetrEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """Returns the sequence `(batch_size, sequence_length, hidden_size)` and the patch grid `(height, width)`."""
         pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
-        embeddings = self.patch_embeddings(pad_to_grid(pixel_values, self.patch_size))
+        maps = pad_to_grid(pixel_values, self.patch_size)
+        if self.stem is not None:
+            maps = self.stem(maps).feature_maps[-1]
+        embeddings = self.patch_embeddings(maps)
         batch_size, _, height, width = embeddings.shape
         # Every layer would keep the order of the convolution's memory, and every LayerNorm copy it. Unlike
         # `contiguous`, a clone asks nothing of the size, which an exported graph would be bound to.
