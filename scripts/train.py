@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_model(job.model)
     elif job.encoder not in (None, RANDOM_WEIGHTS):
         check_encoder(job.encoder)
+        if job.stem:
+            check_model(job.stem)
     is_main_process = arguments.process_index == 0
     if is_main_process:
         print_options(summary)

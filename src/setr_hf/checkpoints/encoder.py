@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..errors import SetrError
 from ..files import check_is_file, first_repeated
@@ -26,6 +26,14 @@ from .reading import check_size, check_weights, read_checkpoint
 TRANSFORMERS_TYPES = ("vit", "deit", "setr")
 TIMM_NAME = re.compile(r"timm/|vit_|deit3?_")
 POSITIONS, CLASS_TOKEN = "embeddings.position_embeddings", "embeddings.cls_token"
+STEM, PATCHES = "embeddings.stem.", "embeddings.patch_embeddings."
+# The stem of timm's hybrids under the names of Transformers' BiT, in this order.
+TIMM_STEM = {
+    r"^patch_embed\.backbone\.": f"{STEM}bit.",
+    r"(\.bit)\.stem\.conv\.": r"\1.embedder.convolution.",
+    r"(\.bit)\.stem\.norm\.": r"\1.embedder.norm.",
+    r"(\.bit)\.stages\.(\d+)\.blocks\.": r"\1.encoder.stages.\2.layers.",
+}
 # Keys of a source that SETR's encoder does not use, by regular expression, with the reason.
 LEFT_OUT = {
     r"norm\..*|layernorm\..*|fc_norm\..*|Transformer/encoder_norm/.*": "final normalization: SETR reads raw layers",
@@ -56,10 +64,11 @@ class EncoderReport:
     Args:
         source (`str`): What was read.
         num_loaded (`int`): How many parameters (scalars) of the encoder were set.
-        num_parameters (`int`): How many it has; equal to `num_loaded`.
+        num_parameters (`int`): How many it has; equal to `num_loaded`, unless the model has a stem and the source not.
         resized (`tuple`, *optional*): The patch grids `((height, width), (height, width))` of the source and of the
             model, if they differ.
         left_out (`dict[str, str]`): The keys of the source that were not used, each with the reason.
+        still_random (`str`): What of the encoder was not loaded.
     """
 
     source: str
@@ -67,6 +76,7 @@ class EncoderReport:
     num_parameters: int
     resized: tuple[tuple[int, int], tuple[int, int]] | None
     left_out: dict[str, str]
+    still_random: str = ""
 
     def __str__(self) -> str:
         text = f"{self.num_loaded:,} of {self.num_parameters:,} encoder parameters loaded from {self.source}"
@@ -76,7 +86,7 @@ class EncoderReport:
         for reason in dict.fromkeys(self.left_out.values()):
             keys = [key for key in self.left_out if self.left_out[key] == reason]
             text += f"; {len(keys)} tensors left out ({reason})"
-        return text
+        return text + (f"; RANDOM: {self.still_random}" if self.still_random else "")
 
 
 def check_encoder(source: str) -> None:
@@ -158,6 +168,14 @@ def read_npz(path: Path) -> Source:
     return Source(str(path), tensors, num_heads)
 
 
+def stem_name(key: str) -> str:
+    """The name in [`SetrModel`] of a tensor of a hybrid's stem in timm; other keys as they are."""
+    if key.startswith("patch_embed.backbone."):
+        for pattern, name in TIMM_STEM.items():
+            key = re.sub(pattern, name, key)
+    return key
+
+
 def rename_public(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> dict[str, torch.Tensor]:
     """Tensors named as in timm, the original repository or mmsegmentation under our names; others keep theirs."""
     prefix = "backbone." if any(key.startswith("backbone.") for key in state_dict) else ""
@@ -176,7 +194,7 @@ def rename_public(state_dict: dict[str, torch.Tensor], config: SetrConfig) -> di
             ours = [key.removeprefix("setr.") for key in rule.ours]
             renamed |= zip(ours, to_ours(rule, tensors, source_config))
             used.update(rule.theirs)
-    others = {key: tensor for key, tensor in state_dict.items() if key not in used}
+    others = {stem_name(key): tensor for key, tensor in state_dict.items() if key not in used}
     if twice := sorted(renamed.keys() & others.keys()):
         raise SetrError(f"two of its keys mean {twice[0]}")
     return renamed | others
@@ -266,7 +284,40 @@ def source_grid(source: Source, num_tokens: int, target: tuple[int, int]) -> tup
     )
 
 
-def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | Path | nn.Module) -> EncoderReport:
+def load_stem(encoder: SetrModel, source: str) -> int:
+    """Loads the stem of an encoder from a network of its own family in Transformers' form: a folder or a Hub id.
+    Returns how many parameters it has, all of which are loaded. Raises [`SetrError`] if the source is of another
+    family, or any of them is missing or has another shape.
+    """
+    stem: Any = encoder.embeddings.stem
+    if stem is None:
+        raise SetrError(f"the model has no stem, for which {source} is")
+    check_model(source)
+    wanted: PreTrainedConfig = stem.config
+    if wanted.model_type == "timm_backbone":
+        raise SetrError(f"a stem of timm cannot be loaded from {source}: only those of Transformers' own classes")
+    model_type = AutoConfig.from_pretrained(source).model_type
+    if model_type != wanted.model_type:
+        raise SetrError(f"{source} is a {model_type}, but the model's stem a {wanted.model_type}")
+    kind: type[PreTrainedModel] = type(stem)
+    options = {"config": copy.deepcopy(wanted), "output_loading_info": True, "ignore_mismatched_sizes": True}
+    network, info = kind.from_pretrained(source, **options)
+    wrong = [f"{key} is missing" for key in sorted(info["missing_keys"])]
+    wrong += [f"{key} has the shape {tuple(theirs)}, not {tuple(ours)}" for key, theirs, ours in info["mismatched_keys"]]
+    if wrong:
+        raise SetrError(f"{source} does not fit the model's stem: {'; '.join(wrong[:20])}")
+    weights = network.state_dict()
+    try:
+        check_weights(weights)
+    except SetrError as error:
+        raise SetrError(f"{source} cannot be used: {error}") from None
+    stem.load_state_dict(weights)
+    return sum(parameter.numel() for parameter in stem.parameters())
+
+
+def load_encoder(
+    model: SetrForSemanticSegmentation | SetrModel, source: str | Path | nn.Module, stem: str | None = None
+) -> EncoderReport:
     """Loads the encoder of a classification ViT, or of another SETR, into `model`. The decoder stays as it is.
 
     Args:
@@ -275,9 +326,13 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
         source (`str`, `Path` or `nn.Module`): A ViT, DeiT (distilled or not) or SETR of Transformers: a folder, a Hub
             id or a model. A model of timm, or its name ("vit_…", "deit_…": pretrained weights are downloaded). A file
             of timm, of the original repository or of mmsegmentation. Or a `.npz` file of Google's ViT.
+            A model with a stem starts from a hybrid of timm, such as "vit_base_r50_s16_384", or a SETR with the same
+            stem; or from a plain ViT, whose patches the stem takes the place of. Their projection then stays random.
+        stem (`str`, *optional*): The stem's own source, if the encoder's has none: a network of its family in
+            Transformers' form, such as "microsoft/resnet-50", a folder or a Hub id.
 
     Returns:
-        [`EncoderReport`]: What was loaded: every parameter of the encoder.
+        [`EncoderReport`]: What was loaded: every parameter of the encoder, except as said there.
 
     Raises:
         [`SetrError`]: parameters are missing, of another shape or unknown, or the number of heads differs; lists them.
@@ -305,7 +360,12 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
         raise SetrError(f"{description} has {start.num_heads} attention heads, the model {config.num_attention_heads}")
     if POSITIONS not in tensors:
         raise SetrError(f"{description} is not a plain ViT: it has no position embeddings under a known name")
-    expected = encoder.state_dict()
+    has_stem = any(key.startswith(STEM) for key in tensors)
+    if stem and has_stem:
+        raise SetrError(f"{description} has a stem, so that {stem} is not needed")
+    expected, new = encoder.state_dict(), {}
+    if config.stem_config is not None and not has_stem:
+        new = {key: expected.pop(key) for key in list(expected) if key.startswith((STEM, PATCHES))}
     try:
         check_weights({key: tensors[key] for key in expected if key in tensors})
     except SetrError as error:
@@ -317,6 +377,8 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
     tensors[POSITIONS] = fit_positions(tensors[POSITIONS], before, grid, target, config.use_class_token)
 
     reasons = LEFT_OUT if config.use_class_token else LEFT_OUT | {re.escape(CLASS_TOKEN): "only patches are encoded"}
+    if new:
+        reasons = reasons | {rf"{re.escape(PATCHES)}.*": "patches of the image: the stem's take their place"}
     left_out = {key: matching_reason(key, reasons) for key in tensors if key not in expected}
     wrong = [f"{key} is missing" for key in expected if key not in tensors]
     wrong += [f"{key} is unknown" for key, reason in left_out.items() if reason is None]
@@ -327,11 +389,15 @@ def load_encoder(model: SetrForSemanticSegmentation | SetrModel, source: str | P
     ]
     if wrong:
         raise SetrError(f"{description} does not fit the model: {'; '.join(wrong[:20])}")
-    encoder.load_state_dict({key: tensors[key] for key in expected})
+    num_of_stem = load_stem(encoder, stem) if stem else 0
+    encoder.load_state_dict({key: tensors[key] for key in expected}, strict=not new)
+    sizes = {name: parameter.numel() for name, parameter in encoder.named_parameters()}
+    still_random = {"the stem": not stem, "the projection of its features": True} if new else {}
     return EncoderReport(
-        source=description,
-        num_loaded=sum(tensors[key].numel() for key in expected),
-        num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        source=f"{description} and {stem}" if stem else description,
+        num_loaded=num_of_stem + sum(size for name, size in sizes.items() if name in expected),
+        num_parameters=sum(sizes.values()),
         resized=(grid, target) if grid != target else None,
         left_out=left_out,
+        still_random=" and ".join(name for name, is_random in still_random.items() if is_random),
     )

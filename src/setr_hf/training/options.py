@@ -20,6 +20,7 @@ from ..files import parse_object
 from ..model.configuration_setr import SetrConfig, known_fields
 from ..model.image_processing_setr import MAX_WINDOW_PIXELS
 from ..model.plain_backbone_setr import read_backbone_config
+from ..model.presets_setr import Preset, find_preset
 from ..repositories import check_model
 from ..text import one_line
 from .arguments import SCORES, SetrTrainingArguments, check_values
@@ -30,6 +31,8 @@ from .recipes import Recipe, find_recipe
 
 
 RANDOM_WEIGHTS = "none"
+# The value of `--encoder` for the public weights that fit the preset.
+PUBLIC_WEIGHTS = "pretrained"
 DEFAULT_CROP_SIZE = 512
 
 
@@ -43,8 +46,10 @@ class RunArguments:
     dry_run: bool = option(False, "show what would be done, without data or weights")
     model: str | None = option(None, "folder or Hub id of a SETR to start from")
     reinitialize_classifier: bool = option(False, "with --model: new classifiers, for other classes")
-    config: dict[str, Any] | str | None = option(None, 'SetrConfig fields of a new model: {"decoder_type": "pup"}')
-    encoder: str | None = option(None, "ViT or DeiT (id, name, file) a new model starts from, or none")
+    preset: str | None = option(None, "a network of `setr-hf recipes --presets`, such as tiny")
+    config: dict[str, Any] | str | None = option(None, 'SetrConfig fields, over the preset: {"decoder_type": "pup"}')
+    encoder: str | None = option(None, "ViT or DeiT (id, name, file), pretrained (--preset's) or none")
+    stem: str | None = option(None, "where the weights of a preset's or config's stem are from, if not the encoder's")
     backbone: str | None = option(None, "pretrained plain ViT (folder, Hub id) as the encoder: DINOv2, CLIP, …")
     binary: bool = option(False, "one logit for the second of two classes, as num_labels=1")
     loss: list[str] | None = option(None, "losses and their weights, such as cross_entropy=1 dice=0.5")
@@ -91,6 +96,7 @@ ARGUMENTS = (RunArguments, TrainDataArguments, AugmentationArguments, SetrTraini
 COMMON = {"output_dir", "learning_rate", "per_device_train_batch_size"}
 # Options that few runs need, most of them of Transformers; for `JobParser`.
 HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
+    "stem",
     "loss_average",
     "annotation_column",
     "image_column",
@@ -193,10 +199,12 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
         "bf16": bool(given.get("fp16")),
         "stride": changed("crop_size"),
         "dataloader_persistent_workers": given.get("dataloader_num_workers") == 0,
-        "encoder": bool({"model", "backbone"} & set(given)),
+        "encoder": bool({"model", "backbone"} & set(given)) or changed("preset"),
+        "stem": bool({"model", "backbone"} & set(given)) or changed("preset"),
         "config": "model" in given,
         "eval_strategy": given.get("validation_fraction") == 0,
         "load_best_model_at_end": given.get("validation_fraction") == 0,
+        "preset": "model" in given,
     }
     return {name for name, is_superseded in rules.items() if is_superseded and name not in given}
 
@@ -235,8 +243,9 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     parser.set_defaults(**kept)
     options = parser.parse_args(argv)
     given_config = read_object("config", given.get("config") or "{}")
-    options.config = kept.get("config", {}) | given_config
+    options.config = network_fields(options, kept.get("config", {}), given, given_config)
     check_options(options, given)
+    name_public_weights(options)
     check_loss_options(options, given_config)
     if options.crop_size:
         if not options.model:
@@ -246,6 +255,35 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     split_batch(options, kept | given)
     fixed = frozenset(name for name, value in (kept | given).items() if value != AUTO)
     return Command(parser, options, stock, recipe, overridden, fixed)
+
+
+def preset_of(options: Namespace) -> Preset | None:
+    """The preset of a new model. Raises [`SetrError`] if there is none of that name."""
+    try:
+        return find_preset(options.preset) if options.preset else None
+    except ValueError as error:
+        raise SetrError(f"--preset: {error}") from None
+
+
+def network_fields(
+    options: Namespace, of_recipe: dict[str, Any], given: Collection[str], given_config: dict[str, Any]
+) -> dict[str, Any]:
+    """The `config` of a new model: what is given over what the recipe says. A preset is among what is given, or what
+    the recipe's own fields override if that names it.
+    """
+    preset = preset_of(options)
+    fields = preset.fields if preset else {}
+    return (of_recipe | fields if "preset" in given else fields | of_recipe) | given_config
+
+
+def name_public_weights(options: Namespace) -> None:
+    """Puts the names of a preset's public weights in the place of "pretrained". Raises [`SetrError`] without one."""
+    if options.encoder != PUBLIC_WEIGHTS:
+        return
+    preset = preset_of(options)
+    if preset is None:
+        raise SetrError(f"--encoder {PUBLIC_WEIGHTS} belongs to --preset, which says what fits: name an encoder")
+    options.encoder, options.stem = preset.encoder, options.stem or preset.stem
 
 
 def flag(name: str) -> str:
@@ -281,13 +319,15 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
         if getattr(options, name) == "":
             raise SetrError(f"{flag(name)} is empty")
     if options.model:
-        for name in ("config", "encoder", "backbone"):
+        for name in ("config", "encoder", "preset", "stem", "backbone"):
             if name in given:
                 raise SetrError(f"{flag(name)} describes a new model: leave it out with --model, or leave out --model")
-    elif options.backbone and "encoder" in given:
-        raise SetrError("--backbone takes the place of the encoder that --encoder would start: leave one of them out")
+    elif options.backbone and (others := {"encoder", "preset", "stem"} & set(given)):
+        raise SetrError(f"--backbone takes the place of the encoder that {flag(min(others))} describes: leave out one")
     elif options.reinitialize_classifier:
         raise SetrError("--reinitialize-classifier belongs to --model: a new model has new classifiers")
+    if options.stem and options.encoder in (None, RANDOM_WEIGHTS):
+        raise SetrError(f"--stem {options.stem} belongs to --encoder: name that of the layers after it too")
     if options.other_classes and not options.recipe:
         raise SetrError("--other-classes belongs to --recipe")
     if not options.dataset and not options.dry_run:

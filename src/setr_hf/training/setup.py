@@ -195,7 +195,7 @@ def new_model(
         return model, load_backbone(model, command.options.backbone)
     if checkpoint or command.options.encoder in (None, RANDOM_WEIGHTS):
         return model, "all weights are random"
-    return model, str(load_encoder(model, command.options.encoder))
+    return model, str(load_encoder(model, command.options.encoder, command.options.stem))
 
 
 def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Compose:
