@@ -8,19 +8,32 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
 import argparse
 from collections.abc import Sequence
 
-from setr_hf.cli import JobParser
+from setr_hf.cli import JobParser, positive
+from setr_hf.errors import SetrError
+from setr_hf.model.configuration_setr import DECODER_TYPES
 from setr_hf.tables import print_table
+from setr_hf.training.cost import preset_rows
 from setr_hf.training.recipes import all_recipes, find_recipe
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = JobParser(description=__doc__)
     parser.add_argument("name", nargs="?", help="the recipe to print, for `setr-hf train --recipe FILE.yaml`")
+    parser.add_argument("--presets", action="store_true", help="list the networks for `setr-hf train --preset`")
+    parser.add_argument("--num-labels", type=positive, default=150, help="classes of the networks that are listed")
+    parser.add_argument("--size", type=positive, default=512, help="side of their images in pixels")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    name = parse_arguments(argv).name
+    arguments = parse_arguments(argv)
+    name = arguments.name
+    if arguments.presets:
+        if name:
+            raise SetrError(f"--presets lists the networks: leave out {name}")
+        columns = ["preset", "layers", "width", "heads", *DECODER_TYPES, "public encoder", "network"]
+        print_table(columns, preset_rows(arguments.num_labels, arguments.size))
+        return 0
     if name:
         print(find_recipe(name).to_yaml(), end="")
         return 0

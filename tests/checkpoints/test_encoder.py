@@ -1,10 +1,16 @@
 """A SETR starts from a classification ViT: all of the encoder is loaded and computes what the source computes."""
 
+import math
+from functools import partial
+
 import checkpoints
 import numpy as np
 import pytest
 import timm
 import torch
+from small_stems import SMALL_STEMS
+from timm.models.resnetv2 import ResNetV2
+from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 from transformers import (
     BeitConfig,
@@ -12,12 +18,15 @@ from transformers import (
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    ResNetConfig,
+    ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
 )
 
 from setr_hf import SetrModel
 from setr_hf.checkpoints.encoder import load_encoder
+from setr_hf.errors import SetrError
 
 
 # conftest's tiny SETR in the words of the libraries.
@@ -266,3 +275,94 @@ def test_sources_that_are_no_plain_vit(tiny_model, tmp_path):
     ):
         with pytest.raises(ValueError, match=reason):
             load_encoder(model, source)
+
+
+def stem_model(tiny_model, kind, **fields):
+    return tiny_model(stem_config=SMALL_STEMS[kind], decoder_type="pup", **fields)
+
+
+@pytest.fixture
+def timm_hybrid():
+    """timm's hybrid, as `vit_base_r50_s16_384`, but small."""
+    convolution = partial(timm.layers.StdConv2dSame, eps=1e-8)
+    shape = {"layers": SMALL_STEMS["bit"]["depths"], "channels": SMALL_STEMS["bit"]["hidden_sizes"], "stem_chs": 32}
+    resnet = ResNetV2(**shape, num_classes=0, global_pool="", preact=False, stem_type="same", conv_layer=convolution)
+    embed = partial(timm.layers.HybridEmbed, backbone=resnet)
+    return randomize(VisionTransformer(**TIMM_FIELDS, patch_size=1, embed_layer=embed))
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_hybrid_of_timm_is_loaded_whole(tiny_model, timm_hybrid, from_file, tmp_path):
+    model = stem_model(tiny_model, "bit")
+    torch.save(timm_hybrid.state_dict(), tmp_path / "hybrid.pth")
+    report = load_encoder(model, tmp_path / "hybrid.pth" if from_file else timm_hybrid)
+    assert report.num_loaded == report.num_parameters and not report.still_random and "RANDOM" not in str(report)
+    pixel_values = torch.randn(2, 3, 64, 64)
+    for ours, theirs in zip(layer_outputs(model, pixel_values), timm_outputs(timm_hybrid, pixel_values)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stem_and_the_layers_after_it_come_from_folders_of_their_own_families(tiny_model, tmp_path):
+    torch.manual_seed(1)
+    classifier = ResNetForImageClassification(ResNetConfig.from_dict(SMALL_STEMS["resnet"] | {"num_labels": 7}))
+    randomize(classifier).save_pretrained(tmp_path / "resnet")
+    vit = randomize(ViTForImageClassification(ViTConfig(**TRANSFORMERS_FIELDS)))
+    vit.save_pretrained(tmp_path / "vit")
+    model = stem_model(tiny_model, "resnet")
+    report = load_encoder(model, tmp_path / "vit", stem=str(tmp_path / "resnet"))
+    projection = sum(p.numel() for p in model.setr.embeddings.patch_embeddings.parameters())
+    assert report.num_parameters - report.num_loaded == projection
+    assert report.still_random == "the projection of its features" and "RANDOM: the projection" in str(report)
+    assert str(tmp_path / "resnet") in str(report) and "the stem's take their place" in str(report)
+    stem = model.setr.embeddings.stem.state_dict()
+    assert stem and all(torch.equal(stem[key], classifier.resnet.state_dict()[key]) for key in stem)
+    query = vit.state_dict()["vit.layers.3.attention.q_proj.weight"]
+    assert torch.equal(model.setr.layers[3].attention.q_proj.weight, query)
+
+
+def test_what_a_plain_vit_leaves_random_in_a_hybrid_is_said(tiny_model, tmp_path):
+    model = stem_model(tiny_model, "resnet")
+    before = {name: weight.clone() for name, weight in model.setr.embeddings.stem.named_parameters()}
+    report = load_encoder(model, ViTForImageClassification(ViTConfig(**TRANSFORMERS_FIELDS)))
+    assert report.still_random == "the stem and the projection of its features"
+    assert report.num_loaded < report.num_parameters
+    after = dict(model.setr.embeddings.stem.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_hybrid_starts_from_another_and_counts_parameters_alone(tiny_model, tmp_path):
+    source = stem_model(tiny_model, "resnet", image_size=96)
+    source.save_pretrained(tmp_path / "setr")
+    report = load_encoder(stem_model(tiny_model, "resnet"), tmp_path / "setr")
+    assert report.num_loaded == report.num_parameters and report.resized == ((6, 6), (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "stem_of", "message"),
+    [
+        (None, "resnet", "the model has no stem"),
+        ("bit", "resnet", "is a resnet, but the model's stem a bit"),
+        ("resnet", "other resnet", r"does not fit the model's stem: .* has the shape"),
+        ("resnet", "nan", "NaN or infinite"),
+        ("resnet", "nothing", "neither a folder"),
+    ],
+)
+def test_stems_that_do_not_fit_are_refused_and_nothing_is_loaded(tiny_model, kind, stem_of, message, tmp_path):
+    if stem_of != "nothing":
+        wider = {"hidden_sizes": [16, 32, 64, 128]} if stem_of == "other resnet" else {}
+        resnet = ResNetForImageClassification(ResNetConfig.from_dict(SMALL_STEMS["resnet"] | wider))
+        if stem_of == "nan":
+            resnet.resnet.encoder.stages[0].layers[0].layer[0].convolution.weight.data.fill_(math.nan)
+        resnet.save_pretrained(tmp_path / "stem")
+    model = stem_model(tiny_model, kind) if kind else tiny_model(decoder_type="pup")
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    with pytest.raises(SetrError, match=message):
+        load_encoder(model, ViTForImageClassification(ViTConfig(**TRANSFORMERS_FIELDS)), str(tmp_path / "stem"))
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+def test_a_hybrid_needs_no_second_stem_and_fits_no_plain_model(tiny_model, timm_hybrid, tmp_path):
+    with pytest.raises(SetrError, match="has a stem, so that elsewhere is not needed"):
+        load_encoder(stem_model(tiny_model, "bit"), timm_hybrid, stem="elsewhere")
+    with pytest.raises(SetrError, match="does not fit the model"):
+        load_encoder(tiny_model(decoder_type="pup"), timm_hybrid)

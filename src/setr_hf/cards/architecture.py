@@ -73,6 +73,9 @@ def decoder_name(config: SetrConfig) -> str:
 
 
 def encoder_name(config: SetrConfig) -> str:
+    if config.stem_config is not None:
+        stem: Any = config.stem_config
+        return f"{stem.model_type} + ViT"
     return getattr(config.backbone_config, "model_type", "ViT")
 
 

@@ -303,7 +303,9 @@ def load_stem(encoder: SetrModel, source: str) -> int:
     options = {"config": copy.deepcopy(wanted), "output_loading_info": True, "ignore_mismatched_sizes": True}
     network, info = kind.from_pretrained(source, **options)
     wrong = [f"{key} is missing" for key in sorted(info["missing_keys"])]
-    wrong += [f"{key} has the shape {tuple(theirs)}, not {tuple(ours)}" for key, theirs, ours in info["mismatched_keys"]]
+    wrong += [
+        f"{key} has the shape {tuple(theirs)}, not {tuple(ours)}" for key, theirs, ours in info["mismatched_keys"]
+    ]
     if wrong:
         raise SetrError(f"{source} does not fit the model's stem: {'; '.join(wrong[:20])}")
     weights = network.state_dict()

@@ -100,6 +100,9 @@ def to_public_state_dict(model: SetrForSemanticSegmentation, implementation: str
     if config.backbone_config is not None:
         backbone_config: PreTrainedConfig = config.backbone_config
         raise SetrError(f"the model has no form in {implementation}: its encoder is a {backbone_config.model_type}")
+    if config.stem_config is not None:
+        stem_config: PreTrainedConfig = config.stem_config
+        raise SetrError(f"the model has no form in {implementation}: its encoder has a stem, {stem_config.model_type}")
     obstacles = original_obstacles(config) if implementation == "original" else mmseg_obstacles(config)
     if obstacles:
         raise SetrError(f"the model has no form in {implementation}: {'; '.join(obstacles)}")

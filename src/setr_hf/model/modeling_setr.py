@@ -124,7 +124,7 @@ def eager_attention_forward(
     return (attn_weights @ value).transpose(1, 2).contiguous(), attn_weights
 
 
-def dilate(resnet: nn.Module, config: PreTrainedConfig) -> None:
+def dilate(resnet: Any, config: PreTrainedConfig) -> None:
     """Puts dilation in place of the strides of a ResNet of Transformers, which has no option for it, that go beyond
     `config.output_stride`. The weights fit as they are.
     """
@@ -152,7 +152,7 @@ def stem_output(config: PreTrainedConfig, patch_size: int) -> tuple[int, int]:
     weights does. Raises `ValueError` if patches of `patch_size` pixels are not whole on it.
     """
     side = 8 * patch_size
-    with torch.device("meta"):
+    with torch.device("meta"), init.no_init_weights():
         maps = build_stem(config)(torch.empty(1, config.num_channels, side, side)).feature_maps[-1]
     stride = side // maps.shape[-1] if maps.ndim == 4 else side
     if patch_size % stride or maps.shape[-2:] != (side // stride, side // stride):

@@ -52,9 +52,7 @@ VIT_BASE = "google/vit-base-patch16-384"
 PRESETS = {
     "t-large": Preset("T-Large of the paper, a ViT-L", vit_sizes(1024, 24), "google/vit-large-patch16-384"),
     "t-base": Preset("T-Base of the paper, a ViT-B", vit_sizes(768, 12), VIT_BASE),
-    "deit": Preset(
-        "T-Base, to start from DeiT", vit_sizes(768, 12), "facebook/deit-base-distilled-patch16-384"
-    ),
+    "deit": Preset("T-Base, to start from DeiT", vit_sizes(768, 12), "facebook/deit-base-distilled-patch16-384"),
     "hybrid": Preset(
         "Hybrid of the paper, ResNet-50 and T-Base",
         vit_sizes(768, 12) | {"stem_config": RESNET_50},

@@ -189,7 +189,8 @@ def upsampled_convolution(
             the result before it is never held whole.
     """
     kernel_size = weight.shape[-1]
-    if torch.is_autocast_enabled(maps.device.type):
+    # Tensors without data have no autocast, and may not be asked for it.
+    if maps.device.type != "meta" and torch.is_autocast_enabled(maps.device.type):
         dtype = torch.get_autocast_dtype(maps.device.type)
         maps, weight, bias = (tensor if tensor is None else tensor.to(dtype) for tensor in (maps, weight, bias))
     if maps.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():

@@ -144,6 +144,7 @@ class MemoryPlan:
             resident memory of the process.
         evaluation_bytes (`int`): The same of the model's forward pass in evaluation.
         budget (`int`): What neither may exceed.
+        step_operations (`int`): Floating-point operations of a step of the optimizer in each process.
     """
 
     per_device_train_batch_size: int
@@ -155,6 +156,7 @@ class MemoryPlan:
     training_bytes: int
     evaluation_bytes: int
     budget: int
+    step_operations: int
 
     @property
     def options(self) -> dict[str, Any]:
@@ -337,6 +339,7 @@ def plan_memory(
         room.peak(simulation.step_bytes(chosen)),
         room.peak(simulation.evaluation_bytes(chosen, windows)),
         room.budget,
+        simulation.step_operations(chosen),
     )
 
 

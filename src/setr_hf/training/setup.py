@@ -28,6 +28,7 @@ from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .arguments import SetrTrainingArguments
+from .cost import cost_rows
 from .loss_options import loss_fields, loss_rows, weigh_classes
 from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, plan_memory
 from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_sides, find_backbone, new_config, size_of
@@ -355,6 +356,7 @@ def make_trainer(
     arguments, plan = fit_to_memory(command, job, arguments, model, processor)
     if plan:
         facts += plan.rows
+    facts += cost_rows(command, model.num_parameters(), arguments, plan)
     if job.streaming:
         # Each process reads the stream itself: with accelerate's other way, one reader for all, samples are lost.
         arguments.accelerator_config.dispatch_batches = False

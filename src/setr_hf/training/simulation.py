@@ -1,4 +1,5 @@
-"""The memory that training takes, from steps on fake tensors: they have shapes and devices, and no contents.
+"""The memory and operations that training takes, from steps on fake tensors: they have shapes and devices, and no
+contents.
 
 The real model, autograd, autocast, gradient checkpointing and optimizer run, so nothing here knows what a layer keeps.
 `FakeTensorMode` and `TorchDispatchMode` are what `torch.compile` and `torch.export` are built on, but their modules
@@ -20,6 +21,7 @@ from torch._library.custom_ops import OPDEFS
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils.flop_counter import flop_registry
 from transformers import Trainer
 from transformers.initialization import no_init_weights
 
@@ -36,6 +38,12 @@ from .optimization import freeze_layers
 CUDA_BLOCK_BYTES = 512
 # Other implementations of attention need a kernel or a compiler to run; like this one they hold no attention map.
 SIMULATED_ATTENTIONS = {"eager", "sdpa"}
+# Floating-point operations of matrix products, convolutions and attention, which torch does not count on a CPU.
+ATTENTION = "_scaled_dot_product_flash_attention"
+OPERATIONS = flop_registry | {
+    getattr(torch.ops.aten, f"{ATTENTION}_for_cpu{suffix}"): flop_registry[getattr(torch.ops.aten, ATTENTION + suffix)]
+    for suffix in ("", "_backward")
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class StepSettings:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operators return and that are still alive, in `now`, and their `peak`.
+    """Counts the bytes of all tensors that operators return and that are still alive, in `now`, and their `peak`; and
+    in `operations` the floating-point operations.
 
     Inside custom operators their implementation is run, as the fake one that stands for it knows their results only.
     Each takes one sample of a batch after the other: `held_inside` notes what one takes, by operator and shapes.
@@ -74,7 +83,7 @@ class LiveBytes(TorchDispatchMode):
         self.block_bytes = block_bytes
         self.held_inside = held_inside
         self.storages: weakref.WeakSet = weakref.WeakSet()
-        self.now = self.peak = 0
+        self.now = self.peak = self.operations = 0
 
     def _release(self, num_bytes: int) -> None:
         self.now -= num_bytes
@@ -117,6 +126,8 @@ class LiveBytes(TorchDispatchMode):
             results = func(*args, **kwargs)
         except DataDependentOutputException:
             return 0
+        if count := OPERATIONS.get(func.overloadpacket):
+            self.operations += count(*args, **kwargs, out_val=results)
         self.add(results)
         self.peak = max(self.peak, self.now + inside)
         return results
@@ -153,6 +164,7 @@ class Simulation:
     device_type: str
     held_inside: dict[tuple, int] = field(default_factory=dict)
     known: dict[tuple, int] = field(default_factory=dict)
+    operations: dict[StepSettings, int] = field(default_factory=dict)
 
     def _network(self, settings: StepSettings) -> SetrForSemanticSegmentation:
         config = copy.deepcopy(self.config)
@@ -239,13 +251,22 @@ class Simulation:
                 live.peak = 0
                 # The second batch finds the gradients of the first; a third is like the second.
                 for batch in batches[:2]:
+                    live.operations = 0
                     loss = spread_to_gradients(forward(**batch).loss)
                     loss.backward()
                     del loss
                 optimizer.step()
             del averages, buckets, ahead
             self.known[key] = live.peak
+            self.operations[settings] = live.operations * settings.accumulation
         return self.known[key]
+
+    def step_operations(self, settings: StepSettings) -> int:
+        """The floating-point operations of a step of the optimizer on this device: those of the matrix products,
+        convolutions and attention, forward, backward and where checkpointing repeats them.
+        """
+        self.step_bytes(settings)
+        return self.operations[settings]
 
     def evaluation_bytes(self, settings: StepSettings, num_windows: int) -> int:
         """The same while `num_windows` test windows are segmented between two steps."""
