@@ -19,7 +19,9 @@ from setr_hf.training.recipes import all_recipes, find_recipe
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = JobParser(description=__doc__)
     parser.add_argument("name", nargs="?", help="the recipe to print, for `setr-hf train --recipe FILE.yaml`")
-    parser.add_argument("--presets", action="store_true", help="list the networks for `setr-hf train --preset`")
+    parser.add_argument(
+        "--presets", nargs="*", metavar="NAME", help="list these networks for `setr-hf train --preset`, or all"
+    )
     parser.add_argument("--num-labels", type=positive, default=150, help="classes of the networks that are listed")
     parser.add_argument("--size", type=positive, default=512, help="side of their images in pixels")
     return parser.parse_args(argv)
@@ -28,11 +30,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     name = arguments.name
-    if arguments.presets:
-        if name:
-            raise SetrError(f"--presets lists the networks: leave out {name}")
+    if arguments.presets is not None:
         columns = ["preset", "layers", "width", "heads", *DECODER_TYPES, "public encoder", "network"]
-        print_table(columns, preset_rows(arguments.num_labels, arguments.size))
+        try:
+            print_table(columns, preset_rows(arguments.presets, arguments.num_labels, arguments.size))
+        except ValueError as error:
+            raise SetrError(error) from None
         return 0
     if name:
         print(find_recipe(name).to_yaml(), end="")

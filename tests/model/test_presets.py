@@ -1,5 +1,7 @@
 """Networks by name, and those with a convolutional stem, with each decoder."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -109,13 +111,18 @@ def test_a_dilated_resnet_keeps_its_strides_product_and_its_weights():
 
 
 def test_the_hybrids_stem_is_torchvisions_dilated_resnet_50():
-    """With the stem's weights it computes the same; there as here, the first dilated block is dilated or not."""
-    torch.manual_seed(0)
     stem = build_stem(SetrConfig.from_preset("hybrid").stem_config).eval()
     theirs = resnet50(weights=None, replace_stride_with_dilation=[False, False, True]).eval()
-    # Torchvision dilates a stage from its second block on.
+    # Torchvision dilates a stage from its second block on; mmsegmentation, as here, from its first.
     theirs.layer4[0].conv2.dilation = theirs.layer4[0].conv2.padding = (2, 2)
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), [*stem.state_dict().values(), *theirs.fc.state_dict().values()])))
+    weights = {}
+    for key, tensor in stem.state_dict().items():
+        key = re.sub(r"embedder\.embedder\.", "layer.0.", key.removeprefix("encoder."))
+        key = re.sub(r"shortcut\.convolution", "downsample.0", re.sub(r"shortcut\.normalization", "downsample.1", key))
+        key = re.sub(r"layer\.(\d)\.convolution", lambda match: f"conv{int(match[1]) + 1}", key)
+        key = re.sub(r"layer\.(\d)\.normalization", lambda match: f"bn{int(match[1]) + 1}", key)
+        weights[re.sub(r"stages\.(\d)\.layers", lambda match: f"layer{int(match[1]) + 1}", key)] = tensor
+    theirs.load_state_dict(weights | {f"fc.{key}": tensor for key, tensor in theirs.fc.state_dict().items()})
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     pixels = expected = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -128,7 +135,7 @@ def test_the_hybrids_stem_is_torchvisions_dilated_resnet_50():
 @pytest.mark.parametrize(
     ("stem", "patch_size", "message"),
     [
-        (ResNetConfig(depths=[1] * 4, hidden_sizes=[8] * 4, embedding_size=8), 16, r"maps of the shape \(8, 4, 4\)"),
+        (ResNetConfig(depths=[1] * 4, hidden_sizes=[8] * 4, embedding_size=8), 16, r"maps of the shape \(8, 2, 2\)"),
         (ConvNextConfig(depths=[1] * 4, hidden_sizes=[8] * 4), 14, "choose another stage"),
         (SMALL_STEMS["bit"], 24, "patches of 24 pixels are not whole"),
     ],

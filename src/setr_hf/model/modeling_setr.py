@@ -147,13 +147,15 @@ def build_stem(config: PreTrainedConfig) -> nn.Module:
     return stem
 
 
-def stem_output(config: PreTrainedConfig, patch_size: int) -> tuple[int, int]:
-    """Channels and stride of the feature map that a stem ends in, which configurations do not tell: a stem without
-    weights does. Raises `ValueError` if patches of `patch_size` pixels are not whole on it.
+def stem_output(stem: nn.Module, config: PreTrainedConfig, patch_size: int) -> tuple[int, int]:
+    """Channels and stride of the feature map that a stem ends in, which configurations do not tell: a small image
+    does. Raises `ValueError` if patches of `patch_size` pixels are not whole on it.
     """
-    side = 8 * patch_size
-    with torch.device("meta"), init.no_init_weights():
-        maps = build_stem(config)(torch.empty(1, config.num_channels, side, side)).feature_maps[-1]
+    side = 4 * patch_size
+    pixels = next(stem.parameters()).new_zeros(1, config.num_channels, side, side)
+    with torch.no_grad():
+        maps = stem.eval()(pixels).feature_maps[-1]
+    stem.train()
     stride = side // maps.shape[-1] if maps.ndim == 4 else side
     if patch_size % stride or maps.shape[-2:] != (side // stride, side // stride):
         raise ValueError(
@@ -176,8 +178,8 @@ class SetrEmbeddings(nn.Module):
         self.grid_size = (math.ceil(height / self.patch_size), math.ceil(width / self.patch_size))
         self.stem, num_channels, stride = None, config.num_channels, 1
         if config.stem_config is not None:
-            num_channels, stride = stem_output(config.stem_config, self.patch_size)
             self.stem = build_stem(config.stem_config)
+            num_channels, stride = stem_output(self.stem, config.stem_config, self.patch_size)
         size = self.patch_size // stride
         self.patch_embeddings = nn.Conv2d(num_channels, config.hidden_size, kernel_size=size, stride=size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None

@@ -1,6 +1,7 @@
 """What a training step costs, said before the first one; and what the networks of the presets cost."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,7 +9,7 @@ from transformers.initialization import no_init_weights
 
 from ..model.configuration_setr import DECODER_TYPES, SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation
-from ..model.presets_setr import PRESETS
+from ..model.presets_setr import PRESETS, find_preset
 from .arguments import SetrTrainingArguments
 from .memory import MemoryPlan
 from .options import RANDOM_WEIGHTS, Command
@@ -40,10 +41,10 @@ def cost_rows(
     cost, seconds = f"{num_parameters / 1e6:,.1f} M parameters", 0.0
     if plan:
         samples = plan.per_device_train_batch_size * plan.gradient_accumulation_steps
-        cost += f"; a step of {samples} samples takes {plan.step_operations / 1e12:,.3g} TFLOP"
+        cost += f"; a step of {samples} samples takes {plan.step_operations / 1e9:,.2f} GFLOP"
         if arguments.device.type == "cpu":
             seconds = plan.step_operations / matmul_rate(torch.bfloat16 if plan.bf16 else torch.float32)
-            cost += f", at least {seconds:,.2g} s on this CPU"
+            cost += f", at least {seconds:,.2f} s on this CPU"
     rows: list[tuple[str, object]] = [("cost", cost)]
     options, hints = command.options, []
     if seconds > SLOW_SECONDS:
@@ -68,12 +69,13 @@ def network_cost(config: SetrConfig) -> tuple[int, int]:
     return model.num_parameters(), counter.get_total_flops()
 
 
-def preset_rows(num_labels: int, image_size: int) -> list[list[object]]:
-    """Name, layers, width and heads of each preset; parameters and operations for an image, for each decoder; its
-    public encoder; and what it is.
+def preset_rows(names: Sequence[str], num_labels: int, image_size: int) -> list[list[object]]:
+    """Name, layers, width and heads of these presets, or of all; parameters and operations for an image, for each
+    decoder; the public encoder; and what it is. Raises `ValueError` if there is none of a name.
     """
     rows = []
-    for name, preset in PRESETS.items():
+    for name in names or PRESETS:
+        preset = find_preset(name)
         sizes = [preset.fields[field] for field in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
         costs = []
         for decoder_type in DECODER_TYPES:

@@ -74,7 +74,7 @@ def network_rows(command: Command) -> list[tuple[str, object]]:
     read, auxiliary = (", ".join(map(str, indices or ())) for indices in layers)
     heads = f"on layer {auxiliary}, loss weight {config.auxiliary_loss_weight:g}" if auxiliary else None
     return [
-        ("stem", getattr(config.stem_config, "model_type", None)),
+        ("stem network", getattr(config.stem_config, "model_type", None)),
         ("layers and width", f"{config.num_hidden_layers} × {config.hidden_size}"),
         ("decoder", f"{config.decoder_type} on layer {read}"),
         ("auxiliary heads", heads),
