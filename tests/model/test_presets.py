@@ -154,7 +154,7 @@ def test_stems_whose_maps_do_not_hold_whole_patches_are_refused(stem, patch_size
         ({"stem_config": {"model_type": "no-such"}}, "no-such"),
         (
             {"stem_config": {"model_type": "bit"}, "backbone_config": {"model_type": "dinov2", "hidden_size": 32}},
-            "leave out it or backbone_config",
+            "leave it out with backbone_config",
         ),
     ],
 )

@@ -8,20 +8,13 @@ from torch import nn
 
 from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation
+from ..model.presets_setr import vit_sizes
 from .plain import Segmenter
 
 
 Module = TypeVar("Module", bound=nn.Module)
 
-MODEL_SIZES = {
-    name: {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": width // 64,
-        "intermediate_size": 4 * width,
-    }
-    for name, width, depth in (("large", 1024, 24), ("base", 768, 12), ("tiny", 192, 12))
-}
+MODEL_SIZES = {"large": vit_sizes(1024, 24), "base": vit_sizes(768, 12), "tiny": vit_sizes(192, 12)}
 # The networks that mmsegmentation has under the same names: see `SetrConfig`.
 MMSEG_NETWORKS: dict[str, dict[str, Any]] = {
     "naive": {"decoder_scale_factor": 4, "auxiliary_scale_factor": 4},

@@ -332,8 +332,8 @@ class SetrConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _adopt_stem_config(self) -> None:
         if self.backbone_config is not None:
-            raise ValueError("stem_config stands before SETR's own encoder: leave out it or backbone_config")
-        # A preset's is shared, and would be changed below.
+            raise ValueError("stem_config belongs to SETR's own encoder: leave it out with backbone_config")
+        # One that was passed may serve others, and is changed below.
         self.stem_config: Any = copy.deepcopy(config_of("stem_config", self.stem_config))
         self.stem_config.num_channels = self.num_channels
         # Transformers hands the encoder's attention on to it, and then refuses what has none.
