@@ -204,7 +204,7 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
         "config": "model" in given,
         "eval_strategy": given.get("validation_fraction") == 0,
         "load_best_model_at_end": given.get("validation_fraction") == 0,
-        "preset": "model" in given,
+        "preset": bool({"model", "backbone"} & set(given)),
     }
     return {name for name, is_superseded in rules.items() if is_superseded and name not in given}
 
