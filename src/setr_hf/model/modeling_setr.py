@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin
