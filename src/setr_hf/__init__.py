@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from .data.loading import load_segmentation_data
     from .inference.large_pictures import segment_large_picture
     from .inference.sliding_windows import segment
+    from .training.adapters import add_lora
     from .training.arguments import SetrTrainingArguments
     from .training.loss_function import loss_function
     from .training.memory import plan_memory
+    from .training.merging import merge_adapter
     from .training.trainer import SetrTrainer
 
 __version__ = "0.1.0"
@@ -33,10 +35,12 @@ __version__ = "0.1.0"
 LATER = {
     "SetrTrainer": ".training.trainer",
     "SetrTrainingArguments": ".training.arguments",
+    "add_lora": ".training.adapters",
     "convert_checkpoint": ".checkpoints.convert",
     "load_encoder": ".checkpoints.encoder",
     "load_segmentation_data": ".data.loading",
     "loss_function": ".training.loss_function",
+    "merge_adapter": ".training.merging",
     "plan_memory": ".training.memory",
     "segment": ".inference.sliding_windows",
     "segment_large_picture": ".inference.large_pictures",
@@ -55,5 +59,5 @@ def __dir__() -> list[str]:
 
 __all__ = ["LossSettings", "SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor"]
 __all__ += ["SetrImageProcessorPil", "SetrModel", "SetrPreTrainedModel", "SetrTrainer", "SetrTrainingArguments"]
-__all__ += ["__version__", "convert_checkpoint", "load_encoder", "load_segmentation_data", "loss_function"]
-__all__ += ["plan_memory", "segment", "segment_large_picture", "semantic_loss"]
+__all__ += ["__version__", "add_lora", "convert_checkpoint", "load_encoder", "load_segmentation_data"]
+__all__ += ["loss_function", "merge_adapter", "plan_memory", "segment", "segment_large_picture", "semantic_loss"]

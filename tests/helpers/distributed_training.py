@@ -19,7 +19,14 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrTrainer, SetrTrainingArguments
+from setr_hf import (
+    SetrConfig,
+    SetrForSemanticSegmentation,
+    SetrImageProcessor,
+    SetrTrainer,
+    SetrTrainingArguments,
+    add_lora,
+)
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.examples import TrainingExamples, collate, evaluation_examples
 from setr_hf.data.rows import SegmentationData
@@ -74,9 +81,17 @@ def crop_differently(row: dict, index: int) -> dict:
 
 
 def make_trainer(
-    output_dir: str | Path, arguments: dict, config: dict | None = None, trainer_class=SetrTrainer, **options
+    output_dir: str | Path,
+    arguments: dict,
+    config: dict | None = None,
+    trainer_class=SetrTrainer,
+    lora: int | None = None,
+    **options,
 ) -> SetrTrainer:
-    """A trainer of a small SETR on 12 scenes, evaluated on 5 of several sizes, which have several windows."""
+    """
+    A trainer of a small SETR, with adapters if `lora` is their rank, on 12 scenes, evaluated on 5 of several sizes,
+    which have several windows.
+    """
     torch.set_num_threads(1)
     arguments = SetrTrainingArguments(str(output_dir), **{**ARGUMENTS, **arguments})
     data = make_scenes(12, 0)
@@ -86,8 +101,9 @@ def make_trainer(
     record = Path(output_dir) / f"examples-{arguments.process_index}.txt"
     record.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(5)
+    model = SetrForSemanticSegmentation(SetrConfig(**{**CONFIG, **(config or {})}, id2label=data.label_set.id2label))
     return trainer_class(
-        SetrForSemanticSegmentation(SetrConfig(**{**CONFIG, **(config or {})}, id2label=data.label_set.id2label)),
+        add_lora(model, lora) if lora else model,
         arguments,
         train_dataset=RecordedExamples(data, transform, 7, record=record),
         eval_dataset=evaluation_examples(SegmentationData(validation, data.label_set)),
@@ -112,8 +128,8 @@ def run(output_dir: str | Path, arguments: dict, resume: bool = False, killed_at
         kill_at_change(killed_at, Path(output_dir))
     elif killed_at:
         sys.addaudithook(partial(kill_at, killed_at))
-    config = arguments.pop("config", None)
-    trainer = make_trainer(output_dir, arguments, config, SlowToSave if killed_at else SetrTrainer)
+    config, lora = arguments.pop("config", None), arguments.pop("lora", None)
+    trainer = make_trainer(output_dir, arguments, config, SlowToSave if killed_at else SetrTrainer, lora)
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     if trainer.is_world_process_zero():

@@ -14,9 +14,11 @@ from data_folders import write_data
 from hostile import Attempt, family
 from small_models import small_model, small_processor
 
+from setr_hf import SetrForSemanticSegmentation, add_lora
 from setr_hf.checkpoints.export import write_public_checkpoint
 from setr_hf.cli import run_job
 from setr_hf.errors import SetrError
+from setr_hf.training.adapters import save_adapter
 from setr_hf_cli import find_scripts, load_script
 
 
@@ -130,6 +132,7 @@ COMMANDS = {
     "compare": ["model", "model", *DATA],
     "calibrate": ["model", "--dataset", "data"],
     "convert": ["public.pth", "out"],
+    "merge": ["adapter", "out", "--base", "model"],
     "prepare": ["cityscapes", "data", "out"],
     "publish": ["model", "me/model", "--dry-run"],
     "verify": ["model"],
@@ -140,7 +143,7 @@ COMMANDS = {
 
 @cache
 def inputs() -> TemporaryDirectory:
-    """`data`, two photos in each split with annotations; `model`; `public.pth`; and files that are none."""
+    """`data`, two photos in each split with annotations; `model`, `public.pth`, `adapter`; and files that are none."""
     folder = TemporaryDirectory(prefix="hostile-inputs-")
     root = Path(folder.name)
     write_data(root / "data", 2, 32, 40, ["sky", "tree", "road"])
@@ -149,6 +152,7 @@ def inputs() -> TemporaryDirectory:
     small_model().save_pretrained(root / "model")
     small_processor().save_pretrained(root / "model")
     write_public_checkpoint(root / "model", root / "public.pth", "mmseg")
+    save_adapter(add_lora(SetrForSemanticSegmentation.from_pretrained(root / "model"), rank=1), root / "adapter")
     return folder
 
 

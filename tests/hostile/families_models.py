@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from functools import cache
+from pathlib import Path
 
 import torch
 from hostile import Attempt, family
@@ -13,10 +14,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_models import FIELDS, SETTINGS, check_label_map, noise, small_model, small_processor
 
-from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrImageProcessorPil
+from setr_hf import (
+    SetrConfig,
+    SetrForSemanticSegmentation,
+    SetrImageProcessor,
+    SetrImageProcessorPil,
+    add_lora,
+    merge_adapter,
+)
 from setr_hf.errors import SetrError
 from setr_hf.inference.loading import load_model
 from setr_hf.inference.sliding_windows import segment
+from setr_hf.training.adapters import save_adapter
 
 
 # A network that may be built and run here; larger ones are only configured.
@@ -142,3 +151,37 @@ def model_folders(random, folder):
         check_label_map(result[1], photo, len(result[0].config.id2label))
 
     return Attempt(what, run, check, refusals=(SetrError,))
+
+
+@cache
+def saved_adapter():
+    """A folder that is removed when the process ends; its base is [`small_model`]."""
+    folder = tempfile.TemporaryDirectory(prefix="hostile-adapter-")
+    model = add_lora(SetrForSemanticSegmentation.from_pretrained(saved_model().name), rank=1)
+    save_adapter(model, Path(folder.name))
+    return folder
+
+
+@family(count=300)
+def adapters(random, folder):
+    folder = folder / "adapter"
+    shutil.copytree(saved_adapter().name, folder)
+    path = folder / random.choice(["adapter_config.json", "network.json", "adapter_model.safetensors"])
+    kind = random.randrange(7)
+    if kind == 0:
+        path.unlink()
+    elif path.suffix == ".safetensors":
+        hostile_weights(random, path)
+    elif kind <= 4:
+        path.write_bytes(as_json(with_changes(random, json.loads(path.read_text()))))
+    elif kind == 5:
+        path.write_bytes(with_damage(random, path.read_bytes()))
+    else:
+        path.write_bytes(as_json(any_value(random)))
+    what = f"{path.name}: {path.read_bytes()[:300]!r}" if path.exists() else f"no {path.name}"
+
+    def check(model):
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, 32, 32)).logits.isfinite().all()
+
+    return Attempt(what, lambda: merge_adapter(folder, base=small_model()), check, refusals=(SetrError,))

@@ -74,3 +74,19 @@ def test_a_train_job_pushes_the_card_of_its_run(hub, scene_folder, tmp_path):
     assert 'model="me/run", **pinned' in card.text and card.data.model_name == "run"
     assert {"architecture.png", "curves.png", "predictions.png", "modeling_setr.py"} <= set(files)
     assert str(tmp_path) not in files["README.md"].decode()
+
+
+def test_a_train_job_pushes_whole_models_with_adapters_beside_them(hub, scene_folder, tmp_path):
+    """From the first checkpoint on; an adapter beside the weights would be added to them once more."""
+    hub, process = hub
+    config = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    arguments = ["--dataset", str(scene_folder), "--config", json.dumps(config), "--crop-size", "64", "--use-cpu"]
+    arguments += ["--max-steps", "2", "--save-steps", "1", "--report-to", "none", "--lora", "2"]
+    arguments += ["--output-dir", str(tmp_path / "out"), "--push-to-hub", "--hub-model-id", "me/adapted"]
+    assert process.submit(train, *arguments).result() == 0
+    repository = hub.repositories["model", "me/adapted"]
+    with_weights = [commit for _, commit in repository.history() if "model.safetensors" in commit.files]
+    for commit in with_weights:
+        assert "adapter/adapter_config.json" in commit.files and "adapter_config.json" not in commit.files
+    final = (tmp_path / "out/model.safetensors").read_bytes()
+    assert repository.files()["model.safetensors"] == final

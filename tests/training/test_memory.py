@@ -1,11 +1,20 @@
 """The memory dial: what is predicted against what is measured, and what is chosen for less and less memory."""
 
+from functools import partial
+
 import pytest
 import torch
 from distributed_training import make_trainer
 from torch.profiler import ProfilerActivity, profile
 
-from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrTrainingArguments, plan_memory
+from setr_hf import (
+    SetrConfig,
+    SetrForSemanticSegmentation,
+    SetrModel,
+    SetrTrainingArguments,
+    add_lora,
+    plan_memory,
+)
 from setr_hf.errors import SetrError
 from setr_hf.training.memory import (
     CHECKPOINTING,
@@ -29,9 +38,9 @@ def arguments_of(folder, **options):
     return SetrTrainingArguments(str(folder), report_to=[], use_cpu=True, **options)
 
 
-def measured_bytes(config, settings, optimizer_class):
+def measured_bytes(config, settings, optimizer_class, adapt=lambda model: model):
     """The peak of a step as the CPU's allocator reports it to the profiler."""
-    model = SetrForSemanticSegmentation(config).train()
+    model = adapt(SetrForSemanticSegmentation(config)).train()
     freeze_layers(model, settings.num_frozen_layers)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -85,6 +94,24 @@ def test_the_simulated_peak_is_that_of_the_allocator(fields, settings, tmp_path)
     assert simulation.step_bytes(settings) == pytest.approx(
         measured_bytes(config, settings, torch.optim.AdamW), rel=0.05
     )
+
+
+@pytest.mark.parametrize("settings", [PLAIN, CHECKPOINTED, FROZEN])
+def test_the_simulated_peak_of_adapters_is_that_of_the_allocator(settings, tmp_path):
+    config = SetrConfig(**SMALL, decoder_type="mla")
+    arguments, adapt = arguments_of(tmp_path, optim="adamw_torch"), partial(add_lora, rank=2, dropout=0.1)
+    predicted = Simulation(config, (SIDE, SIDE), arguments, "cpu", adapt).step_bytes(settings)
+    assert predicted == pytest.approx(measured_bytes(config, settings, torch.optim.AdamW, adapt), rel=0.05)
+
+
+def test_adapters_take_less_memory_than_whole_layers(tmp_path):
+    config = SetrConfig(**SMALL | {"hidden_size": 256, "intermediate_size": 1024}, decoder_type="naive")
+    arguments = arguments_of(tmp_path, optim="adamw_torch")
+    whole = Simulation(config, (SIDE, SIDE), arguments, "cpu").step_bytes(StepSettings(1))
+    adapted = Simulation(config, (SIDE, SIDE), arguments, "cpu", partial(add_lora, rank=2)).step_bytes(StepSettings(1))
+    # Three quarters of the memory of weights is that of gradients and two moments.
+    encoder = 4 * SetrModel(config).num_parameters()
+    assert 2.5 * encoder < whole - adapted < 3 * encoder
 
 
 def test_each_concession_takes_less_memory(tmp_path):

@@ -61,6 +61,7 @@ def two_processes(tmp_path_factory):
     runs = [[str(folder / name), FROZEN | batch] for name, batch in BATCHES.items()]
     runs.append([str(folder / "own statistics"), FROZEN | BATCHES["two each"] | {"freeze_batch_norm": False}])
     runs.append([str(folder / "averaged"), FROZEN | BATCHES["one each, accumulated"] | {"ema": 0.5}])
+    runs.append([str(folder / "adapters"), FROZEN | BATCHES["two each"] | {"lora": 2}])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = HELPERS / "distributed_training.py"
     done = subprocess.run([*command, str(script), json.dumps(runs)], capture_output=True, text=True, timeout=300)
@@ -86,6 +87,15 @@ def test_two_processes_train_as_one(one_process, two_processes, batch):
 def test_two_processes_average_their_weights_as_one(two_processes, tmp_path):
     run(tmp_path, FROZEN | {"ema": 0.5})
     assert_same_run(two_processes / "averaged", tmp_path)
+
+
+def test_two_processes_train_adapters_as_one(two_processes, tmp_path):
+    run(tmp_path, FROZEN | {"lora": 2})
+    assert_same_run(two_processes / "adapters", tmp_path)
+    adapters = [
+        load_file(folder / "adapter/adapter_model.safetensors") for folder in (two_processes / "adapters", tmp_path)
+    ]
+    torch.testing.assert_close(*adapters, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

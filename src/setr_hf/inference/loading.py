@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
     IMAGE_PROCESSOR_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -37,6 +38,8 @@ from .quantization import quantization_config, stored_tensors
 
 # What Transformers raises for files that were not written by it, or not completely.
 LOADING_ERRORS = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+# In the folder of a run with adapters, and in each of its checkpoints.
+ADAPTER_FOLDER = "adapter"
 # As safetensors calls them.
 FLOATING_POINT = ("F64", "F32", "F16", "BF16")
 COUNTER = "num_batches_tracked"
@@ -122,8 +125,18 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and Path(value).name == value
 
 
+def find_adapter(folder: Path) -> Path | None:
+    """The folder of an adapter, which `folder` is, or holds; `None` if there is none."""
+    folders = (folder, folder / ADAPTER_FOLDER)
+    return next((path for path in folders if (path / ADAPTER_CONFIG_NAME).is_file()), None)
+
+
 def check_folder(folder: Path) -> None:
     """Raises [`SetrError`], which names the file at fault, unless the files of a folder can be those of a SETR."""
+    if not (folder / CONFIG_NAME).exists() and find_adapter(folder):
+        raise SetrError(
+            f"{folder} holds adapters and not a whole model: `setr-hf merge {folder} NEW_FOLDER` makes one of them"
+        )
     config = read_object(folder / CONFIG_NAME)
     if config.get("model_type") != "setr":
         raise NotASetr(folder, config.get("model_type"))

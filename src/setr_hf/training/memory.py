@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainingArguments
 from ..errors import SetrError
 from ..inference.devices import has_bf16
 from ..model.configuration_setr import SetrConfig
+from ..model.modeling_setr import SetrForSemanticSegmentation
 from ..tables import print_options
 from .arguments import SetrTrainingArguments
 from .batch_size import divisors
@@ -231,6 +232,7 @@ def plan_memory(
     crop_size: tuple[int, int] | None = None,
     fixed: Collection[str] = (),
     model_bytes: int = 0,
+    adapt: Callable[[SetrForSemanticSegmentation], Any] | None = None,
 ) -> MemoryPlan:
     """Chooses how a network is trained in some memory, and predicts the peak.
 
@@ -259,6 +261,8 @@ def plan_memory(
             default `config.image_size`.
         fixed (`Collection[str]`): Names of arguments that stay as they are.
         model_bytes (`int`, *optional*): Of the network, if it is in this process's memory already.
+        adapt (`Callable`, *optional*): What puts adapters into the network, such as [`add_lora`]; frozen layers then
+            are those whose adapters are not trained.
 
     Raises:
         [`SetrError`]: `memory` is not an amount; nothing fits, with the least that would; or a computer without a GPU
@@ -300,7 +304,7 @@ def plan_memory(
     is_free = asked is not None and mixed == "no" and not fixed & {"bf16", "fp16"}
     may_freeze = asked is not None and config.backbone_config is None and "num_frozen_layers" not in fixed
     may_freeze = may_freeze and not arguments.freeze_encoder
-    simulation = Simulation(config, crop_size, arguments, device.type)
+    simulation = Simulation(config, crop_size, arguments, device.type, adapt)
 
     def step(settings: StepSettings, size: int) -> StepSettings:
         return replace(settings, batch_size=size, accumulation=share // size)

@@ -23,6 +23,7 @@ from ..model.plain_backbone_setr import read_backbone_config
 from ..model.presets_setr import Preset, find_preset
 from ..repositories import check_model
 from ..text import one_line
+from .adapters import LORA_LEARNING_RATE, check_settings, import_peft
 from .arguments import SCORES, SetrTrainingArguments, check_values
 from .batch_size import AUTO, split_batch
 from .loss_options import check_loss_options, loss_fields
@@ -51,6 +52,9 @@ class RunArguments:
     encoder: str | None = option(None, "ViT or DeiT (id, name, file), pretrained (--preset's) or none")
     stem: str | None = option(None, "where the weights of a preset's or config's stem are from, if not the encoder's")
     backbone: str | None = option(None, "pretrained plain ViT (folder, Hub id) as the encoder: DINOv2, CLIP, …")
+    lora: int | None = option(None, "rank of LoRA adapters, trained in place of the encoder", metavar="RANK")
+    lora_alpha: float | None = option(None, "alpha of LoRA: adapters count alpha / rank; the rank by default")
+    lora_dropout: float = option(0.0, "share of the adapters' inputs that is left out in training")
     binary: bool = option(False, "one logit for the second of two classes, as num_labels=1")
     loss: list[str] | None = option(None, "losses and their weights, such as cross_entropy=1 dice=0.5")
     class_weights: list[str] | None = option(None, f"a number for each, or {', '.join(RULES)}")
@@ -104,6 +108,8 @@ HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
     "other_classes",
     "layer_decay",
     "ema",
+    "lora_alpha",
+    "lora_dropout",
     "sync_batch_norm",
     "freeze_batch_norm",
     "freeze_encoder",
@@ -246,6 +252,8 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     options.config = network_fields(options, kept.get("config", {}), given, given_config)
     check_options(options, given)
     name_public_weights(options)
+    if options.lora and "learning_rate" not in kept | given:
+        options.learning_rate = LORA_LEARNING_RATE
     check_loss_options(options, given_config)
     if options.crop_size:
         if not options.model:
@@ -328,6 +336,14 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
         raise SetrError("--reinitialize-classifier belongs to --model: a new model has new classifiers")
     if options.stem and options.encoder in (None, RANDOM_WEIGHTS):
         raise SetrError(f"--stem {options.stem} belongs to --encoder: name that of the layers after it too")
+    if options.lora is not None:
+        check_settings(options.lora, options.lora_alpha, options.lora_dropout)
+        import_peft()
+        for name, unused in (("ema", None), ("layer_decay", 1), ("freeze_encoder", False)):
+            if getattr(options, name) != unused:
+                raise SetrError(f"{flag(name)} is for the weights of the encoder, which --lora leaves as they are")
+    elif {"lora_alpha", "lora_dropout"} & set(given):
+        raise SetrError("--lora-alpha and --lora-dropout belong to --lora")
     if options.other_classes and not options.recipe:
         raise SetrError("--other-classes belongs to --recipe")
     if not options.dataset and not options.dry_run:

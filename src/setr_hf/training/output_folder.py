@@ -28,6 +28,7 @@ from ..files import (
     removed_at_end,
     unfinished,
 )
+from .adapters import adapter_tensors, is_adapted
 from .averaging import changing_bytes
 
 
@@ -40,9 +41,14 @@ COMMANDS_FILE = "_commands.txt"
 MODEL_PATTERNS = (*WEIGHTS_PATTERNS, "config.json")
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is named as a run names its checkpoints."""
+    return re.fullmatch(r"checkpoint-\d+", folder.name) is not None
+
+
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
     """The folders `checkpoint-STEP` of a run, complete or not, in the order of their steps."""
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if is_checkpoint(path)]
     return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
@@ -119,11 +125,15 @@ def whole_checkpoint(folder: Path) -> Iterator[None]:
         raise
 
 
+def bytes_of(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None, is_averaged: bool = False) -> int:
-    """How large a checkpoint is at least: weights, and what an optimizer keeps of them or, before its first step, will
-    keep, as far as that is known; and the weights beside their average, if there is one.
+    """How large a checkpoint is at least: weights, or adapters instead, and what an optimizer keeps of them or, before
+    its first step, will keep, as far as that is known; and the weights beside their average, if there is one.
     """
-    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    size = bytes_of(adapter_tensors(model) if is_adapted(model) else model.state_dict())
     if optimizer is None:
         return size
     if is_averaged:
@@ -163,18 +173,20 @@ def weights_files(folder: Path) -> list[Path]:
 def move_model(new: Path, folder: Path) -> None:
     """Moves the files of a model, the weights last."""
     weights, earlier = weights_files(new), weights_files(folder)
-    others = [path for path in sorted(new.iterdir()) if path not in weights]
+    places = {path: folder / path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()}
+    others = [path for path in places if path not in weights]
     changed = [
         path.name
         for path in others
-        if not (folder / path.name).is_file() or not filecmp.cmp(path, folder / path.name, shallow=False)
+        if not places[path].is_file() or not filecmp.cmp(path, places[path], shallow=False)
     ]
     only_weights = set(changed) <= {TRAINING_ARGS_NAME} and len(weights) == 1
     if not only_weights or [path.name for path in earlier] != [path.name for path in weights]:
         for path in earlier:
             path.unlink()
     for path in [*others, *reversed(weights)]:
-        os.replace(path, folder / path.name)
+        places[path].parent.mkdir(exist_ok=True)
+        os.replace(path, places[path])
 
 
 def check_unused(output_dir: str | Path) -> None:

@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..checkpoints.reading import check_torch_archive
 from ..errors import SetrError
-from ..inference.loading import read_object
+from ..inference.loading import ADAPTER_FOLDER, read_object
+from .adapters import adapter_tensors, check_adapter, is_adapted
 from .averaging import TRAINING_WEIGHTS_NAME, changing_tensors, check_average
 
 
 # As `Trainer` calls them, alone, sharded by FSDP, and with DeepSpeed.
 PARTS = {
-    "weights": ("model*.safetensors", "adapter*.safetensors", "pytorch_model*", "global_step*"),
+    "weights": ("model*.safetensors", f"{ADAPTER_FOLDER}/*.safetensors", "pytorch_model*", "global_step*"),
     "state of the optimizer": ("optimizer*", "global_step*"),
     "state of the schedule": ("scheduler.pt", "global_step*"),
     "state of the random numbers": ("rng_state*.pth",),
@@ -48,20 +49,34 @@ def check_checkpoint(folder: Path, model: nn.Module, ema: float | None = None) -
                     raise damaged(path, str(error)) from error
     if (folder / CONFIG_NAME).exists():
         read_object(folder / CONFIG_NAME)
+    adapter = folder / ADAPTER_FOLDER
+    if adapter.is_dir() != is_adapted(model):
+        raise SetrError(
+            f"{folder} is of a run {'with' if adapter.is_dir() else 'without'} LoRA adapters: resume it as such a run"
+        )
+    hint = "resume it with its own --model or --config and data"
+    if is_adapted(model):
+        check_adapter(model, adapter)
+        check_tensors(adapter / ADAPTER_SAFE_WEIGHTS_NAME, adapter_tensors(model), hint)
+        return
     every, changing = model.state_dict(), changing_tensors(model)
-    for name, tensors in {SAFE_WEIGHTS_NAME: every, TRAINING_WEIGHTS_NAME: changing}.items():
-        path = folder / name
-        if not path.exists():
-            continue
-        wanted = {name: list(tensor.shape) for name, tensor in tensors.items()}
-        stored = stored_shapes(path)
-        different = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
-        if different:
-            raise SetrError(
-                f"{path} holds the weights of another network: {len(different)} tensors are missing, left over or of "
-                f"another shape, such as {different[0]}. Resume it with its own --model or --config and data"
-            )
+    for name, wanted in {SAFE_WEIGHTS_NAME: every, TRAINING_WEIGHTS_NAME: changing}.items():
+        if (folder / name).exists():
+            check_tensors(folder / name, wanted, hint)
     check_average(folder, ema)
+
+
+def check_tensors(path: Path, wanted: dict[str, torch.Tensor], hint: str) -> None:
+    """Raises a [`SetrError`] if a safetensors file is damaged, or its tensors are not those that are `wanted`, by
+    names and shapes; `hint` says what to do.
+    """
+    stored, shapes = stored_shapes(path), {name: list(tensor.shape) for name, tensor in wanted.items()}
+    different = sorted(name for name in {*stored, *shapes} if stored.get(name) != shapes.get(name))
+    if different:
+        raise SetrError(
+            f"{path} holds the weights of another network: {len(different)} tensors are missing, left over or of "
+            f"another shape, such as {different[0]}: {hint}"
+        )
 
 
 def stored_shapes(path: Path) -> dict[str, list[int]]:

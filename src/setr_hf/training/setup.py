@@ -1,7 +1,9 @@
 """Model, image processor and checks of a train job, before its first step."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,13 @@ from ..inference.loading import NotASetr, load_network, load_processor, loading
 from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
+from .adapters import add_lora, lora_rows
 from .arguments import SetrTrainingArguments
 from .cost import cost_rows
 from .loss_options import loss_fields, loss_rows, weigh_classes
 from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, plan_memory
 from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_sides, find_backbone, new_config, size_of
-from .output_folder import is_complete, last_complete_checkpoint
+from .output_folder import bytes_of, is_complete, last_complete_checkpoint
 from .recipes import Recipe
 from .run_card import RunFacts
 from .sizes import choose_sizes, sizes_row
@@ -184,19 +187,30 @@ def normalization_of(source: str) -> dict[str, Any]:
 def new_model(
     command: Command, label_set: LabelSet, checkpoint: str | None = None
 ) -> tuple[SetrForSemanticSegmentation, str]:
-    """A model for the data's classes, and a line that says what its weights start from; those of a `checkpoint` are
-    not read yet.
+    """A model for the data's classes, and a line that says what its weights start from; those of a `checkpoint`, which
+    with adapters has no encoder, are not read yet.
     """
     config = new_config(command.options, **label_set.config_fields)
     check_memory(config)
     model = SetrForSemanticSegmentation(config)
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
-    if command.options.backbone and not checkpoint:
+    # Of a run with adapters, the checkpoint does not hold the encoder.
+    has_encoder = checkpoint and command.options.lora is None
+    if command.options.backbone and not has_encoder:
         return model, load_backbone(model, command.options.backbone)
-    if checkpoint or command.options.encoder in (None, RANDOM_WEIGHTS):
+    if has_encoder or command.options.encoder in (None, RANDOM_WEIGHTS):
         return model, "all weights are random"
     return model, str(load_encoder(model, command.options.encoder, command.options.stem))
+
+
+def adapters(job: JobArguments | Namespace) -> Callable[[SetrForSemanticSegmentation], Any] | None:
+    """What puts the adapters that were asked for into a model, if they were."""
+    if job.lora is None:
+        return None
+    encoder = None if job.encoder == RANDOM_WEIGHTS else job.encoder
+    base = job.model or job.backbone or encoder
+    return partial(add_lora, rank=job.lora, alpha=job.lora_alpha, dropout=job.lora_dropout, base_model=base)
 
 
 def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Compose:
@@ -276,18 +290,16 @@ def fit_to_memory(
     command: Command,
     job: JobArguments,
     arguments: SetrTrainingArguments,
-    model: SetrForSemanticSegmentation,
+    model: Any,
     processor: SetrImageProcessor,
 ) -> tuple[SetrTrainingArguments, MemoryPlan | None]:
     """The arguments that fit the memory that was asked for, or is free, and the plan they follow; those there are, and
     none, if the system does not say how much is free.
     """
     window: Any = processor.crop_size
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    crop_size, weights = (window.height, window.width), bytes_of(model.state_dict())
     try:
-        plan = plan_memory(
-            model.config, arguments, job.memory, (window.height, window.width), command.fixed, model_bytes=weights
-        )
+        plan = plan_memory(model.config, arguments, job.memory, crop_size, command.fixed, weights, adapters(job))
     except MemoryNotKnown:
         if job.memory:
             raise
@@ -313,7 +325,8 @@ def planned_rows(command: Command) -> list[tuple[str, object]]:
     recipe = command.recipe
     config = new_config(options, **({"num_labels": recipe.num_labels} if recipe and recipe.classes else {}))
     _, arguments = command.to_dataclasses()
-    return list(plan_memory(config, arguments, options.memory, crop_sides(options), command.fixed).rows)
+    plan = plan_memory(config, arguments, options.memory, crop_sides(options), command.fixed, adapt=adapters(options))
+    return list(plan.rows)
 
 
 def make_trainer(
@@ -335,6 +348,7 @@ def make_trainer(
     if command.recipe and not job.other_classes:
         check_recipe_classes(command.recipe, label_set)
     facts: list[tuple[str, Any]] = []
+    model: Any
     if job.model:
         model, start = load_model(job, label_set, loss_fields(command.options))
     else:
@@ -345,6 +359,11 @@ def make_trainer(
         model, start = new_model(command, label_set, checkpoint)
     processor = build_processor(job, label_set)
     facts.append(("start", f"goes on from {checkpoint}" if checkpoint else start))
+    if adapt := adapters(job):
+        if not (job.model or job.backbone) and job.encoder in (None, RANDOM_WEIGHTS):
+            logger.warning("--lora keeps the weights of the encoder, which are random: name trained ones by --model")
+        model = adapt(model)
+        facts += lora_rows(model)
     if not job.streaming:
         train_data = checked_samples(train_data, job.skip_bad_samples)
     if validation_data is not None:

@@ -9,7 +9,7 @@ custom operator takes inside, which for the loss of many classes is the peak.
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,6 +143,7 @@ class Simulation:
         arguments (`SetrTrainingArguments`): The optimizer, and whether several processes take part; the rest is in
             [`StepSettings`].
         device_type (`str`): "cpu" or "cuda", which need not be there.
+        adapt (`Callable`, *optional*): What puts adapters into the network, such as [`add_lora`].
 
     Example:
 
@@ -162,16 +163,19 @@ class Simulation:
     crop_size: tuple[int, int]
     arguments: SetrTrainingArguments
     device_type: str
+    adapt: Callable[[SetrForSemanticSegmentation], Any] | None = None
     held_inside: dict[tuple, int] = field(default_factory=dict)
     known: dict[tuple, int] = field(default_factory=dict)
     operations: dict[StepSettings, int] = field(default_factory=dict)
 
-    def _network(self, settings: StepSettings) -> SetrForSemanticSegmentation:
+    def _network(self, settings: StepSettings) -> Any:
+        """The network without contents or device: PEFT moves adapters, which fake tensors do not allow."""
         config = copy.deepcopy(self.config)
         if config._attn_implementation not in SIMULATED_ATTENTIONS:
             config._attn_implementation = "sdpa"
-        with no_init_weights(), torch.device(self.device_type):
-            model = SetrForSemanticSegmentation(config).train()
+        with no_init_weights(), torch.device("meta"):
+            model = SetrForSemanticSegmentation(config)
+            model = (self.adapt(model) if self.adapt else model).train()
         freeze_layers(model, settings.num_frozen_layers)
         if self.arguments.freeze_encoder:
             freeze_encoder(model)
@@ -182,6 +186,18 @@ class Simulation:
             enable = next(getattr(model, name) for name in names if hasattr(model, name))
             enable(self.arguments.gradient_checkpointing_kwargs)
         return model
+
+    def _place(self, model: nn.Module) -> None:
+        """Gives a network a device and, in fake mode, fake tensors."""
+
+        def placed(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device_type)
+
+        for module in model.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(placed(weight), weight.requires_grad))
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, placed(buffer))
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The run's optimizer, with its state; AdamW, which takes as much as any, for those that are not of torch."""
@@ -237,8 +253,9 @@ class Simulation:
         key = ("step", settings)
         if key not in self.known:
             live = self._live_bytes()
+            model = self._network(settings)
             with FakeTensorMode(), live:
-                model = self._network(settings)
+                self._place(model)
                 optimizer = self._optimizer(model)
                 parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
                 averages = self._averages(model)
@@ -273,8 +290,9 @@ class Simulation:
         key = ("evaluation", settings, num_windows)
         if key not in self.known:
             live = self._live_bytes()
+            model = self._network(settings)
             with FakeTensorMode(), live:
-                model = self._network(settings)
+                self._place(model)
                 optimizer, averages = self._optimizer(model), self._averages(model)
                 model.eval()
                 live.peak = 0

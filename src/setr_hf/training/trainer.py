@@ -7,7 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import EvalPrediction, PreTrainedModel, SchedulerType, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, TrainOutput, has_length
 from transformers.training_args import OptimizerNames, ParallelMode
 from transformers.utils import logging
 
@@ -26,10 +27,12 @@ from ..cards.model_card import write_model_card
 from ..data.examples import TrainingExamples
 from ..errors import SetrError
 from ..files import check_space, read_text, whole_file
+from ..inference.loading import ADAPTER_FOLDER
 from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
 from ..model.image_processing_setr import SetrImageProcessor
 from ..text import markdown_text
+from .adapters import MERGED, is_adapted, load_adapter_weights, lora_rows, merged, save_adapter
 from .arguments import SCORES, SetrTrainingArguments
 from .averaging import WeightAverage
 from .encoder_layers import find_encoder, freeze_encoder
@@ -37,7 +40,9 @@ from .features import FEATURE_FOLDER, NO_FOLDER, FeatureExamples, FrozenEncoder
 from .finite import NAMES, FiniteSteps, NamedBatches, check_finite_weights, spread_to_gradients
 from .optimization import freeze_layers, parameter_groups, poly_schedule
 from .output_folder import (
+    bytes_of,
     checkpoint_bytes,
+    is_checkpoint,
     is_complete,
     last_complete_checkpoint,
     remove_incomplete_checkpoints,
@@ -117,8 +122,10 @@ class RoomForACheckpoint(TrainerCallback):
         self, args: Any, state: TrainerState, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         if args.should_save:
-            without_optimizer = args.save_strategy == SaveStrategy.NO or args.save_only_model
-            needed = checkpoint_bytes(model, None if without_optimizer else optimizer, args.ema is not None)
+            if args.save_strategy == SaveStrategy.NO:
+                needed = bytes_of(model.state_dict())
+            else:
+                needed = checkpoint_bytes(model, None if args.save_only_model else optimizer, args.ema is not None)
             check_space(Path(args.output_dir) / "checkpoint", needed)
 
 
@@ -154,9 +161,11 @@ class SetrTrainer(Trainer):
       no evaluation loss. Pictures of some predictions go to `output_dir/predictions`.
     - An end at the first loss or gradient that is not finite, which names the samples; see [`FiniteSteps`].
     - Checkpoints that are known to be complete, and resumption from the last complete one.
+    - Of a model with adapters, see [`add_lora`], checkpoints hold the adapters alone, in a folder `adapter`; a saved
+      model is whole, with the adapters merged, and has them in such a folder besides.
 
     Args:
-        model ([`SetrForSemanticSegmentation`]): The model to train.
+        model ([`SetrForSemanticSegmentation`] or `peft.PeftModel`): The model to train.
         args ([`SetrTrainingArguments`]): With `remove_unused_columns=False`, their default.
         train_dataset ([`TrainingExamples`] or [`StreamingExamples`], *optional*): Its method `set_epoch`, if it has
             one, is called before each epoch.
@@ -169,7 +178,8 @@ class SetrTrainer(Trainer):
         kwargs: See `Trainer`.
 
     Raises:
-        [`SetrError`]: `args` are of another class, drop columns, or shard by FSDP 1; or the model has a single class.
+        [`SetrError`]: `args` are of another class, drop columns, or shard by FSDP 1, or adapters by any FSDP; or the
+            model has a single class.
 
     Example:
 
@@ -221,6 +231,14 @@ class SetrTrainer(Trainer):
             )
         if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.args.ema is not None:
             raise SetrError("ema averages whole weights, which are sharded here: train by DDP, or leave it out")
+        if self.is_fsdp_enabled and is_adapted(self.model):
+            raise SetrError(
+                "adapters cannot be sharded by FSDP: train them by DDP, which takes little memory for them"
+            )
+        if is_adapted(self.model):
+            for name, unused in (("ema", None), ("layer_decay", 1), ("freeze_encoder", False)):
+                if getattr(self.args, name) != unused:
+                    raise SetrError(f"{name} is for the weights of the encoder, which adapters leave as they are")
         freeze_layers(self.model, self.args.num_frozen_layers)
         for name in ("head_learning_rate_ratio", "layer_decay"):
             if self.optimizer is not None and getattr(self.args, name) != 1:
@@ -386,8 +404,19 @@ class SetrTrainer(Trainer):
             raise SetrError(f"the optimizer of {checkpoint} does not fit ({reason}): {RESUMED_OTHERWISE}") from error
         check_same_settings(asked, group_settings(self.optimizer), checkpoint)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # Stock, adapters are beside the state of the run, from where `push_to_hub` copies them to the whole model,
+        # which would load with the adapters twice.
+        if is_adapted(self.model):
+            load_adapter_weights(self.model, Path(resume_from_checkpoint) / ADAPTER_FOLDER)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        if is_adapted(self.model):
+            load_adapter_weights(self.model, Path(self.state.best_model_checkpoint) / ADAPTER_FOLDER)
+        else:
+            super()._load_best_model()
         if self.weight_average is not None:
             # The best average, which that of the last step must not replace.
             self.weight_average.forget()
@@ -443,8 +472,8 @@ class SetrTrainer(Trainer):
         and predictions. `run_facts` says what the trainer does not know. Of the arguments, `language`, `license`,
         `tags`, `model_name` and `finetuned_from` are used; the model's task is known. See `Trainer`.
         """
-        if not isinstance(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), PreTrainedModel):
-            super().create_model_card(language, license, tags, model_name, finetuned_from)  # Of an adapter.
+        if not self._has_card():
+            super().create_model_card(language, license, tags, model_name, finetuned_from)
             return
         tags = [tags] if isinstance(tags, str) else tags or []
         given = {"tags": list(dict.fromkeys(["generated_from_trainer", *tags])), "language": language}
@@ -454,12 +483,20 @@ class SetrTrainer(Trainer):
             given |= {"base_model": finetuned_from}
         self._write_card(Path(self.args.output_dir), model_name, **given)
 
-    def _write_card(self, folder: Path, model_name: str | None = None, **given: Any) -> None:
+    def _has_card(self) -> bool:
+        """Whether what is saved is a whole model, and not adapters of other kinds than LoRA."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if not self.is_world_process_zero() or not isinstance(model, PreTrainedModel):
+        return isinstance(model, PreTrainedModel) or is_adapted(model)
+
+    def _write_card(self, folder: Path, model_name: str | None = None, **given: Any) -> None:
+        if not self.is_world_process_zero() or not self._has_card():
             return
+        model, run = self.accelerator.unwrap_model(self.model, keep_torch_compile=False), self.run_facts
+        if is_adapted(model):
+            run = replace(run, rows=[*lora_rows(model), *run.rows])
+            given = {"training_text": MERGED, **given}
         repository = self.args.hub_model_id or model_name or folder.resolve().name
-        facts = run_facts(folder, self.run_facts, model.config, self.args, self.state, repository, **given)
+        facts = run_facts(folder, run, model.config, self.args, self.state, repository, **given)
         write_model_card(folder, facts, model.config, self.processing_class or SetrImageProcessor())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -490,6 +527,13 @@ class SetrTrainer(Trainer):
             self.args.save_total_limit = limit
         remove_old_checkpoints(run_dir, limit, self.state.best_model_checkpoint)
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Stock, the weights are copied from the checkpoint, which holds the adapters alone.
+        is_idle = self.args.hub_always_push or self.push_in_progress is None or self.push_in_progress.is_done()
+        if is_adapted(self.model) and self.args.hub_strategy != HubStrategy.END and is_idle:
+            self._save(self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
+
     def _save_rng_state(self, output_dir: str) -> None:
         # What each process saves last. Stock, the main process then writes `trainer_state.json`, and deletes older
         # checkpoints, without waiting for the others.
@@ -505,8 +549,21 @@ class SetrTrainer(Trainer):
             super()._save(output_dir, state_dict)
             return
         # Stock, the files of an earlier model are overwritten one by one.
-        with whole_model(Path(output_dir or self.args.output_dir)) as folder:
-            super()._save(str(folder), state_dict)
+        output = Path(output_dir or self.args.output_dir)
+        with whole_model(output) as folder:
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            if is_adapted(model):
+                self._save_adapted(model, folder, with_whole_model=not is_checkpoint(output))
+            else:
+                super()._save(str(folder), state_dict)
+
+    def _save_adapted(self, model: Any, folder: Path, with_whole_model: bool) -> None:
+        save_adapter(model, folder / ADAPTER_FOLDER)
+        if with_whole_model:
+            merged(model).save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        torch.save(self.args, folder / TRAINING_ARGS_NAME)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """As stock, but each file is written whole or not at all. Stock, a file that was not is an error the next
