@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if not data.has_annotations:
         raise SetrError(f"{source.dataset} has no annotations to calibrate with")
     segmenter = load_segmenter(model, data.label_set, arguments, state.device)
+    data = data.with_bands(segmenter.processor.num_bands)
     say_when_interrupted(lambda: f"{model} is as it was")
     pixels = labelled_scores(segmenter, data, arguments.limit, arguments.skip_bad_samples)
     before, after = segmenter.processor.temperature, fit_temperature(pixels)

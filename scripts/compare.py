@@ -8,6 +8,7 @@ if __name__ == "__main__":  # Here, as the imports below take seconds, in which 
 
 from setr_hf.cli import JobParser
 from setr_hf.data.arguments import SplitArguments, load_data
+from setr_hf.errors import SetrError
 from setr_hf.evaluation.arguments import EvaluationArguments
 from setr_hf.evaluation.comparison import (
     check_comparison_record,
@@ -39,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     state = start_processes(evaluation.threads)
     data = load_data(source, source.split)
     first, second = (load_segmenter(path, data.label_set, evaluation, state.device) for path in paths)
+    if first.processor.num_bands != second.processor.num_bands:
+        raise SetrError(f"{paths[0]} and {paths[1]} take photos of different bands: evaluate each by itself")
+    data = data.with_bands(first.processor.num_bands)
     output = evaluation.output_folder("compare", paths, source)
     settings = {"first": evaluation_settings(first, data), "second": evaluation_settings(second, data)}
 

@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     if not data.has_annotations and not options.submit:
         raise SetrError(f"{source.dataset} has no annotations to evaluate against: pass --submit for label maps")
     segmenter = load_segmenter(options.model, data.label_set, evaluation, state.device)
+    data = data.with_bands(segmenter.processor.num_bands)
     output = evaluation.output_folder("evaluate", [options.model], source)
     ids = server_ids(data.label_set) if options.submit else None
     submission = output / "submission"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 
 from setr_hf.cli import JobParser, positive, usable_device
 from setr_hf.errors import SetrError
@@ -32,10 +31,11 @@ from setr_hf.inference.output_folder import (
     result_names,
 )
 from setr_hf.inference.photo_files import PhotoFiles, find_photos
-from setr_hf.inference.photos import read_photo
+from setr_hf.inference.photos import read_photo_of_bands
 from setr_hf.inference.pictures import class_colors
 from setr_hf.inference.segmenter import Segmenter, read_ahead, segment_each
 from setr_hf.inference.settings import digest
+from setr_hf.model.photos_setr import Photo
 from setr_hf.progress import progress_bar
 from setr_hf.repositories import check_model
 from setr_hf.text import one_line
@@ -72,13 +72,14 @@ class ReadPhoto(NamedTuple):
     path: Path
     name: str
     state: dict[str, int] | None
-    photo: Image.Image | SetrError | None
+    photo: Photo | SetrError | None
 
 
-def read(path: Path, name: str, full_size: bool) -> ReadPhoto:
+def read(path: Path, name: str, full_size: bool, num_bands: int | None) -> ReadPhoto:
     state = photo_state(path)
     try:
-        return ReadPhoto(path, name, state, None if full_size or is_too_large(path) else read_photo(path))
+        by_windows = full_size or is_too_large(path, num_bands)
+        return ReadPhoto(path, name, state, None if by_windows else read_photo_of_bands(path, num_bands))
     except SetrError as error:
         return ReadPhoto(path, name, state, error)
 
@@ -87,11 +88,11 @@ def process_group(
     group: list[ReadPhoto], output: Path, segmenter: Segmenter, shown: ConfidenceArguments, colors: list[list[int]]
 ) -> list[str]:
     """Segments photos and writes their results; returns a line for each that has none, which says why."""
-    photos = [item.photo for item in group if isinstance(item.photo, Image.Image)]
+    photos: list[Photo] = [item.photo for item in group if isinstance(item.photo, Photo)]
     predictions = iter(segment_each(lambda photos: segmenter.predict(photos, shown), photos))
     failures = []
     for path, name, state, photo in group:
-        result = next(predictions) if isinstance(photo, Image.Image) else photo
+        result = next(predictions) if isinstance(photo, Photo) else photo
         if result is None:
             failures.append(record_large_results(output, name, path, state, segmenter, shown, colors))
         elif isinstance(result, SetrError):
@@ -126,7 +127,8 @@ def main(argv: list[str] | None = None) -> int:
         num_earlier = num_photos - len(left)
         groups = [left[start : start + options.batch_size] for start in range(0, len(left), options.batch_size)]
         with progress_bar(num_photos, "photo", initial=num_earlier) as progress:
-            for group in read_ahead(lambda group: [read(*item, options.full_size) for item in group], groups):
+            as_taken = (options.full_size, segmenter.processor.num_bands)
+            for group in read_ahead(lambda group: [read(*item, *as_taken) for item in group], groups):
                 bad = process_group(group, output, segmenter, shown, colors)
                 num_bad += len(bad)
                 failures += bad

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .checkpoints.encoder import load_encoder
     from .data.loading import load_segmentation_data
     from .inference.large_pictures import segment_large_picture
+    from .inference.pipeline import BandSegmentationPipeline
     from .inference.sliding_windows import segment
+    from .model.bands_setr import read_bands
     from .training.adapters import add_lora
     from .training.arguments import SetrTrainingArguments
     from .training.loss_function import loss_function
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 
 # Where the names beyond the model layer are; they load on first use, with what they import (OpenCV, datasets, …).
 LATER = {
+    "BandSegmentationPipeline": ".inference.pipeline",
     "SetrTrainer": ".training.trainer",
     "SetrTrainingArguments": ".training.arguments",
     "add_lora": ".training.adapters",
@@ -42,6 +45,7 @@ LATER = {
     "loss_function": ".training.loss_function",
     "merge_adapter": ".training.merging",
     "plan_memory": ".training.memory",
+    "read_bands": ".model.bands_setr",
     "segment": ".inference.sliding_windows",
     "segment_large_picture": ".inference.large_pictures",
 }
@@ -57,7 +61,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *LATER})
 
 
-__all__ = ["LossSettings", "SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation", "SetrImageProcessor"]
-__all__ += ["SetrImageProcessorPil", "SetrModel", "SetrPreTrainedModel", "SetrTrainer", "SetrTrainingArguments"]
-__all__ += ["__version__", "add_lora", "convert_checkpoint", "load_encoder", "load_segmentation_data"]
-__all__ += ["loss_function", "merge_adapter", "plan_memory", "segment", "segment_large_picture", "semantic_loss"]
+__all__ = ["BandSegmentationPipeline", "LossSettings", "SetrBackbone", "SetrConfig", "SetrForSemanticSegmentation"]
+__all__ += ["SetrImageProcessor", "SetrImageProcessorPil", "SetrModel", "SetrPreTrainedModel", "SetrTrainer"]
+__all__ += ["SetrTrainingArguments", "__version__", "add_lora", "convert_checkpoint", "load_encoder"]
+__all__ += ["load_segmentation_data", "loss_function", "merge_adapter", "plan_memory", "read_bands", "segment"]
+__all__ += ["segment_large_picture", "semantic_loss"]

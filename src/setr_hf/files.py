@@ -24,6 +24,8 @@ from .errors import SetrError
 
 # What the names of photos end in, in capitals or not.
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+# The same with those of photos that are arrays of any number of bands.
+PHOTO_SUFFIXES = IMAGE_SUFFIXES | {".npy"}
 # Of a name in most file systems, in bytes; what is written beside it first has a longer one.
 LONGEST_NAME = 200
 BLOCK_SIZE = 2**14

@@ -138,10 +138,10 @@ def test_of_a_training_run_only_the_model_is_published(hub, model):
     with publishing.staged(model, REPO, "v1.0") as folder:
         names = sorted(path.name for path in folder.rglob("*"))
     assert names == [
-        "MANIFEST.json", "README.md", "architecture.png", "combined_losses_setr.py", "confidence_setr.py",
-        "config.json", "configuration_setr.py", "image_processing_setr.py", "interpolation_setr.py",
-        "label_maps_setr.py", "loss_settings_setr.py", "losses_setr.py", "model.safetensors", "modeling_setr.py",
-        "photos_setr.py", "plain_backbone_setr.py", "preprocessor_config.json", "presets_setr.py",
+        "MANIFEST.json", "README.md", "architecture.png", "bands_setr.py", "combined_losses_setr.py",
+        "confidence_setr.py", "config.json", "configuration_setr.py", "image_processing_setr.py",
+        "interpolation_setr.py", "label_maps_setr.py", "loss_settings_setr.py", "losses_setr.py", "model.safetensors",
+        "modeling_setr.py", "photos_setr.py", "plain_backbone_setr.py", "preprocessor_config.json", "presets_setr.py",
         "upsampled_convolution_setr.py",
     ]  # fmt: skip
 

@@ -282,7 +282,7 @@ def test_it_starts_from_a_backbone_by_its_folder(train, refused, scene_folder, t
     assert re.search(rf"all [\d,]+ encoder parameters loaded from {backbone}", out)
     assert "crops of 98×98" in out
     processor = SetrImageProcessor.from_pretrained(tmp_path / "out")
-    assert (processor.image_mean, processor.image_std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert (*processor.image_mean, *processor.image_std) == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     assert "trained from the encoder of dinov2" in (tmp_path / "out/README.md").read_text()
     pipeline("image-segmentation", model=str(tmp_path / "out"))(str(next((scene_folder / "images/val").iterdir())))
     assert "--encoder" in refused(*arguments, "--encoder", backbone)

@@ -16,7 +16,8 @@ from ..inference.arguments import ConfidenceArguments, ProtocolArguments
 from ..inference.photos import upright_rgb
 from ..inference.predictions import Prediction
 from ..inference.segmenter import Segmenter
-from ..model.photos_setr import load_photo, reason_of
+from ..model.bands_setr import load_photo
+from ..model.photos_setr import reason_of
 
 
 class TimeIsUp(SetrError):

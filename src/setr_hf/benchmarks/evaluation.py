@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..data.public_datasets import PUBLISHED_SCALES
 from ..metrics.confusion import confusion_matrix
@@ -23,7 +22,7 @@ PLAIN = "plain PyTorch"
 OPTIONS = (*DATA_OPTIONS, "decoders", "model_size", "size", "dtypes", "scales")
 
 
-def evaluate(segmenter: Callable[[Image.Image], torch.Tensor], setting: dict[str, Any]) -> Callable[[], np.ndarray]:
+def evaluate(segmenter: Callable[..., torch.Tensor], setting: dict[str, Any]) -> Callable[[], np.ndarray]:
     data, num_labels = read_folder(setting["folder"]), setting["num_labels"]
 
     def run() -> np.ndarray:

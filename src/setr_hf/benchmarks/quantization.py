@@ -16,6 +16,7 @@ from PIL import Image
 from ..errors import SetrError
 from ..files import temporary_folder
 from ..inference.loading import load_model
+from ..inference.photos import upright_rgb
 from ..inference.quantization import QUANTIZATIONS, check_library, stored_tensors
 from ..inference.segmenter import Segmenter
 from ..model.image_processing_setr import SetrImageProcessor
@@ -109,7 +110,8 @@ def comparisons(options: Namespace) -> Iterator[Comparison]:
     if not names:
         return
     with data_folder(options) as (photos_title, folder, _), models(options) as found:
-        photos = [sample.photo for sample in read_folder(str(folder))]
+        read = (sample.photo for sample in read_folder(str(folder)))
+        photos = [upright_rgb(photo) for photo in read if isinstance(photo, Image.Image)]
         for title, path, setting in found:
             for dtype in options.dtypes or ("float32",):
                 setting = setting | {"model": path, "dtype": dtype}

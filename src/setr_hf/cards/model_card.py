@@ -132,6 +132,52 @@ setr-hf train --dataset mine --model {shell_name} --reinitialize-classifier \\
     --output-dir outputs/mine --max-steps 2000 --learning-rate 1e-4
 ```
 """
+USE_OF_BANDS = """## Use it
+
+Its photos have {num_bands} bands, in the order of the training data: arrays of `(height, width, {num_bands})`.
+Integers are divided by the largest number of their type, floating-point numbers taken as they are. With `setr-hf`,
+whose extra `large` reads GeoTIFF:
+
+```python
+from setr_hf import SetrForSemanticSegmentation, SetrImageProcessor, read_bands, segment
+
+processor = SetrImageProcessor.from_pretrained({name}, revision={revision})
+model = SetrForSemanticSegmentation.from_pretrained({name}, revision={revision})
+label_map = segment(model, processor, [read_bands("field.tif", {num_bands})])[0]  # class ids, (height, width)
+```
+
+In a pipeline, which otherwise makes all photos RGB:
+
+```python
+from setr_hf import BandSegmentationPipeline
+from transformers import pipeline
+
+segmenter = pipeline("image-segmentation", model={name}, pipeline_class=BandSegmentationPipeline)
+segments = segmenter("field.tif")
+```
+
+With the code that travels with this model, which `trust_remote_code=True` runs:
+
+```python
+import numpy as np
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+pinned = dict(revision={revision}, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained({name}, **pinned)
+model = AutoModelForSemanticSegmentation.from_pretrained({name}, **pinned)
+photo = np.load("field.npy")
+outputs = model(**processor(photo, input_data_format="channels_last", return_tensors="pt"))
+label_map = processor.post_process_semantic_segmentation(outputs, [photo.shape[:2]])[0]  # class ids
+```
+
+On a folder, and further training on your own, `mine/images/train/*.tif` and `mine/annotations/train/*.png`:
+
+```bash
+setr-hf predict photos --model {shell_name} --output label_maps
+setr-hf train --dataset mine --model {shell_name} --reinitialize-classifier \\
+    --output-dir outputs/mine --max-steps 2000 --learning-rate 1e-4
+```
+"""
 CITATION = """## Citation
 
 ```bibtex
@@ -233,11 +279,12 @@ def size_text(processor: SetrImageProcessor) -> str:
 
 def protocol_text(processor: SetrImageProcessor) -> str:
     """What the image processor does to a photo, which is the single-scale test protocol."""
+    photos = "Photos" if processor.num_bands is None else f"Photos of {processor.num_bands} bands"
     if not processor.do_split_image:
-        return f"Photos {size_text(processor)}."
+        return f"{photos} {size_text(processor)}."
     window: Any = processor.crop_size
     return (
-        f"Photos {size_text(processor)}, and cut into windows of {window.height} × {window.width} that start every "
+        f"{photos} {size_text(processor)}, and cut into windows of {window.height} × {window.width} that start every "
         f"{processor.stride} pixels; logits are averaged where windows overlap."
     )
 
@@ -258,7 +305,8 @@ def use_section(facts: ModelFacts, config: SetrConfig, processor: SetrImageProce
     side = config.image_size
     height, width = (window.height, window.width) if window else (side, side) if isinstance(side, int) else side
     size = json.dumps({"height": height, "width": width})
-    return USE.format(
+    return (USE if processor.num_bands is None else USE_OF_BANDS).format(
+        num_bands=processor.num_bands,
         name=python_text(facts.repository),
         shell_name=shlex.quote(one_line(facts.repository)),
         revision=python_text(facts.revision),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import SetrError
 from ..files import check_is_file, first_repeated
@@ -19,12 +20,15 @@ from ..model.configuration_setr import SetrConfig
 from ..model.modeling_setr import SetrForSemanticSegmentation, SetrModel, resize
 from ..repositories import check_model
 from .detection import count_modules
+from .inflation import Normalization, inflate_projection
 from .keys import encoder_rules, matching_reason, to_ours
 from .reading import check_size, check_weights, read_checkpoint
 
 
 TRANSFORMERS_TYPES = ("vit", "deit", "setr")
 TIMM_NAME = re.compile(r"timm/|vit_|deit3?_")
+PROJECTION = ("embeddings.patch_embeddings.weight", "embeddings.patch_embeddings.bias")
+IMAGENET = Normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 POSITIONS, CLASS_TOKEN = "embeddings.position_embeddings", "embeddings.cls_token"
 STEM, PATCHES = "embeddings.stem.", "embeddings.patch_embeddings."
 # The stem of timm's hybrids under the names of Transformers' BiT, in this order.
@@ -318,7 +322,10 @@ def load_stem(encoder: SetrModel, source: str) -> int:
 
 
 def load_encoder(
-    model: SetrForSemanticSegmentation | SetrModel, source: str | Path | nn.Module, stem: str | None = None
+    model: SetrForSemanticSegmentation | SetrModel,
+    source: str | Path | nn.Module,
+    stem: str | None = None,
+    bands: Normalization | None = None,
 ) -> EncoderReport:
     """Loads the encoder of a classification ViT, or of another SETR, into `model`. The decoder stays as it is.
 
@@ -332,6 +339,9 @@ def load_encoder(
             stem; or from a plain ViT, whose patches the stem takes the place of. Their projection then stays random.
         stem (`str`, *optional*): The stem's own source, if the encoder's has none: a network of its family in
             Transformers' form, such as "microsoft/resnet-50", a folder or a Hub id.
+        bands (`Normalization`, *optional*): How photos are normalized that the model takes instead of RGB. Kernels of
+            RGB then become kernels for them, see [`inflate_projection`], for which RGB is taken to be normalized by
+            ImageNet's mean and standard deviation, as SETR's photos are.
 
     Returns:
         [`EncoderReport`]: What was loaded: every parameter of the encoder, except as said there.
@@ -372,6 +382,11 @@ def load_encoder(
         check_weights({key: tensors[key] for key in expected if key in tensors})
     except SetrError as error:
         raise SetrError(f"{description} cannot be used: {error}") from None
+
+    if bands is not None and all(key in tensors for key in PROJECTION):
+        weight, bias = (tensors[key] for key in PROJECTION)
+        if weight.ndim == 4 and weight.shape[1] == 3:
+            tensors |= zip(PROJECTION, inflate_projection(weight, bias, IMAGENET, bands))
 
     target = encoder.embeddings.grid_size
     num_tokens = sum(token in tensors for token in (CLASS_TOKEN, *DISTILLATION_TOKENS))

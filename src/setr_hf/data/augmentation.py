@@ -16,8 +16,9 @@ from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
 from ..errors import SetrError
+from ..model.bands_setr import scaled_by_type
 from ..model.image_processing_setr import IGNORED_LABEL, check_enlarging, resized_size
-from ..model.photos_setr import pil_to_rgb
+from ..model.photos_setr import Photo, pil_to_rgb
 
 
 # Data loaders run a process for each core, and a forked process waits forever for its parent's OpenCV threads.
@@ -50,17 +51,20 @@ def training_transform(
         size (`dict[str, int]`, *optional*): The size at ratio 1, in the image processor's terms:
             `{"shortest_edge": 512, "longest_edge": 2048}` fits images into 512 by 2048 pixels. By default each image's
             own.
-        image_mean, image_std (`list[float]`): Mean and standard deviation of each channel's intensities of 0 to 1.
+        image_mean, image_std (`list[float]`): Mean and standard deviation of each channel's intensities of 0 to 1, or
+            of floating-point intensities as they are.
         category_max_ratio (`float`, *optional*, defaults to 0.75): Crops are redrawn, up to ten times, while one class
             covers this share of their labelled pixels or more; 1 takes the first.
         photometric_distortion (`bool`, *optional*, defaults to `True`): Whether brightness, contrast, saturation and
-            hue vary. Short training from random weights does better without.
+            hue vary. Short training from random weights does better without. It is left out for photos of another
+            number of bands than three.
         horizontal_flip (`bool`, *optional*, defaults to `True`): Whether half of the images are mirrored.
 
     Returns:
-        `v2.Compose`: From a `tv_tensors.Image` (uint8, 3 × height × width, RGB) and a `tv_tensors.Mask` (a label map,
-            uint8, height × width) to a normalized float32 image and a label map of `crop_size`. The part that the
-            image does not fill, at the right and the bottom, is 0 in the image and 255 in the label map.
+        `v2.Compose`: From a `tv_tensors.Image` (bands × height × width, uint8 or float32, see [`to_tv_tensors`]) and a
+            `tv_tensors.Mask` (a label map, uint8, height × width) to a normalized float32 image and a label map of
+            `crop_size`. The part that the image does not fill, at the right and the bottom, is 0 in the image and 255
+            in the label map.
 
     Raises:
         [`SetrError`]: `size` has no `shortest_edge`, a scale is not positive, or image and label map are not as above.
@@ -69,7 +73,7 @@ def training_transform(
         [
             RandomScaledCrop(crop_size, scale_range, size, category_max_ratio),
             *([v2.RandomHorizontalFlip()] if horizontal_flip else []),
-            *([PhotometricDistortion()] if photometric_distortion else []),
+            *([PhotometricDistortion()] if photometric_distortion and len(image_mean) == 3 else []),
             NormalizeAndPad(crop_size, image_mean, image_std),
         ]
     )
@@ -108,12 +112,12 @@ class RandomScaledCrop(v2.Transform):
     def check_inputs(self, flat_inputs: list) -> None:
         images = [tensor for tensor in flat_inputs if isinstance(tensor, tv_tensors.Image)]
         masks = [tensor for tensor in flat_inputs if isinstance(tensor, tv_tensors.Mask)]
-        is_pair = len(images) == len(masks) == 1 and images[0].dtype == torch.uint8
-        if not is_pair or images[0].shape != (3, *masks[0].shape):
+        is_pair = len(images) == len(masks) == 1 and images[0].dtype in (torch.uint8, torch.float32)
+        if not is_pair or images[0].ndim != 3 or images[0].shape[1:] != masks[0].shape:
             got = [f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.dtype}" for tensor in images + masks]
             raise SetrError(
-                "an Image of shape (3, height, width) and dtype uint8 and a Mask of shape (height, width) are "
-                f"transformed together, got {', '.join(got) or 'neither'}"
+                "an Image of shape (bands, height, width) and dtype uint8 or float32 and a Mask of shape (height, "
+                f"width) are transformed together, got {', '.join(got) or 'neither'}"
             )
 
     def make_params(self, flat_inputs: list) -> dict:
@@ -160,6 +164,14 @@ class PhotometricDistortion(v2.Transform):
 
     _transformed_types = (tv_tensors.Image,)
 
+    def check_inputs(self, flat_inputs: list) -> None:
+        for tensor in flat_inputs:
+            if isinstance(tensor, tv_tensors.Image) and (tensor.dtype != torch.uint8 or tensor.shape[-3] != 3):
+                raise SetrError(
+                    "colours are distorted of an Image of 3 bands and dtype uint8, got "
+                    f"{tuple(tensor.shape)} {tensor.dtype}: pass photometric_distortion=False"
+                )
+
     def make_params(self, flat_inputs: list) -> dict:
         return {
             "brightness": uniform(-BRIGHTNESS_DELTA, BRIGHTNESS_DELTA) if randint(0, 2) else None,
@@ -191,12 +203,14 @@ class PhotometricDistortion(v2.Transform):
 
 class NormalizeAndPad(v2.Transform):
     """Normalizes images, to float32, and pads images and label maps to `crop_size` with 0 and 255 at the right and the
-    bottom; for the arguments see [`training_transform`]. Raises [`SetrError`] for an input larger than `crop_size`.
+    bottom; for the arguments see [`training_transform`]. Raises [`SetrError`] for an input larger than `crop_size`, or
+    with another number of bands than `image_mean`.
     """
 
     def __init__(self, crop_size: tuple[int, int], image_mean: list[float], image_std: list[float]) -> None:
         super().__init__()
         self.crop_size = tuple(crop_size)
+        self.normalization = list(zip(image_mean, image_std))
         intensities = np.arange(256) / 255
         self.tables = [((intensities - mean) / std).astype(np.float32) for mean, std in zip(image_mean, image_std)]
 
@@ -208,9 +222,15 @@ class NormalizeAndPad(v2.Transform):
             padded = torch.full(self.crop_size, IGNORED_LABEL, dtype=inpt.dtype)
             padded[:height, :width] = inpt
             return tv_tensors.wrap(padded, like=inpt)
-        planes = np.zeros((3, *self.crop_size), dtype=np.float32)
-        for plane, table, result in zip(cv2.split(to_pixels(inpt)), self.tables, planes):
-            cv2.LUT(plane, table, dst=result[:height, :width])
+        if inpt.shape[0] != len(self.tables):
+            raise SetrError(f"it has {inpt.shape[0]} bands, but image_mean has {len(self.tables)}")
+        planes = np.zeros((len(self.tables), *self.crop_size), dtype=np.float32)
+        if inpt.dtype == torch.uint8:
+            for plane, table, result in zip(cv2.split(to_pixels(inpt)), self.tables, planes):
+                cv2.LUT(plane, table, dst=result[:height, :width])
+        else:
+            for plane, (mean, std), result in zip(inpt.as_subclass(torch.Tensor).numpy(), self.normalization, planes):
+                result[:height, :width] = (plane - np.float32(mean)) / np.float32(std)
         return tv_tensors.wrap(torch.from_numpy(planes), like=inpt)
 
 
@@ -263,7 +283,7 @@ def randint(low: int, high: int) -> int:
 
 
 def to_pixels(image: torch.Tensor) -> np.ndarray:
-    """A view of `(3, height, width)` in OpenCV's order, `(height, width, 3)`."""
+    """A view of `(bands, height, width)` in OpenCV's order, `(height, width, bands)`."""
     return image.as_subclass(torch.Tensor).permute(1, 2, 0).numpy()
 
 
@@ -284,7 +304,8 @@ def bilinear_window(pixels: np.ndarray, size: tuple[int, int], window: tuple[sli
     if all(round(side * factor) == side for side, factor in zip(part.shape, factors)):
         # OpenCV would copy a part that keeps its size, whatever the factor.
         part = pixels
-    return cv2.resize(part, None, fx=factors[1], fy=factors[0], interpolation=cv2.INTER_LINEAR)[window]
+    resized = cv2.resize(part, None, fx=factors[1], fy=factors[0], interpolation=cv2.INTER_LINEAR)[window]
+    return resized if resized.ndim == pixels.ndim else resized[..., None]  # OpenCV drops the axis of a single band.
 
 
 def nearest_window(label_map: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
@@ -317,8 +338,10 @@ def change_hsv(pixels: np.ndarray, channel: int, levels: np.ndarray) -> np.ndarr
     return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2RGB)
 
 
-def to_tv_tensors(photo: Image.Image, label_map: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """A photo of any mode and its label map `(height, width)` as the tensors that v2 transforms handle."""
+def to_tv_tensors(photo: Photo, label_map: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """A photo and its label map `(height, width)` as the tensors that v2 transforms handle: PIL images of any mode as
+    8-bit RGB, arrays `(height, width, bands)` as uint8, or else as float32, see [`scaled_by_type`].
+    """
     # Conversion would copy what is RGB already.
-    pixels = np.array(pil_to_rgb(photo))
+    pixels = np.array(pil_to_rgb(photo)) if isinstance(photo, Image.Image) else scaled_by_type(photo)
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(label_map))

@@ -130,7 +130,7 @@ def training_examples(
     ignore_index: int = IGNORED_LABEL,
     skip_bad_samples: bool = False,
 ) -> TrainingExamples | StreamingExamples:
-    """What `Trainer` trains on: `pixel_values`, float32 of shape `(3, height, width)`, `labels`, int64 of shape
+    """What `Trainer` trains on: `pixel_values`, float32 of shape `(bands, height, width)`, `labels`, int64 of shape
     `(height, width)`, and the sample's `name`, which [`collate`] leaves out. Returns [`StreamingExamples`] for a
     stream, else [`TrainingExamples`].
 
@@ -155,9 +155,9 @@ def evaluation_batch(batch: dict[str, list], data: SegmentationData, ignore_inde
 
 
 def evaluation_examples(data: SegmentationData, ignore_index: int = IGNORED_LABEL) -> Dataset:
-    """The data as `photo`, a PIL image, and `label_map`, its class ids as an array, both at the original size. A
-    stream is read to its end first and held in memory, its images still encoded, because evaluation divides the data
-    among processes by index. Raises [`SetrError`] if the split has no annotations.
+    """The data as `photo`, a PIL image or an array `(height, width, bands)`, and `label_map`, its class ids as an
+    array, both at the original size. A stream is read to its end first and held in memory, its images still encoded,
+    because evaluation divides the data among processes by index. Raises [`SetrError`] if the split has no annotations.
     """
     data.check_annotations()
     rows = data.in_memory().undecoded

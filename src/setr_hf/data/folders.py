@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value
 
 from ..errors import SetrError
-from ..files import IMAGE_SUFFIXES, path_inside, read_text
+from ..files import PHOTO_SUFFIXES, path_inside, read_text
 from ..text import listing
 from .label_sets import (
     NAMES_FILE,
@@ -75,7 +75,7 @@ def split_folder(folder: Path, split: str) -> Path:
 def is_flat(folder: Path) -> bool:
     """Whether a folder holds photos instead of a subfolder for each split."""
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in paths) and not any(path.is_dir() for path in paths)
+    return any(path.suffix.lower() in PHOTO_SUFFIXES for path in paths) and not any(path.is_dir() for path in paths)
 
 
 def folder_of_annotations(folder: Path, split: str) -> Path:
@@ -139,7 +139,7 @@ def image_annotation_files(root: Path, split: str) -> SplitFiles:
         return paired_files(root / "images", root / "annotations")
     folder = split_folder(root / "images", split)
     if is_test_split(split) and not (root / "annotations" / folder.name).is_dir():
-        photos = files_by_stem(folder, IMAGE_SUFFIXES)
+        photos = files_by_stem(folder, PHOTO_SUFFIXES)
         return SplitFiles([*photos.by_stem.values()], None, unused=photos.unused, problems=photos.problems)
     return paired_files(folder, folder_of_annotations(root / "annotations", split))
 
@@ -148,7 +148,7 @@ def paired_files(folder: Path, annotation_folder: Path) -> SplitFiles:
     """The photos of a folder, and the annotations that have their names in another."""
     if not annotation_folder.is_dir():
         raise SetrError(f"{annotation_folder} is missing")
-    photos = files_by_stem(folder, IMAGE_SUFFIXES)
+    photos = files_by_stem(folder, PHOTO_SUFFIXES)
     images = [*photos.by_stem.values()]
     found = files_by_stem(annotation_folder, ANNOTATION_SUFFIXES)
     return SplitFiles(

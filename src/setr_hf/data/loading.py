@@ -1,6 +1,7 @@
 """The one way in for segmentation data: a data set on the Hub, or a folder in any of the usual layouts."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ..text import one_line
 from .folders import find_split, is_test_split, read_folder
 from .hub import open_on_hub
 from .label_sets import chosen_label_set, is_names_file, label_set_of_features, own_label_set
-from .rows import SegmentationData, reading, row_name
+from .rows import SegmentationData, dtype_of_arrays, reading, row_name
 from .saved import is_saved, saved_splits
 
 
@@ -48,13 +49,14 @@ def load_segmentation_data(
         source (`str` or `Path`): The id of a data set on the Hub, or a folder: `images/{train,val}` and
             `annotations/{train,val}` with a `labels.json` (see [`read_names_file`]), ADEChallengeData2016, Cityscapes
             (`leftImg8bit` and `gtFine`), VOC2010 with Pascal Context, parquet files such as `setr-hf prepare`
-            writes, or what `save_to_disk` of datasets wrote.
+            writes, or what `save_to_disk` of datasets wrote. Photos may have any number of bands, as .npy or TIFF
+            files or columns of arrays; how many the first of them has is the `num_bands` of the result.
         split (`str`): `"train"`, `"validation"` or `"test"`; also found if the source calls it `val`, `dev`,
             `training` ….
         config (`str`, *optional*): Which of several configs of a data set on the Hub.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        image_column, annotation_column (`str`, *optional*): Columns of images (feature type `Image`), if they do not
-            have a usual name.
+        image_column, annotation_column (`str`, *optional*): Columns of images (feature type `Image`; of photos also
+            `Array3D`, `Array2D` and lists of lists, `(height, width, bands)`), if they do not have a usual name.
         labels (`str` or `Path`, *optional*): For sources that do not say what their annotations mean (by a names file,
             or a column as [`label_set_of_features`] knows it): a names file, or `"ade20k"`, `"cityscapes"`,
             `"pascal_context"` or `"pascal_context_59"`. The last also turns Pascal Context's 60 classes into 59.
@@ -89,10 +91,11 @@ def load_segmentation_data(
     if folder.is_dir():
         check_folder_options(folder, config, revision, image_column, annotation_column)
     if folder.is_dir() and not holds_tables(folder):
-        files, label_set = read_folder(folder, split, labels)
+        data = SegmentationData(*read_folder(folder, split, labels)).with_bands_of_files()
         if streaming:
-            files = files.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(files)))
-        return SegmentationData(files, label_set)
+            stream = data.rows.to_iterable_dataset(num_shards=min(NUM_STREAM_PARTS, len(data)))
+            data = replace(data, rows=stream)
+        return data
 
     own = own_label_set(folder) if folder.is_dir() and not is_names_file(labels) else None
     with reading(source):
@@ -111,7 +114,8 @@ def load_segmentation_data(
             read_rows = partial(builder_rows, builder, split)
         label_set = chosen_label_set(labels, own or label_set_of_features(features), source)
         columns = choose_columns(features, image_column, annotation_column, split, source)
-        return SegmentationData(standard_rows(read_rows(streaming), columns, split), label_set)
+        rows = standard_rows(read_rows(streaming), columns, split)
+        return SegmentationData(rows, label_set).with_bands_of_files()
 
 
 def saved_rows(rows: Dataset, streaming: bool) -> Dataset | IterableDataset:
@@ -162,12 +166,17 @@ def choose_columns(
     """The source's columns `image`, `annotation` and `name`, asked for or usual. [`SetrError`] lists all columns."""
     listing = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
 
-    def choose(asked: str | None, usual: tuple[str, ...]) -> str | None:
-        if asked is not None and not isinstance(features.get(asked), Image):
-            raise SetrError(f"{source} has no column {asked!r} of images; its columns are {listing}")
-        return asked or next((name for name in usual if isinstance(features.get(name), Image)), None)
+    def choose(asked: str | None, usual: tuple[str, ...], with_arrays: bool = False) -> str | None:
+        def is_image(name: str) -> bool:
+            feature = features.get(name)
+            return isinstance(feature, Image) or (with_arrays and dtype_of_arrays(feature) is not None)
 
-    image, annotation = choose(image_column, IMAGE_COLUMNS), choose(annotation_column, ANNOTATION_COLUMNS)
+        if asked is not None and not is_image(asked):
+            raise SetrError(f"{source} has no column {asked!r} of images; its columns are {listing}")
+        return asked or next(filter(is_image, usual), None)
+
+    image = choose(image_column, IMAGE_COLUMNS, with_arrays=True)
+    annotation = choose(annotation_column, ANNOTATION_COLUMNS)
     if annotation is None and any(name in features for name in FULL_ADE20K_COLUMNS):
         raise SetrError(
             f"{source} holds objects and their masks ({listing}), as the full ADE20K does with its 3,000 classes in "
@@ -189,8 +198,10 @@ def choose_columns(
 def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], split: str) -> Dataset | IterableDataset:
     """The rows with the columns `image`, `annotation` and `name`; of a stream's test split the first row is read."""
     images = [column for column in ("image", "annotation") if column in columns]
+    arrays = (rows.features or {}).get(columns["image"])
+    has_arrays = dtype_of_arrays(arrays) is not None
     # A stream that decodes would encode its images anew when their columns are renamed.
-    for column in images:
+    for column in images[has_arrays:]:
         rows = rows.cast_column(columns[column], Image(decode=False))
     may_lack_them = "annotation" in images and is_test_split(split)
     if may_lack_them and lacks_annotations(rows.select_columns(columns["annotation"])):
@@ -198,16 +209,17 @@ def standard_rows(rows: Dataset | IterableDataset, columns: dict[str, str], spli
     renamed = {found: column for column, found in columns.items() if column in (*images, "name")}
     rows = rows.select_columns(list(renamed)).rename_columns({old: new for old, new in renamed.items() if old != new})
     if isinstance(rows, IterableDataset):
-        features = Features({**dict.fromkeys(images, Image()), "name": Value("string")})
+        kinds = {**dict.fromkeys(images, Image()), "name": Value("string")}
+        features = Features(kinds | ({"image": arrays} if has_arrays else {}))
         # Given to `map`, the features would not decode.
         return rows.map(with_name, with_indices=True).cast(features)
     # All at once, without the bytes of the images.
     table = rows.with_format("arrow")[:]
-    paths = pc.struct_field(table["image"], "path").to_pylist()
+    paths = [None] * len(rows) if has_arrays else pc.struct_field(table["image"], "path").to_pylist()
     given = table["name"].to_pylist() if "name" in columns else [None] * len(paths)
     names = [row_name(*row) for row in zip(given, paths, itertools.count())]
     rows = rows.select_columns(images).add_column("name", names)
-    for column in images:
+    for column in images[has_arrays:]:
         rows = rows.cast_column(column, Image())
     return rows
 
@@ -218,4 +230,5 @@ def lacks_annotations(annotations: Dataset | IterableDataset) -> bool:
 
 
 def with_name(row: dict, index: int) -> dict:
-    return {**row, "name": row_name(row.get("name"), row["image"] and row["image"]["path"], index)}
+    path = row["image"]["path"] if isinstance(row["image"], dict) else None
+    return {**row, "name": row_name(row.get("name"), path, index)}

@@ -11,24 +11,27 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Image, IterableDataset
+from datasets import Array2D, Array3D, Dataset, Image, IterableDataset, LargeList, List, Value
 from datasets.exceptions import DatasetsError
 from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image as PILImage
 
 from ..errors import SetrError
 from ..files import check_is_file
-from ..model.photos_setr import open_photo, pil_to_rgb, reason_of, upright
+from ..model.bands_setr import bands_in, bands_last, check_nodata, check_num_bands, num_bands_in, open_rgb
+from ..model.photos_setr import Photo, array_to_rgb, pil_to_rgb, reason_of, size_of_photo, upright
 from ..text import one_line
 from .label_sets import LabelSet
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An upright photo and its label map, uint8 `(height, width)`, 255 where ignored; `None` without annotation."""
+    """An upright photo, an array `(height, width, bands)` if it is one of bands, and its label map, uint8 `(height,
+    width)`, 255 where ignored; `None` without annotation.
+    """
 
     name: str
-    photo: PILImage.Image
+    photo: Photo
     label_map: np.ndarray | None
 
 
@@ -47,6 +50,8 @@ class SegmentationData:
         rows (`datasets.Dataset` or `datasets.IterableDataset`): The columns `image`, `annotation` and `name`. Test
             splits that are published without annotations have no `annotation`.
         label_set (`LabelSet`): What the pixel values of the annotations mean.
+        num_bands (`int`, *optional*): How many bands each photo must have, which is then an array; by default photos
+            are PIL images of any mode.
 
     Example:
 
@@ -63,6 +68,7 @@ class SegmentationData:
 
     rows: Dataset | IterableDataset
     label_set: LabelSet
+    num_bands: int | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,17 +93,51 @@ class SegmentationData:
     def undecoded(self) -> Dataset | IterableDataset:
         """The rows with image files as `{"path": …, "bytes": …}`, which [`read`] takes."""
         rows = self.rows
-        for column in {"image", "annotation"}.intersection(rows.column_names):
+        for column in image_columns(rows):
             rows = rows.cast_column(column, Image(decode=False))
         return rows
+
+    @cached_property
+    def array_dtype(self) -> np.dtype | None:
+        """The type of the photos in a column of arrays; `None` if the photos are image files."""
+        return dtype_of_arrays((self.rows.features or {}).get("image"))
+
+    def with_bands(self, num_bands: int | None) -> "SegmentationData":
+        """The same data, its photos read with this number of bands; as ordinary photos if it is `None`."""
+        return replace(self, num_bands=num_bands)
+
+    def with_bands_of_files(self) -> "SegmentationData":
+        """The same data, with the number of bands that the first photo has; of a stream, only if it holds arrays, as
+        its files may be far away.
+        """
+        if self.is_stream and self.array_dtype is None:
+            return self
+        row = next(iter(self.undecoded), None)
+        return self.with_bands(row and self.num_bands_of(row))
+
+    def num_bands_of(self, row: dict) -> int | None:
+        """The number of bands of the photo in an [`undecoded`] row, `None` for ordinary photos, see [`num_bands_in`],
+        and for what cannot be read, which [`read`] will say.
+        """
+        image = row["image"]
+        try:
+            if image is not None and self.array_dtype is not None:
+                count = bands_last(np.asarray(image, self.array_dtype)).shape[-1]
+                return None if count == 3 and self.array_dtype == np.uint8 else count
+            if image is None or not may_have_bands(image):
+                return None
+            with open_file(image) as opened:
+                return num_bands_in(opened)
+        except Exception:  # Damaged files break their readers wherever they happen to.
+            return None
 
     def read(self, row: dict) -> Sample:
         """The sample in an [`undecoded`] row. A [`SetrError`] names a sample that cannot be used, and why."""
         name = row["name"]
         if row["image"] is None:
             raise SetrError(f"{name} has no image")
-        photo, label_map = decode(row["image"], f"the image of {name}"), None
-        if photo.mode.startswith(("F", "I")):
+        photo, label_map = self.read_photo(row["image"], f"the image of {name}"), None
+        if isinstance(photo, PILImage.Image) and photo.mode.startswith(("F", "I")):
             # Their intensities may be out of range, which must show while the sample's name is known.
             try:
                 photo = pil_to_rgb(photo)
@@ -105,8 +145,20 @@ class SegmentationData:
                 raise SetrError(f"the image of {name} cannot be read: {error}") from error
         if row.get("annotation") is not None:
             annotation = decode(row["annotation"], f"the annotation of {name}")
-            label_map = self.label_set.encode(annotation, name, photo.size)
+            label_map = self.label_set.encode(annotation, name, size_of_photo(photo)[::-1])
         return Sample(name, photo, label_map)
+
+    def read_photo(self, image: Any, what: str) -> Photo:
+        """The photo in a file, or a row of a column of arrays; errors are those of [`decode`]."""
+        if self.array_dtype is not None:
+            try:
+                bands = bands_last(np.asarray(image, self.array_dtype), self.num_bands)
+                check_nodata(bands, None)
+                check_num_bands(bands.shape[-1], self.num_bands)
+                return array_to_rgb(bands) if self.num_bands is None else bands
+            except ValueError as error:
+                raise SetrError(f"{what} cannot be read: {reason_of(error)}") from error
+        return decode(image, what) if self.num_bands is None else decode_bands(image, what, self.num_bands)
 
     def read_labelled(self, row: dict) -> LabelledSample:
         """As [`read`], for a sample that must have an annotation; raises a [`SetrError`] if it has none."""
@@ -134,7 +186,7 @@ class SegmentationData:
         if not undecoded:
             raise SetrError("the split holds no rows")
         rows = Dataset.from_list(undecoded, features=self.undecoded.features)
-        for column in {"image", "annotation"}.intersection(rows.column_names):
+        for column in image_columns(rows):
             rows = rows.cast_column(column, Image())
         return replace(self, rows=rows)
 
@@ -144,6 +196,42 @@ class SegmentationData:
             return []
         table = self.undecoded.select_columns(["annotation", "name"]).with_format("arrow")[:]
         return table["name"].filter(table["annotation"].is_null()).to_pylist()
+
+
+def image_columns(rows: Dataset | IterableDataset) -> list[str]:
+    """Which of the columns `image` and `annotation` hold image files."""
+    features = rows.features or {}
+    columns = [column for column in ("image", "annotation") if column in rows.column_names]
+    return [column for column in columns if dtype_of_arrays(features.get(column)) is None]
+
+
+def dtype_of_arrays(feature: Any) -> np.dtype | None:
+    """The type of the numbers in a column of arrays: an `Array2D`, `Array3D` or list of lists. Else `None`."""
+    if isinstance(feature, Array2D | Array3D):
+        return np.dtype(feature.dtype)
+    depth = 0
+    while isinstance(feature, list | List | LargeList):
+        feature, depth = feature[0] if isinstance(feature, list) else feature.feature, depth + 1
+    try:
+        return np.dtype(feature.dtype) if depth in (2, 3) and isinstance(feature, Value) else None
+    except TypeError:  # Of strings.
+        return None
+
+
+def may_have_bands(file: dict) -> bool:
+    """Whether an image file can be one of bands, as far as its name says, if it has one."""
+    name = str(file["path"] or "").lower()
+    return not name or name.endswith((".npy", ".tif", ".tiff"))
+
+
+def decode_bands(file: dict, what: str, num_bands: int | None) -> np.ndarray:
+    """The photo in an image file as an array, see [`read_bands`]. Errors are those of [`decode`]."""
+    try:
+        with open_file(file) as opened:
+            return bands_in(opened, num_bands)
+    except Exception as error:  # As in `decode`.
+        where = f" ({file['path']})" if file["path"] and file["bytes"] is None else ""
+        raise SetrError(f"{what}{where} cannot be read: {reason_of(error)}") from error
 
 
 @contextmanager
@@ -180,7 +268,7 @@ def decode(file: dict, what: str, as_stored: bool = False) -> PILImage.Image:
     """
     try:
         with open_file(file) as opened:
-            picture = open_photo(opened)
+            picture = open_rgb(opened)
             return picture if as_stored else upright(picture)
     # Pillow's readers of damaged files raise many types.
     except Exception as error:

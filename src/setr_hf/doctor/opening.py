@@ -104,7 +104,7 @@ def files_opener(folder: Path, layout: Layout, labels: str | None, opened: Opene
         if not files.images and not files.unpaired:
             raise SetrError(f"{folder} holds no images of the split {split!r}")
         opened.findings += name_findings(split, files)
-        return SegmentationData(folder_rows(files), label_set)
+        return SegmentationData(folder_rows(files), label_set).with_bands_of_files()
 
     return open_split
 

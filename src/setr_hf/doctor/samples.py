@@ -5,6 +5,8 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import ExifTags, Image
 from ..data.label_sets import INVALID, LabelSet
 from ..data.rows import SegmentationData, decode, open_file
 from ..errors import SetrError
+from ..inference.photos import shown_photo
 from ..model.image_processing_setr import IGNORED_LABEL
 from ..model.photos_setr import pil_to_rgb, upright
 from ..progress import progress_bar
@@ -142,7 +145,8 @@ def read_sample(data: SegmentationData, split: str, index: int) -> SampleFacts:
     photo = mask = None
     if facts["has_photo"]:
         try:
-            photo, facts["photo"] = read_photo(row["image"], f"the image of {name}")
+            read = read_photo if data.num_bands is None and data.array_dtype is None else partial(read_bands, data)
+            photo, facts["photo"] = read(row["image"], f"the image of {name}")
         except SetrError as error:
             facts["photo_error"] = str(error)
     if facts["has_mask"]:
@@ -182,6 +186,22 @@ def read_photo(file: dict, what: str) -> tuple[Image.Image, PhotoFacts]:
         has_alpha=stored.has_transparency_data,
         is_constant=all(low == high for low, high in extrema),
         fingerprint=fingerprint(np.asarray(photo), digest),
+    )
+
+
+def read_bands(data: SegmentationData, image: Any, what: str) -> tuple[Image.Image, PhotoFacts]:
+    """As [`read_photo`], of a photo of bands; the photo is a picture of the first ones."""
+    bands = np.asarray(data.read_photo(image, what))
+    photo = shown_photo(bands)
+    suffix = Path(str(image["path"])).suffix.lower() if isinstance(image, dict) else ""
+    return photo, PhotoFacts(
+        format={".npy": "npy", ".tif": "TIFF", ".tiff": "TIFF"}.get(suffix),
+        mode=f"{bands.shape[-1]} × {bands.dtype}",
+        size=photo.size,
+        orientation=1,
+        has_alpha=False,
+        is_constant=bool((bands == bands[:1, :1]).all()),
+        fingerprint=fingerprint(np.asarray(photo), hashlib.sha256(bands.tobytes()).hexdigest()),
     )
 
 

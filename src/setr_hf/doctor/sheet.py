@@ -6,7 +6,7 @@ from PIL import Image
 from ..data.label_sets import INVALID
 from ..data.rows import decode
 from ..errors import SetrError
-from ..inference.photos import upright_rgb
+from ..inference.photos import shown_photo, upright_rgb
 from ..inference.pictures import (
     IGNORED_COLOR,
     MARGIN,
@@ -68,7 +68,7 @@ def draw_sheet(facts: DataFacts, findings: list[Finding]) -> Image.Image:
     for caption, sample in captioned_samples(facts, findings):
         row = facts.splits[sample.split].undecoded[sample.index]
         try:
-            photo = upright_rgb(decode(row["image"], sample.name))
+            photo = shown_photo(facts.splits[sample.split].read_photo(row["image"], sample.name))
             annotation = colored_annotation(sample, row, facts, colors)
         except SetrError:  # The file has changed since it was read.
             continue

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from PIL import Image
 
 from ..data.rows import Sample, SegmentationData
 from ..errors import SetrError
@@ -31,12 +30,13 @@ from ..files import (
 from ..inference.segmenter import read_ahead, segment_each
 from ..inference.settings import check_settings
 from ..metrics import confusion_matrix, segmentation_scores
+from ..model.photos_setr import Photo
 from ..progress import progress_bar
 from ..text import listing, printable
 
 
 # A [`Segmenter`], or its `with_confidence`: what a model finds in each photo.
-Segmenting = Callable[[list[Image.Image]], list]
+Segmenting = Callable[[Sequence[Photo]], list]
 
 SETTINGS_FILE = "settings.json"
 RECORD_FILES = "process-{}.jsonl"
@@ -170,7 +170,7 @@ def read_group(data: SegmentationData, group: list[int]) -> dict[int, Sample | S
 def segment_samples(segmenters: Sequence[Segmenting], samples: list[Sample]) -> list[tuple[Any, ...] | SetrError]:
     """What each of the `segmenters` predicts for each sample, or why one of them cannot."""
 
-    def segment_by_all(photos: list[Image.Image]) -> list[tuple[Any, ...]]:
+    def segment_by_all(photos: Sequence[Photo]) -> list[tuple[Any, ...]]:
         return list(zip(*(segmenter(photos) for segmenter in segmenters)))
 
     results = segment_each(segment_by_all, [sample.photo for sample in samples])

@@ -117,6 +117,7 @@ def check_figures(folder: Path, data: SegmentationData, split: str, evaluation: 
         scales = scales_of(results[0])
         options = replace(evaluation, protocol="single" if scales is None else "multi", scales=scales)
         segmenter = load_segmenter(str(folder), data.label_set, options)
+        data = data.with_bands(segmenter.processor.num_bands)
         with temporary_folder() as temporary:
             records = compute_records(temporary, evaluation_settings(segmenter, data), data, [segmenter])
             summary, _ = summarize(records, data.label_set)

@@ -19,14 +19,16 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import SetrError
 from ..files import check_is_file, folder_lock, remove, whole_file, write_json
+from ..model import bands_setr
+from ..model.bands_setr import check_band_types, check_extent, check_nodata, check_num_bands
 from ..model.image_processing_setr import check_logits, window_starts
 from ..model.label_maps_setr import AxisWeights, WindowGrid, best_labels, score_tiles
-from ..model.photos_setr import reason_of
+from ..model.photos_setr import Photo, reason_of
 from ..progress import progress_bar
 from .loading import read_object
 from .output_folder import photo_state
 from .settings import check_settings, model_settings
-from .sliding_windows import full_memory_named, preprocessed, users_mistakes
+from .sliding_windows import full_memory_named, inputs_of, users_mistakes
 
 
 # The first bytes of the formats that are read by windows, and what GDAL calls these. It knows many more, some of which
@@ -41,11 +43,20 @@ LONGEST_SIDE = 2**20
 SETTINGS_FILE = "settings.json"
 
 
-def is_too_large(path: str | Path) -> bool:
-    """Whether Pillow refuses to decode the picture in a file for its size: more than twice
-    `PIL.Image.MAX_IMAGE_PIXELS`, which are 179 megapixels.
+def is_too_large(path: str | Path, num_bands: int | None = None) -> bool:
+    """Whether the picture in a file is too large to be decoded at once: more than twice `PIL.Image.MAX_IMAGE_PIXELS`,
+    which are 179 megapixels; of a TIFF file of `num_bands`, if these are given, see [`check_extent`].
     """
     if not os.path.isfile(path):  # A pipe would be waited for.
+        return False
+    if num_bands is not None:
+        try:
+            with open_picture(path, num_bands) as picture:
+                check_extent(picture.height, picture.width, num_bands)
+        except SetrError:  # As below.
+            return False
+        except ValueError:
+            return True
         return False
     try:
         with Image.open(path):
@@ -59,10 +70,9 @@ def is_too_large(path: str | Path) -> bool:
 def rasterio_module() -> Any:
     """The library that reads and writes pictures by windows, of the extra `large`."""
     try:
-        import rasterio
-    except ImportError:
+        return bands_setr.rasterio_module()
+    except ValueError:
         raise SetrError("pictures are read by windows with rasterio: pip install 'setr-hf[large]'") from None
-    return rasterio
 
 
 @contextmanager
@@ -96,15 +106,29 @@ def orientation(path: Path, dataset: Any) -> int:
 
 
 class LargePicture:
-    """A picture in a file, of which rows are read as RGB; see [`open_picture`]."""
+    """A picture in a file, of which rows are read as RGB, or with all of its `num_bands`; see [`open_picture`]."""
 
-    def __init__(self, path: Path, dataset: Any):
-        self.dataset = dataset
+    def __init__(self, path: Path, dataset: Any, num_bands: int | None = None):
+        self.path, self.dataset, self.num_bands = path, dataset, num_bands
         self.height, self.width = dataset.height, dataset.width
         if max(self.height, self.width) > LONGEST_SIDE:
             raise SetrError(
                 f"{path} has {self.height}×{self.width} pixels: its sides may have {LONGEST_SIDE:,} at most"
             )
+        if orientation(path, dataset) != 1:
+            raise SetrError(f"{path} has an EXIF orientation that turns it: save a copy that is upright without")
+        if num_bands is None:
+            self.check_is_rgb()
+        else:
+            try:
+                check_num_bands(dataset.count, num_bands)
+                check_band_types(dataset)
+            except ValueError as error:
+                raise SetrError(f"{path} cannot be read as a photo: {error}") from error
+
+    def check_is_rgb(self) -> None:
+        """Raises [`SetrError`] unless RGB of 8 bits can be read of the picture, and reads its palette."""
+        path, dataset = self.path, self.dataset
         self.is_palette = dataset.count == 1 and dataset.colorinterp[0].name == "palette"
         types = sorted(set(dataset.dtypes))
         num_bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
@@ -113,14 +137,28 @@ class LargePicture:
             raise SetrError(f"{path} has intensities of {kind}, not 8 bits: save a copy that has")
         if dataset.count > 4 or getattr(dataset.photometric, "name", None) == "cmyk":
             raise SetrError(f"{path} has {dataset.count} bands that are not RGB: save a copy of red, green and blue")
-        if orientation(path, dataset) != 1:
-            raise SetrError(f"{path} has an EXIF orientation that turns it: save a copy that is upright without")
         self.palette = np.zeros((256, 3), np.uint8)
         for index, color in dataset.colormap(1).items() if self.is_palette else ():
             self.palette[index] = color[:3]
 
+    def no_rows(self) -> np.ndarray:
+        """What [`read`] returns of no rows."""
+        dtype = np.uint8 if self.num_bands is None else self.dataset.dtypes[0]
+        return np.empty((0, self.width, self.num_bands or 3), dtype)
+
     def read(self, rows: slice | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
-        """RGB of some rows, or all: uint8 `(rows, width, 3)`; or of the nearest pixels at another height and width."""
+        """RGB of some rows, or all: uint8 `(rows, width, 3)`; or of the nearest pixels at another height and width. Of
+        a picture of bands, these `(rows, width, num_bands)`. Raises [`SetrError`] for pixels without data.
+        """
+        if self.num_bands is not None:
+            window = None if rows is None else ((rows.start, rows.stop), (0, self.width))
+            shape = None if size is None else (self.num_bands, *size)
+            pixels = np.moveaxis(self.dataset.read(window=window, out_shape=shape), 0, -1)
+            try:
+                check_nodata(pixels, self.dataset.nodata)
+            except ValueError as error:
+                raise SetrError(f"{self.path} cannot be read as a photo: {error}") from error
+            return pixels
         bands = [1, 2, 3] if self.dataset.count >= 3 else [1]
         window = None if rows is None else ((rows.start, rows.stop), (0, self.width))
         shape = None if size is None else (len(bands), *size)
@@ -131,9 +169,10 @@ class LargePicture:
 
 
 @contextmanager
-def open_picture(path: str | Path) -> Iterator[LargePicture]:
+def open_picture(path: str | Path, num_bands: int | None = None) -> Iterator[LargePicture]:
     """A TIFF, PNG or JPEG file to be read by rows: 8-bit RGB, gray or palette colours; a band beyond these is dropped.
-    Raises [`SetrError`] that names the file if it is of another kind or damaged, or is to be turned.
+    With `num_bands` it has as many, of any type. Raises [`SetrError`] that names the file if it is of another kind or
+    damaged, or is to be turned.
     """
     path = Path(path)
     check_is_file(path)
@@ -146,7 +185,7 @@ def open_picture(path: str | Path) -> Iterator[LargePicture]:
     if driver is None:
         raise SetrError(f"{path} cannot be read by windows: it is not a TIFF, PNG or JPEG file")
     with opened(path, driver=driver) as dataset:
-        yield LargePicture(path, dataset)
+        yield LargePicture(path, dataset, num_bands)
 
 
 class Strips:
@@ -171,10 +210,10 @@ class Strips:
         return range(bisect_right(self.tops, self.tops[index] - self.window_height), index + 1)
 
     def bands(self, rows: list[int]) -> Iterator[np.ndarray]:
-        """The pixels `(window_height, width, 3)` of some rows of windows, in order. None is read twice, for which PNG
-        and JPEG files would have to be decoded anew from their beginning.
+        """The pixels `(window_height, width, bands)` of some rows of windows, in order. None is read twice, for which
+        PNG and JPEG files would have to be decoded anew from their beginning.
         """
-        band, start = np.empty((0, self.picture.width, 3), np.uint8), 0
+        band, start = self.picture.no_rows(), 0
         for top in (self.tops[row] for row in rows):
             band, begin = band[top - start :], max(top, start + len(band))
             band, start = np.concatenate([band, self.picture.read(slice(begin, top + self.window_height))]), top
@@ -184,8 +223,10 @@ class Strips:
         """Logits `(num_windows, num_labels, h, w)` of the windows of a row, some at a time."""
         for start in range(0, len(self.lefts), window_batch_size):
             lefts = self.lefts[start : start + window_batch_size]
-            windows = [Image.fromarray(band[:, left : left + self.window_width]) for left in lefts]
-            inputs = preprocessed(self.processor, windows, do_resize=False).to(model.device)
+            arrays = [band[:, left : left + self.window_width] for left in lefts]
+            is_rgb = self.picture.num_bands is None
+            windows: list[Photo] = [Image.fromarray(array) if is_rgb else array for array in arrays]
+            inputs = inputs_of(self.processor, windows, do_resize=False).to(model.device)
             with torch.inference_mode():
                 logits = model(**inputs).logits
             with users_mistakes():
@@ -328,7 +369,8 @@ def segment_large_picture(
         model ([`SetrForSemanticSegmentation`]): In evaluation mode, on any device.
         processor ([`SetrImageProcessor`]): With `do_split_image=True`. Its `size` has no effect.
         path (`str` or `Path`): A TIFF, PNG or JPEG file of 8-bit RGB, gray or palette colours. A fourth band, such as
-            alpha, is dropped. JPEG is decoded by GDAL, whose pixels differ a little from Pillow's.
+            alpha, is dropped. For models of another number of bands, a file with as many, of any type. JPEG is decoded
+            by GDAL, whose pixels differ a little from Pillow's.
         output (`str` or `Path`): The TIFF file to write, tiled and compressed without loss (deflate), of class ids
             of 8 bits, or 16 for more than 256 classes. It has the georeference of the picture, if there is one.
         window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time.
@@ -338,11 +380,11 @@ def segment_large_picture(
         `np.ndarray` of shape `(256,)` or `(65536,)`: How many pixels have each class id.
 
     Raises:
-        [`SetrError`]: the picture cannot be read, is not of 8 bits, is CMYK, has more than four bands, an EXIF
-            orientation that turns it or a side of more than 2²⁰ pixels; the processor does not cut windows;
-            `window_batch_size` is less than 1; `OUTPUT.strips` holds strips of another model or processor; the disk or
-            the memory is full; the logits are not finite; or rasterio, which is in the extra `large`, is not
-            installed.
+        [`SetrError`]: the picture cannot be read, is not of 8 bits, is CMYK, has more than four bands, or other bands
+            than the model takes, pixels without data, an EXIF orientation that turns it or a side of more than 2²⁰
+            pixels; the processor does not cut windows; `window_batch_size` is less than 1; `OUTPUT.strips` holds
+            strips of another model or processor; the disk or the memory is full; the logits are not finite; or
+            rasterio, which is in the extra `large`, is not installed.
 
     Example:
 
@@ -373,7 +415,7 @@ def segment_large_picture(
     if output.exists() and path.exists() and output.samefile(path):
         raise SetrError(f"{output} is the picture itself: name another output")
     folder = output.with_name(f"{output.name}.strips")
-    with open_picture(path) as picture, full_memory_named([picture]):
+    with open_picture(path, processor.num_bands) as picture, full_memory_named([picture]):
         strips = Strips(picture, processor)
         with folder_lock(folder):
             settings = {**model_settings(model, processor), "picture": photo_state(path)}

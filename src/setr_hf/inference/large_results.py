@@ -12,6 +12,7 @@ from ..text import one_line
 from .arguments import ConfidenceArguments
 from .large_pictures import is_too_large, open_picture, opened, rasterio_module, segment_large_picture
 from .output_folder import LARGE_RESULTS, recorded, result_files, share_table, write_jpeg, write_table
+from .photos import shown_photo
 from .pictures import overlay_with_legend, shares_of
 from .segmenter import Segmenter
 
@@ -45,10 +46,11 @@ def write_large_results(folder: Path, name: str, path: Path, segmenter: Segmente
     counts = segment_large_picture(model, processor, path, labels_file, segmenter.window_batch_size, True)
     ids = counts.nonzero()[0]
     shares = shares_of(ids, counts[ids])
-    with open_picture(path) as picture, opened(labels_file, driver="GTiff") as labels:
+    with open_picture(path, processor.num_bands) as picture, opened(labels_file, driver="GTiff") as labels:
         scale = min(1, LONGEST_OVERLAY / max(picture.height, picture.width))
         size = (max(1, round(scale * picture.height)), max(1, round(scale * picture.width)))
-        photo, label_map = Image.fromarray(picture.read(size=size)), labels.read(1, out_shape=size)
+        pixels, label_map = picture.read(size=size), labels.read(1, out_shape=size)
+    photo = Image.fromarray(pixels) if processor.num_bands is None else shown_photo(pixels)
     id2label = model.config.id2label
     write_jpeg(overlay_with_legend(photo, label_map, colors, id2label, shares=shares), picture_file)
     write_table(share_table(shares, id2label), table_file)

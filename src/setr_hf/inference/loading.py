@@ -252,6 +252,22 @@ def load_processor(path: str | Path, **settings: Any) -> BaseImageProcessor:
     return processor
 
 
+def num_channels_of(config: PreTrainedConfig) -> int:
+    """The channels of the images that a model takes."""
+    return (config.backbone_config or config).num_channels
+
+
+def check_channels(config: PreTrainedConfig, processor: BaseImageProcessor, path: str) -> None:
+    """Raises [`SetrError`] if a model takes another number of channels than its image processor makes."""
+    num_channels, mean = num_channels_of(config), processor.image_mean if processor.do_normalize else None
+    num_bands = len(mean) if isinstance(mean, list | tuple) else num_channels
+    if num_channels != num_bands:
+        raise SetrError(
+            f"the model {path} takes {num_channels} channels, but the image_mean of its image processor has "
+            f"{num_bands}: give image_mean and image_std of its {IMAGE_PROCESSOR_NAME} a number for each channel"
+        )
+
+
 def load_model(
     path: str | Path,
     dtype: str | torch.dtype = "auto",
@@ -267,4 +283,5 @@ def load_model(
     be quantized here.
     """
     model, processor = load_network(path, dtype, quantization), load_processor(path)
+    check_channels(model.config, processor, str(path))
     return model.to(device).eval(), processor

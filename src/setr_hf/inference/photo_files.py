@@ -10,7 +10,7 @@ from glob import has_magic
 from pathlib import Path
 
 from ..errors import SetrError
-from ..files import IMAGE_SUFFIXES
+from ..files import PHOTO_SUFFIXES
 from ..text import listing, one_line
 
 
@@ -57,7 +57,7 @@ class PhotoFiles:
         """Takes the photos in a folder and in all below it, in the order of their paths."""
         files = (Path(entry.path) for folder in self.folders(root) for entry in self.entries(folder) if is_file(entry))
         for path in sorted(files):
-            self.add(path, place / path.relative_to(root), IMAGE_SUFFIXES)
+            self.add(path, place / path.relative_to(root), PHOTO_SUFFIXES)
 
     def add_matches(self, pattern: str) -> None:
         """Takes the files that match a pattern, and the photos in the folders that do. Files must have the suffix of a
@@ -69,7 +69,7 @@ class PhotoFiles:
         if ".." in parts[start:]:
             raise SetrError(f"{pattern!r} may have .. only before its first *, ? or [")
         self.searched.add(Path(os.path.realpath(root)))
-        suffixes = {*IMAGE_SUFFIXES, Path(pattern).suffix.lower()} - {""}
+        suffixes = {*PHOTO_SUFFIXES, Path(pattern).suffix.lower()} - {""}
         matches = sorted(set(self.matches(root, parts[start:]))) if os.path.isdir(root) else []
         self.check_is_no_result(root)
         if not matches:
@@ -152,7 +152,7 @@ def find_photos(inputs: Iterable[str], marker: str) -> PhotoFiles:
 
     - a file, whatever its suffix, that it exists or not;
     - a folder: the files in it and in all folders below it, links to folders included, that have one of the
-      `IMAGE_SUFFIXES`;
+      `PHOTO_SUFFIXES`;
     - a pattern that is not the name of a file, as of the shell: `*`, `?` and `[…]` stand for parts of a name, `**` for
       any number of folders.
 

@@ -7,8 +7,9 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedConfig
 
 from ..model.image_processing_setr import IGNORED_LABEL
+from ..model.photos_setr import Photo
 from ..text import one_line
-from .photos import upright_rgb
+from .photos import shown_photo
 
 
 FONT = ImageFont.load_default(15)
@@ -60,7 +61,7 @@ def color_label_map(label_map: np.ndarray, colors: list[list[int]], ignore_index
 
 
 def overlay(
-    photo: Image.Image,
+    photo: Photo,
     label_map: np.ndarray,
     colors: list[list[int]],
     opacity: float = 0.55,
@@ -69,7 +70,7 @@ def overlay(
     """A photo with its predicted label map laid over it; `opacity` from 0 (the photo) to 1 (the colours). Where the
     label map is `ignore_index`, if any, the photo is darkened.
     """
-    return Image.blend(upright_rgb(photo), color_label_map(label_map, colors, ignore_index), opacity)
+    return Image.blend(shown_photo(photo), color_label_map(label_map, colors, ignore_index), opacity)
 
 
 def class_shares(label_map: np.ndarray) -> dict[int, float]:
@@ -120,7 +121,7 @@ def stack(pictures: list[Image.Image]) -> Image.Image:
 
 
 def overlay_with_legend(
-    photo: Image.Image,
+    photo: Photo,
     label_map: np.ndarray,
     colors: list[list[int]],
     id2label: dict[int, str],
@@ -135,7 +136,7 @@ def overlay_with_legend(
         for i, share in (shares or class_shares(label_map)).items()
     ]
     picture = overlay(photo, label_map, colors, ignore_index=ignore_index)
-    return stack([picture, draw_legend(photo.width, entries)])
+    return stack([picture, draw_legend(picture.width, entries)])
 
 
 def confidence_colors(confidence: np.ndarray) -> np.ndarray:
@@ -159,13 +160,13 @@ def draw_scale(width: int) -> Image.Image:
     return strip
 
 
-def confidence_picture(photo: Image.Image, confidence: np.ndarray, opacity: float = 0.7) -> Image.Image:
+def confidence_picture(photo: Photo, confidence: np.ndarray, opacity: float = 0.7) -> Image.Image:
     """A photo under the colours of the confidence in its label map, with its mean and the scale below. `confidence` is
     of shape `(height, width)`, 0 to 1; `opacity` is as in [`overlay`].
     """
-    heat = Image.blend(upright_rgb(photo), Image.fromarray(confidence_colors(confidence)), opacity)
+    heat = Image.blend(shown_photo(photo), Image.fromarray(confidence_colors(confidence)), opacity)
     mean = f"mean confidence {confidence.mean(dtype=np.float64):.1%}"
-    width = max(photo.width, SHORTEST_SCALE)
+    width = max(heat.width, SHORTEST_SCALE)
     return stack([heat, draw_line(width, [(MARGIN, mean)]), draw_scale(width)])
 
 
@@ -195,7 +196,7 @@ def picture_row(photo: Image.Image, others: list[Image.Image], size: int) -> Ima
 
 
 def comparison_sheet(
-    samples: list[tuple[Image.Image, np.ndarray, np.ndarray]],
+    samples: list[tuple[Photo, np.ndarray, np.ndarray]],
     colors: list[list[int]],
     id2label: dict[int, str],
     captions: list[str] | None = None,
@@ -213,7 +214,7 @@ def comparison_sheet(
         occurring.update(np.unique(label_map[~ignored]).tolist(), np.unique(prediction).tolist())
         has_ignored |= bool(ignored.any())
         colored = [color_label_map(label_map, colors, ignore_index), color_label_map(prediction, colors)]
-        row = picture_row(upright_rgb(photo), colored, size)
+        row = picture_row(shown_photo(photo), colored, size)
         rows += [draw_line(row.width, [(MARGIN, captions[index])]), row] if captions else [row]
     entries = [(id2label[i], colors[i]) for i in sorted(occurring)]
     if has_ignored:

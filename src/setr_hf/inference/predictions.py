@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..model.image_processing_setr import IGNORED_LABEL
+from ..model.photos_setr import Photo
 from .arguments import ConfidenceArguments
 
 
@@ -14,14 +14,14 @@ class Prediction(NamedTuple):
     """A photo and its predicted label map.
 
     Args:
-        photo (`PIL.Image.Image`): Upright.
+        photo (`PIL.Image.Image` or `np.ndarray` of shape `(height, width, bands)`): Upright.
         label_map (`np.ndarray` of shape `(height, width)`): Class ids, uint8 if they fit, else uint16.
         no_class (`int`, *optional*): What stands in the label map where the model was not sure enough of a class.
         confidence (`np.ndarray` of shape `(height, width)`, *optional*): How sure it was of each pixel's class,
             float32, 0 to 1, if that is asked for.
     """
 
-    photo: Image.Image
+    photo: Photo
     label_map: np.ndarray
     no_class: int | None = None
     confidence: np.ndarray | None = None
@@ -33,7 +33,7 @@ def no_class_of(num_classes: int) -> int:
 
 
 def prediction_of(
-    photo: Image.Image,
+    photo: Photo,
     label_map: torch.Tensor,
     confidence: torch.Tensor | None,
     num_classes: int,

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import SetrError
 from ..model.confidence_setr import logits_of
 from ..model.label_maps_setr import ScoreTile
+from ..model.photos_setr import Photo
 from .arguments import ConfidenceArguments
 from .predictions import Prediction, prediction_of
 from .quantization import quantization_of
@@ -39,14 +39,14 @@ class Segmenter:
         if self.scales is not None:
             check_multi_scale(self.processor, self.scales)
 
-    def __call__(self, photos: list[Image.Image]) -> list[torch.Tensor]:
+    def __call__(self, photos: Sequence[Photo]) -> list[torch.Tensor]:
         return segment(self.model, self.processor, photos, self.scales, self.window_batch_size)
 
-    def with_confidence(self, photos: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def with_confidence(self, photos: Sequence[Photo]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The label map of each photo, and the confidence in it; see [`segment`]."""
         return segment(self.model, self.processor, photos, self.scales, self.window_batch_size, return_confidence=True)
 
-    def predict(self, photos: list[Image.Image], options: ConfidenceArguments) -> list[Prediction]:
+    def predict(self, photos: Sequence[Photo], options: ConfidenceArguments) -> list[Prediction]:
         """What is found in each photo; the confidence in it is computed only if the `options` need it."""
         results: list[tuple[torch.Tensor, torch.Tensor | None]]
         if options.need_confidence:
@@ -56,8 +56,10 @@ class Segmenter:
         num_classes = len(self.model.config.id2label)
         return [prediction_of(photo, *result, num_classes, options) for photo, result in zip(photos, results)]
 
-    def score_tiles(self, photo: Image.Image) -> Iterator[ScoreTile]:
-        """Tiles of the logits of all classes of an upright RGB photo; of averaged probabilities, see [`logits_of`]."""
+    def score_tiles(self, photo: Photo) -> Iterator[ScoreTile]:
+        """Tiles of the logits of all classes of an upright photo, RGB or of as many bands as the model takes; of
+        averaged probabilities, see [`logits_of`].
+        """
         with full_memory_named([photo]):
             [tiles] = photo_tiles(self.model, self.processor, [photo], self.scales, self.window_batch_size)
             for rows, columns, scores in tiles:
@@ -76,7 +78,7 @@ class Segmenter:
 
 
 def segment_each(
-    segmenter: Callable[[list[Image.Image]], Iterable[Result]], photos: list[Image.Image]
+    segmenter: Callable[[Sequence[Photo]], Iterable[Result]], photos: Sequence[Photo]
 ) -> list[Result | SetrError]:
     """What `segmenter` returns for each photo, or why it cannot be segmented. Photos are segmented together and, if
     that fails, one by one: a bad one spoils no other, and memory that is too small for all may do for each.

@@ -2,21 +2,23 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from PIL import Image
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..errors import SetrError
+from ..model.bands_setr import bands_last, bands_of_pil
 from ..model.confidence_setr import measured
 from ..model.image_processing_setr import check_logits
 from ..model.label_maps_setr import ScoreTile, grid_of, label_map_of, mean_probability_tiles, score_tiles
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
-from ..model.photos_setr import decoded, upright
+from ..model.photos_setr import Photo, decoded, size_of_photo, upright
 from .photos import upright_rgb
 
 
@@ -49,9 +51,9 @@ def full_memory_named(photos: list[Any]) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
             raise
-        largest = max(photos, key=lambda photo: photo.height * photo.width)
+        height, width = max(map(size_of_photo, photos), key=math.prod)
         raise SetrError(
-            f"the memory does not suffice for photos of up to {largest.height}×{largest.width} pixels: use a smaller "
+            f"the memory does not suffice for photos of up to {height}×{width} pixels: use a smaller "
             "window_batch_size (--window-batch-size), or smaller photos"
         ) from error
 
@@ -59,6 +61,13 @@ def full_memory_named(photos: list[Any]) -> Iterator[None]:
 def preprocessed(processor: BaseImageProcessor, images: Any, **settings: Any) -> BatchFeature:
     with users_mistakes():
         return processor(images, return_tensors="pt", **settings)
+
+
+def inputs_of(processor: BaseImageProcessor, photos: Sequence[Photo], **settings: Any) -> BatchFeature:
+    """What the processor makes of photos that are [`checked_photo`]s."""
+    # Whether arrays have the bands first or last need not be guessed; PIL images are what they should be already.
+    known = {"do_convert_rgb": False} if processor.num_bands is None else {"input_data_format": "channels_last"}
+    return preprocessed(processor, photos, **known, **settings)
 
 
 def short_sides(processor: BaseImageProcessor, scales: tuple[float, ...]) -> Counter[int]:
@@ -95,18 +104,18 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
 
 
 def single_scale_tiles(
-    model: PreTrainedModel, processor: BaseImageProcessor, photos: list[Image.Image], window_batch_size: int
+    model: PreTrainedModel, processor: BaseImageProcessor, photos: Sequence[Photo], window_batch_size: int
 ) -> Iterator[Iterator[ScoreTile]]:
     """For each photo tiles of the scores that the processor, the model and the processor's post-processing give."""
-    sizes = [(photo.height, photo.width) for photo in photos]
+    sizes = [size_of_photo(photo) for photo in photos]
     if not processor.do_split_image:
-        inputs = preprocessed(processor, photos, do_convert_rgb=False).to(model.device)
+        inputs = inputs_of(processor, photos).to(model.device)
         with torch.inference_mode():
             outputs = model(**inputs)
         with users_mistakes():
             yield from (tiles for _, tiles in processor.scores_in_tiles(outputs, sizes))
         return
-    views = [preprocessed(processor, photo, do_convert_rgb=False) for photo in photos]
+    views = [inputs_of(processor, [photo]) for photo in photos]
     for view, size, logits in zip(views, sizes, window_logits(model, views, window_batch_size)):
         outputs = SetrSemanticSegmenterOutput(logits=logits, patch_offsets=view["patch_offsets"])
         with users_mistakes():
@@ -116,7 +125,7 @@ def single_scale_tiles(
 def multi_scale_tiles(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photo: Image.Image,
+    photo: Photo,
     scales: tuple[float, ...],
     window_batch_size: int,
 ) -> Iterator[ScoreTile]:
@@ -129,14 +138,14 @@ def multi_scale_tiles(
     as_it_is = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
     for short_side, weight in short_sides(processor, scales).items():
         view_size = {"shortest_edge": short_side}
-        inputs = preprocessed(processor, photo, size=view_size, do_convert_rgb=False, do_split_image=False)
+        inputs = inputs_of(processor, [photo], size=view_size, do_split_image=False)
         image = inputs["pixel_values"][0]
         for mirror in (False, True):
             view = image.flip(-1) if mirror else image
             views.append(preprocessed(processor, view, input_data_format="channels_first", **as_it_is))
             mirrored.append(mirror)
             weights.append(weight)
-    size = (photo.height, photo.width)
+    size = size_of_photo(photo)
     tiles = []
     for view, mirror, logits in zip(views, mirrored, window_logits(model, views, window_batch_size)):
         with users_mistakes():
@@ -148,12 +157,12 @@ def multi_scale_tiles(
 def photo_tiles(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photos: list[Image.Image],
+    photos: Sequence[Photo],
     scales: tuple[float, ...] | None,
     window_batch_size: int,
 ) -> Iterator[Iterator[ScoreTile]]:
-    """For each photo, upright and, if the processor wants that, RGB, the tiles of its scores at its size: logits, or
-    probabilities if there are `scales`. Arguments and errors are those of [`segment`].
+    """For each photo, upright and as the processor takes it, see [`checked_photo`], the tiles of its scores at its
+    size: logits, or probabilities if there are `scales`. Arguments and errors are those of [`segment`].
     """
     if scales is None:
         yield from single_scale_tiles(model, processor, photos, window_batch_size)
@@ -163,14 +172,21 @@ def photo_tiles(
         yield multi_scale_tiles(model, processor, photo, scales, window_batch_size)
 
 
-def checked_photo(photo: Any, index: int, normalize: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    if not isinstance(photo, Image.Image):
+def checked_photo(photo: Any, index: int, processor: BaseImageProcessor) -> Photo:
+    """A photo as the processor takes it: an upright PIL image, RGB if it wants that; or an array `(height, width,
+    bands)`.
+    """
+    if not isinstance(photo, Image.Image if processor.num_bands is None else Image.Image | np.ndarray):
         raise SetrError(
             f"photo {index} is of the type {type(photo).__name__}: segment takes PIL images, which read_photo and "
-            "PIL.Image.fromarray make"
+            "PIL.Image.fromarray make, and arrays if the model takes other bands than 8-bit RGB"
         )
     try:
-        return normalize(decoded(photo))
+        if isinstance(photo, np.ndarray):
+            return bands_last(photo, processor.num_bands)
+        if processor.num_bands is not None:
+            return bands_of_pil(decoded(photo), processor.num_bands)
+        return (upright_rgb if processor.do_convert_rgb else upright)(decoded(photo))
     except ValueError as error:
         raise SetrError(f"photo {index}: {error}") from error
 
@@ -179,7 +195,7 @@ def checked_photo(photo: Any, index: int, normalize: Callable[[Image.Image], Ima
 def segment(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photos: list[Image.Image],
+    photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
     window_batch_size: int = 32,
     return_confidence: Literal[False] = False,
@@ -190,7 +206,7 @@ def segment(
 def segment(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photos: list[Image.Image],
+    photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
     window_batch_size: int = 32,
     *,
@@ -201,7 +217,7 @@ def segment(
 def segment(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    photos: list[Image.Image],
+    photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
     window_batch_size: int = 32,
     return_confidence: bool = False,
@@ -211,7 +227,9 @@ def segment(
     Args:
         model ([`SetrForSemanticSegmentation`]): In evaluation mode, on any device.
         processor ([`SetrImageProcessor`]): With `do_split_image=True` for the paper's protocol.
-        photos (`list[PIL.Image.Image]`): Of any size and mode; their EXIF orientation is applied.
+        photos (`list[PIL.Image.Image]` or `list[np.ndarray]`): Of any size and mode; their EXIF orientation is
+            applied. Of models of other bands than 8-bit RGB, see [`SetrImageProcessor`], also arrays `(height, width,
+            bands)`.
         scales (`tuple[float, ...]`, *optional*): Ratios of the multi-scale protocol, each with its mirror image, see
             [`published_scales`]. By default one scale, the processor's `size`, without a mirror image: then the label
             map is that of `pipeline("image-segmentation")`.
@@ -227,7 +245,8 @@ def segment(
 
     Raises:
         [`SetrError`]: `scales` is given although the processor does not cut windows, a ratio is not positive,
-            `window_batch_size` is less than 1, a photo is not a PIL image or is empty, would be enlarged beyond all
+            `window_batch_size` is less than 1, a photo is not a PIL image or an array, is empty, has another number of
+            bands than the model takes, would be enlarged beyond all
             measure or fills the memory, or the logits are not finite.
 
     Example:
@@ -246,15 +265,14 @@ def segment(
     """
     if not isinstance(window_batch_size, int) or window_batch_size < 1:
         raise SetrError(f"window_batch_size must be at least 1, got {window_batch_size!r}")
-    normalize = upright_rgb if processor.do_convert_rgb else upright
-    photos = [checked_photo(photo, index, normalize) for index, photo in enumerate(photos)]
+    photos = [checked_photo(photo, index, processor) for index, photo in enumerate(photos)]
     if not photos:
         return []
     results: list[Any] = []
     threshold = processor.logit_threshold if scales is None else processor.threshold
     with full_memory_named(photos):
         for photo, tiles in zip(photos, photo_tiles(model, processor, photos, scales, window_batch_size)):
-            size = (photo.height, photo.width)
+            size = size_of_photo(photo)
             if not return_confidence:
                 results.append(label_map_of(tiles, size, model.device, threshold).cpu())
                 continue

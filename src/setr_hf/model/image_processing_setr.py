@@ -30,6 +30,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput
 
+from .bands_setr import bands_of_pil, check_num_bands, load_photo, read_bands, scaled_by_type
 from .confidence_setr import check_temperature, measured
 from .label_maps_setr import ScoreTile, grid_of, kept, label_map_of, score_tiles
 from .photos_setr import (
@@ -38,7 +39,6 @@ from .photos_setr import (
     check_size,
     check_type,
     decoded,
-    load_photo,
     pil_to_rgb,
     upright,
 )
@@ -135,6 +135,26 @@ def check_normalization(mean: Any, std: Any) -> None:
         raise ValueError(f"image_mean is for {len(lists[0])} channels and image_std for {len(lists[1])}")
     if min(lists[1]) <= 0:
         raise ValueError(f"image_std must hold positive numbers, got {lists[1]}")
+
+
+def num_bands_of(do_normalize: bool, image_mean: Any, do_rescale: bool, rescale_factor: Any) -> int | None:
+    """How many bands photos must have with these settings; `None` if they are ordinary ones, made 8-bit RGB."""
+    num_bands = len(image_mean) if do_normalize and isinstance(image_mean, (list, tuple)) else 3
+    return None if num_bands == 3 and not (do_rescale and rescale_factor is None) else num_bands
+
+
+def format_of_bands(shape: tuple[int, ...], num_bands: int) -> ChannelDimension:
+    """Which axis of an array has the bands, the first if two can be. Raises `ValueError` if none has as many."""
+    if num_bands not in (shape[0], shape[-1]):
+        check_num_bands(min(shape[0], shape[-1]), num_bands)
+    return ChannelDimension.FIRST if shape[0] == num_bands else ChannelDimension.LAST
+
+
+def resize_each_band(bands: np.ndarray, size: tuple[int, int], resample: PILImageResampling) -> np.ndarray:
+    """`(bands, height, width)`, uint8 or float32, resized by Pillow, which knows pictures of up to four bands."""
+    height, width = size
+    resized = [np.asarray(Image.fromarray(band).resize((width, height), resample)) for band in bands]
+    return np.stack(resized)
 
 
 def whole_sides(sides: Any, name: str) -> list[int]:
@@ -308,19 +328,25 @@ class SetrImageProcessorMixin:
     is resized, its aspect ratio kept, and cut into overlapping windows, which is the paper's test protocol;
     `post_process_semantic_segmentation` puts the logits of the windows together again.
 
+    Photos have as many bands as `image_mean` and `image_std` have numbers. With three they are made 8-bit RGB, and
+    `rescale_factor` is 1/255. With another number they are arrays, or files that [`read_bands`] reads, and
+    `rescale_factor` is `None` unless it is given: integers are divided by the largest number of their type, 255 or
+    65535, and floating-point numbers are taken as they are. `rescale_factor=None` does so with three bands as well. A
+    number multiplies what there is, of any type.
+
     Returns a `BatchFeature` with
 
-    - `pixel_values` of shape `(batch_size, 3, height, width)`, and `labels` of shape `(batch_size, height, width)` if
-      segmentation maps were given; or
-    - `pixel_windows` of shape `(batch_size, num_windows, 3, crop_height, crop_width)` and `patch_offsets` of shape
-      `(batch_size, num_windows, 6)`: top, left, height and width of each window and height and width of the resized
-      image, in pixels. Images with fewer windows than others are padded with zeros in both.
+    - `pixel_values` of shape `(batch_size, num_channels, height, width)`, and `labels` of shape `(batch_size, height,
+      width)` if segmentation maps were given; or
+    - `pixel_windows` of shape `(batch_size, num_windows, num_channels, crop_height, crop_width)` and `patch_offsets`
+      of shape `(batch_size, num_windows, 6)`: top, left, height and width of each window and height and width of the
+      resized image, in pixels. Images with fewer windows than others are padded with zeros in both.
 
     Raises:
         `ValueError`: a setting is out of range, such as a `stride` that exceeds `crop_size`; an image, which the error
-        counts from 0, is empty, holds NaN or intensities of another range than 0 to 255, or would be enlarged to more
-        than 64 megapixels; a segmentation map differs in size from its image or is not a map of ids; or images of
-        several sizes are to be stacked.
+        counts from 0, is empty, has another number of bands than `image_mean`, holds NaN or intensities of another
+        range than 0 to 255, or would be enlarged to more than 64 megapixels; a segmentation map differs in size from
+        its image or is not a map of ids; or images of several sizes are to be stacked.
 
     Example:
 
@@ -362,7 +388,16 @@ class SetrImageProcessorMixin:
             typed = set(self.valid_kwargs.__annotations__) - untyped
             validate_typed_dict(self.valid_kwargs, {name: kwargs[name] for name in typed if name in kwargs})
         super().__init__(**kwargs)
+        # `super` takes None for not given.
+        is_given = kwargs.get("rescale_factor") is not None
+        if not is_given and ("rescale_factor" in kwargs or self.num_bands is not None):
+            self.rescale_factor = None
         self._check_settings(**{name: getattr(self, name) for name in self.valid_kwargs.__annotations__})
+
+    @property
+    def num_bands(self) -> int | None:
+        """How many bands photos must have; `None` if they are ordinary ones, which are made 8-bit RGB."""
+        return num_bands_of(self.do_normalize, self.image_mean, self.do_rescale, self.rescale_factor)
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -399,7 +434,7 @@ class SetrImageProcessorMixin:
         if not (is_finite(threshold) and 0 <= threshold <= 1):
             raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold!r}")
         factor = settings["rescale_factor"]
-        if settings["do_rescale"] and not (is_finite(factor) and factor > 0):
+        if settings["do_rescale"] and factor is not None and not (is_finite(factor) and factor > 0):
             raise ValueError(f"rescale_factor must be a positive number, got {factor}")
         if settings["do_normalize"]:
             check_normalization(settings["image_mean"], settings["image_std"])
@@ -418,7 +453,9 @@ class SetrImageProcessorMixin:
                 raise ValueError(f"{type(self).__name__} has no {name}")
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
-        super()._validate_preprocess_kwargs(**kwargs)
+        # Transformers knows no factor that depends on the type.
+        has_factor = kwargs["do_rescale"] and kwargs["rescale_factor"] is not None
+        super()._validate_preprocess_kwargs(**{**kwargs, "do_rescale": has_factor})
         self._check_settings(**kwargs)
 
     def fetch_images(self, images: Any) -> Any:
@@ -426,6 +463,8 @@ class SetrImageProcessorMixin:
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
         if isinstance(images, Path) or (isinstance(images, str) and not images.startswith(("http://", "https://"))):
+            if self.num_bands is not None:
+                return np.moveaxis(read_bands(images, self.num_bands), -1, 0)
             return load_photo(images)
         if not isinstance(images, (str, Image.Image, np.ndarray, torch.Tensor)):
             raise ValueError(f"photos must be PIL images, arrays, tensors or paths, got {type(images).__name__}")
@@ -457,13 +496,21 @@ class SetrImageProcessorMixin:
         image: Image.Image | np.ndarray | torch.Tensor,
         do_convert_rgb: bool | None = None,
         input_data_format: ChannelDimension | str | None = None,
-        num_channels: int = 3,
+        num_bands: int | None = None,
+        by_type: bool = False,
         **kwargs: Any,
     ) -> np.ndarray | torch.Tensor:
-        """A photo of any kind to a channels-first array or tensor, upright and, if asked for, RGB. Arrays that have as
-        many channels as will be normalized, `num_channels`, are left alone if that is not 3.
+        """A photo of any kind to a channels-first array or tensor, upright and, if asked for, RGB. If it must have
+        `num_bands`, see [`num_bands_of`], it is not made RGB; `by_type` says whether it is then [`scaled_by_type`].
         """
-        if isinstance(image, Image.Image):
+        if num_bands is not None:
+            if isinstance(image, Image.Image):
+                image, input_data_format = bands_of_pil(decoded(image), num_bands), ChannelDimension.LAST
+            check_type(image)
+            input_data_format = input_data_format or format_of_bands(image.shape, num_bands)
+            check_num_bands(image.shape[0 if input_data_format == ChannelDimension.FIRST else -1], num_bands)
+            image = scaled_by_type(image, by_type)
+        elif isinstance(image, Image.Image):
             image = upright(decoded(image))
             image = pil_to_rgb(image) if do_convert_rgb else image
         else:
@@ -476,8 +523,7 @@ class SetrImageProcessorMixin:
                 input_data_format = ChannelDimension.FIRST
             if input_data_format is None:
                 input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
-            channel_axis = 0 if input_data_format == ChannelDimension.FIRST else -1
-            if do_convert_rgb and (image.shape[channel_axis] != num_channels or num_channels == 3):
+            if do_convert_rgb:
                 image, input_data_format = channels_first_rgb(image, input_data_format), ChannelDimension.FIRST
         return super().process_image(image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs)
 
@@ -490,8 +536,9 @@ class SetrImageProcessorMixin:
         r"""
         Args:
             images (`ImageInput`): A photo or a list of them: PIL images, arrays, tensors or paths. Grayscale, palette,
-                RGBA, CMYK, 16-bit and floating-point photos are converted to RGB; EXIF rotation is applied to PIL
-                images and paths. Of an animation the first frame counts.
+                RGBA, CMYK, 16-bit and floating-point photos are converted to RGB, unless `image_mean` is for another
+                number of bands; EXIF rotation is applied to PIL images and paths. Of an animation the first frame
+                counts.
             segmentation_maps (`ImageInput`, *optional*): A map of class ids for each image, of its size.
             kwargs: Any attribute of the processor, for this call.
         """
@@ -512,11 +559,13 @@ class SetrImageProcessorMixin:
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        image_mean = kwargs["image_mean"] if kwargs["do_normalize"] else None
+        image_mean, rescale_factor = kwargs["image_mean"] if kwargs["do_normalize"] else None, kwargs["rescale_factor"]
         num_channels = len(image_mean) if isinstance(image_mean, (list, tuple)) else None
+        by_type = kwargs["do_rescale"] and rescale_factor is None
         options = {"do_convert_rgb": do_convert_rgb, "input_data_format": input_data_format, "device": device}
-        options["num_channels"] = num_channels or 3
-        from_8_bit = kwargs["do_rescale"] and abs(kwargs["rescale_factor"] * 255 - 1) < 0.01
+        options["num_bands"] = num_bands_of(kwargs["do_normalize"], image_mean, kwargs["do_rescale"], rescale_factor)
+        options["by_type"], kwargs["by_band"] = by_type, options["num_bands"] is not None
+        from_8_bit = kwargs["do_rescale"] and not by_type and abs(rescale_factor * 255 - 1) < 0.01
         prepared = []
         for index, image in enumerate(self._prepare_images_structure(images)):
             with named(f"image {index}"):
@@ -537,13 +586,21 @@ class SetrImageProcessorMixin:
                     "compare predictions with the original map in evaluation"
                 )
             data["labels"] = self._prepare_labels(images, segmentation_maps, do_reduce_labels, **kwargs)
-        images = self._resize_and_normalize(images, **kwargs)
+        if by_type:
+            images = [self._resize_and_normalize([image], **self._rescaling_of(image, kwargs))[0] for image in images]
+        else:
+            images = self._resize_and_normalize(images, **kwargs)
         if do_split_image:
             data["pixel_windows"], data["patch_offsets"] = self._split(images, crop_size, stride)
         else:
             data["pixel_values"] = images
             self._check_stackable(images, return_tensors)
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _rescaling_of(self, image: np.ndarray | torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The settings for an image that is [`scaled_by_type`]: only 8-bit ones are still to be rescaled."""
+        is_8_bit = image.dtype in (np.uint8, torch.uint8)
+        return {**kwargs, "do_rescale": is_8_bit, "rescale_factor": 1 / 255}
 
     def _check_stackable(self, images: Sequence[np.ndarray | torch.Tensor], return_tensors: str | None) -> None:
         sizes = sorted({tuple(image.shape) for image in images})
@@ -718,6 +775,7 @@ class SetrImageProcessorPil(SetrImageProcessorMixin, PilBackend):
         size: SizeDict,
         resample: PILImageResampling,
         antialias: bool,
+        by_band: bool = False,
         **kwargs: Any,
     ) -> list[np.ndarray]:
         do_rescale, rescale_factor, do_normalize, image_mean, image_std = (kwargs[name] for name in NORMALIZATION)
@@ -725,7 +783,9 @@ class SetrImageProcessorPil(SetrImageProcessorMixin, PilBackend):
         for image in images:
             if do_resize:
                 new_size = resized_size(image.shape[-2], image.shape[-1], size)
-                if antialias:
+                if antialias and by_band:
+                    image = resize_each_band(image, new_size, resample)
+                elif antialias:
                     channels = {"data_format": ChannelDimension.FIRST, "input_data_format": ChannelDimension.FIRST}
                     image = resize_with_pil(image, new_size, resample=resample, **channels)
                 else:

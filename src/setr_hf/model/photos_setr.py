@@ -1,7 +1,5 @@
 """Photos of any kind and origin, made upright and 8-bit RGB or refused, for the image processors."""
 
-import os
-import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,25 +22,21 @@ TURNS = {
 ORIENTATION_SOURCES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
+# PIL images are handled as 8-bit RGB; arrays `(height, width, bands)` hold any number of bands.
+Photo = Image.Image | np.ndarray
+
+
+def size_of_photo(photo: Any) -> tuple[int, int]:
+    """Height and width in pixels of a photo, or a picture that is read by windows."""
+    return photo.shape[:2] if isinstance(photo, np.ndarray) else (photo.height, photo.width)
+
+
 def reason_of(error: Exception) -> str:
     """What an error of Pillow's says, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "it is not in a format of images that Pillow knows"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
-
-
-def load_photo(path: str | Path) -> Image.Image:
-    """The photo in a file, decoded; of an animation, its first frame. Raises `ValueError` that names the file if there
-    is none, it is damaged or incomplete, or so large that it may be a decompression bomb, before decoding it.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise ValueError("it is not a file, but a pipe or a device")  # They might be waited for.
-        return open_photo(path)
-    except Exception as error:  # Damaged files break Pillow's readers wherever they happen to.
-        raise ValueError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
 
 
 def open_photo(file: str | Path | BinaryIO) -> Image.Image:
@@ -117,6 +111,23 @@ def pil_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def array_to_rgb(image: np.ndarray) -> Image.Image:
+    """An array `(height, width, channels)` of 1, 3 or 4 channels, the last of which is dropped, as 8-bit RGB, with the
+    rules of [`pil_to_rgb`] for intensities of other types.
+    """
+    if image.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"it has {image.shape[-1]} channels, but image_mean has 3, as many as the model takes")
+    shown = image[..., : 3 if image.shape[-1] >= 3 else 1]
+    if shown.dtype == np.uint8:
+        pixels = shown
+    else:
+        rows = Image.fromarray(
+            shown.reshape(len(shown), -1).astype(np.float32 if shown.dtype.kind == "f" else np.int32)
+        )
+        pixels = np.asarray(pil_to_rgb(rows))[..., 0].reshape(shown.shape)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+
 def float_to_gray(image: Image.Image) -> Image.Image:
     """A floating-point photo (mode "F", such as TIFF has) in 8 bits."""
     intensities = np.asarray(image)
@@ -183,4 +194,4 @@ def check_intensities(image: np.ndarray | torch.Tensor, from_8_bit: bool) -> Non
         )
 
 
-__all__ = ["load_photo", "pil_to_rgb", "upright"]
+__all__ = ["pil_to_rgb", "upright"]

@@ -93,9 +93,9 @@ def load_base_backbone(model: SetrForSemanticSegmentation, base: nn.Module | str
         try:
             source = base if isinstance(base, nn.Module) else load_network(base, torch.float32)
         except NotASetr:
-            model.load_backbone(base)
-        else:
-            model.backbone.load_state_dict(source.get_submodule("backbone").state_dict())
+            model.load_backbone(str(base))
+            return
+        model.backbone.load_state_dict(source.get_submodule("backbone").state_dict())
 
 
 def merge_adapter(

@@ -18,7 +18,7 @@ from ..data.class_weights import RULES
 from ..errors import SetrError
 from ..files import parse_object
 from ..model.configuration_setr import SetrConfig, known_fields
-from ..model.image_processing_setr import MAX_WINDOW_PIXELS
+from ..model.image_processing_setr import MAX_WINDOW_PIXELS, check_normalization
 from ..model.plain_backbone_setr import read_backbone_config
 from ..model.presets_setr import Preset, find_preset
 from ..repositories import check_model
@@ -86,8 +86,10 @@ class AugmentationArguments:
     min_scale: float = option(0.5, "smallest ratio of random scaling")
     max_scale: float = option(2.0, "largest ratio of random scaling")
     category_max_ratio: float = option(0.75, "largest share of a class in a crop")
-    photometric_distortion: bool = option(True, "whether colours are distorted")
+    photometric_distortion: bool = option(True, "whether colours are distorted, of RGB")
     horizontal_flip: bool = option(True, "whether half of the photos are mirrored")
+    image_mean: list[float] | None = option(None, "of each band, if not that of the training photos or ImageNet")
+    image_std: list[float] | None = option(None, "its standard deviation, likewise")
 
 
 @dataclass
@@ -120,6 +122,9 @@ HIDDEN = {option.name for option in fields(TrainingArguments)} - COMMON | {
     "category_max_ratio",
     "photometric_distortion",
     "horizontal_flip",
+    "label_smoothing",
+    "image_mean",
+    "image_std",
 }
 
 
@@ -369,6 +374,13 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
         raise SetrError(
             f"--metric-for-best-model must be one of {', '.join(SCORES)}, got {options.metric_for_best_model!r}"
         )
+    if (options.image_mean is None) != (options.image_std is None):
+        raise SetrError("--image-mean and --image-std belong together: pass both, a number for each band")
+    if options.image_mean is not None:
+        try:
+            check_normalization(options.image_mean, options.image_std)
+        except ValueError as error:
+            raise SetrError(f"--image-mean and --image-std: {error}") from error
     if options.memory is not None:
         parse_memory(options.memory)
     check_values(options)

@@ -9,6 +9,7 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback
 
 from ..files import whole_file
 from ..inference.pictures import class_colors, comparison_sheet
+from ..model.photos_setr import Photo
 
 
 class PredictionSamples:
@@ -18,9 +19,9 @@ class PredictionSamples:
         last = (num_samples if num_images is None else num_images) - 1
         self.positions = set(np.linspace(0, max(last, 0), num_samples).astype(int).tolist())
         self.num_seen = 0
-        self.samples: list[tuple[Image.Image, np.ndarray, np.ndarray]] = []
+        self.samples: list[tuple[Photo, np.ndarray, np.ndarray]] = []
 
-    def add(self, photo: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> None:
+    def add(self, photo: Photo, truth: np.ndarray, prediction: np.ndarray) -> None:
         """The next photo with its true and predicted label map."""
         if self.num_seen in self.positions:
             self.samples.append((photo, truth, prediction))

@@ -25,12 +25,13 @@ from ..data.public_datasets import CLASS_NAMES
 from ..data.rows import SegmentationData
 from ..errors import SetrError
 from ..inference.devices import has_bf16
-from ..inference.loading import NotASetr, load_network, load_processor, loading
+from ..inference.loading import NotASetr, check_channels, load_network, load_processor, loading
 from ..model.configuration_setr import SetrConfig
 from ..model.image_processing_setr import SetrImageProcessor
 from ..model.modeling_setr import SetrForSemanticSegmentation
 from .adapters import add_lora, lora_rows
 from .arguments import SetrTrainingArguments
+from .bands import BandChoice, bands_of_data, bands_of_model
 from .cost import cost_rows
 from .loss_options import loss_fields, loss_rows, weigh_classes
 from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, plan_memory
@@ -78,9 +79,9 @@ def check_recipe_classes(recipe: Recipe, label_set: LabelSet) -> None:
             )
 
 
-def build_processor(job: JobArguments, label_set: LabelSet) -> SetrImageProcessor:
+def build_processor(job: JobArguments, label_set: LabelSet, bands: BandChoice) -> SetrImageProcessor:
     """The image processor of `job.model`, or a new one with sliding windows; options override its settings."""
-    settings: dict[str, Any] = {"do_reduce_labels": label_set.is_reduced}
+    settings: dict[str, Any] = {"do_reduce_labels": label_set.is_reduced, **bands.processor_settings}
     if job.crop_size:
         settings["crop_size"] = {"height": job.crop_size[0], "width": job.crop_size[-1]}
     if job.stride:
@@ -185,12 +186,18 @@ def normalization_of(source: str) -> dict[str, Any]:
 
 
 def new_model(
-    command: Command, label_set: LabelSet, checkpoint: str | None = None
+    command: Command, label_set: LabelSet, bands: BandChoice, checkpoint: str | None = None
 ) -> tuple[SetrForSemanticSegmentation, str]:
-    """A model for the data's classes, and a line that says what its weights start from; those of a `checkpoint`, which
-    with adapters has no encoder, are not read yet.
+    """A model for the data's classes and bands, and a line that says what its weights start from; those of a
+    `checkpoint`, which with adapters has no encoder, are not read yet.
     """
-    config = new_config(command.options, **label_set.config_fields)
+    num_channels = {} if bands.num_bands is None else {"num_channels": bands.num_bands}
+    if command.options.backbone and bands.num_bands not in (None, 3):
+        raise SetrError(
+            f"--backbone takes RGB, and these photos have {bands.num_bands} bands: --encoder starts SETR's own "
+            "encoder, whose RGB kernels are inflated"
+        )
+    config = new_config(command.options, **label_set.config_fields, **num_channels)
     check_memory(config)
     model = SetrForSemanticSegmentation(config)
     if command.recipe and command.recipe.origin == "mmsegmentation":
@@ -201,7 +208,9 @@ def new_model(
         return model, load_backbone(model, command.options.backbone)
     if has_encoder or command.options.encoder in (None, RANDOM_WEIGHTS):
         return model, "all weights are random"
-    return model, str(load_encoder(model, command.options.encoder, command.options.stem))
+    normalization = None if bands.num_bands is None else bands.normalization
+    options = command.options
+    return model, str(load_encoder(model, options.encoder, options.stem, normalization))
 
 
 def adapters(job: JobArguments | Namespace) -> Callable[[SetrForSemanticSegmentation], Any] | None:
@@ -224,7 +233,7 @@ def build_transform(job: JobArguments, processor: SetrImageProcessor) -> v2.Comp
         processor.image_mean,
         processor.image_std,
         category_max_ratio=job.category_max_ratio,
-        photometric_distortion=job.photometric_distortion,
+        photometric_distortion=job.photometric_distortion and processor.num_bands is None,
         horizontal_flip=job.horizontal_flip,
     )
 
@@ -279,7 +288,11 @@ def card_facts(
             *((name, " × ".join(map(str, sides))) for name, sides in sizes.items() if sides),
             ("random scale", f"{job.min_scale:g} to {job.max_scale:g}"),
             ("largest share of a class in a crop", f"{job.category_max_ratio:g}"),
-            ("photometric distortion", "yes" if job.photometric_distortion else "no"),
+            *([("bands", train_data.num_bands)] if train_data.num_bands is not None else []),
+            (
+                "photometric distortion",
+                "yes" if job.photometric_distortion and train_data.num_bands is None else "no",
+            ),
             *([] if job.horizontal_flip else [("mirror images", "no")]),
             *loss_rows(config),
         ],
@@ -351,14 +364,19 @@ def make_trainer(
     model: Any
     if job.model:
         model, start = load_model(job, label_set, loss_fields(command.options))
+        bands = bands_of_model(job, model, train_data)
     else:
         if sizes := choose_sizes(command.options, train_data):
             facts.append(sizes_row(command.options, sizes))
             vars(command.options).update(sizes)
             vars(job).update(sizes)
-        model, start = new_model(command, label_set, checkpoint)
-    processor = build_processor(job, label_set)
-    facts.append(("start", f"goes on from {checkpoint}" if checkpoint else start))
+        bands = bands_of_data(job, command.options.config.get("num_channels"), train_data)
+        model, start = new_model(command, label_set, bands, checkpoint)
+    train_data = train_data.with_bands(bands.num_bands)
+    validation_data = validation_data and validation_data.with_bands(bands.num_bands)
+    processor = build_processor(job, label_set, bands)
+    check_channels(model.config, processor, job.model or "to be trained")
+    facts += [("start", f"goes on from {checkpoint}" if checkpoint else start), *bands.rows]
     if adapt := adapters(job):
         if not (job.model or job.backbone) and job.encoder in (None, RANDOM_WEIGHTS):
             logger.warning("--lora keeps the weights of the encoder, which are random: name trained ones by --model")

@@ -6,9 +6,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..data.rows import SegmentationData, open_file
+from ..model.photos_setr import size_of_photo
 from ..model.plain_backbone_setr import encoder_image_size, encoder_sizes
 from .options import DEFAULT_CROP_SIZE, check_windows, default_stride, find_backbone
 
@@ -28,9 +29,17 @@ def short_sides(data: SegmentationData) -> list[int]:
     """
     sides = []
     for index in np.linspace(0, len(data) - 1, min(NUM_PHOTOS_READ, len(data))).astype(int):
-        with suppress(Exception), open_file(data.undecoded[int(index)]["image"]) as file:
-            sides.append(min(Image.open(file).size))
+        with suppress(Exception):
+            sides.append(short_side(data, data.undecoded[int(index)]))
     return sides
+
+
+def short_side(data: SegmentationData, row: dict) -> int:
+    """The shorter side of the photo in an undecoded row, in pixels."""
+    if data.num_bands is None and data.array_dtype is None:
+        with suppress(UnidentifiedImageError), open_file(row["image"]) as file:
+            return min(Image.open(file).size)
+    return min(size_of_photo(data.read_photo(row["image"], row["name"])))
 
 
 def choose_sizes(options: Namespace, data: SegmentationData) -> dict[str, Any]:

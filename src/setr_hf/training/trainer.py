@@ -198,7 +198,9 @@ class SetrTrainer(Trainer):
     >>> augment = training_transform((64, 64), (0.5, 2.0), None, processor.image_mean, processor.image_std)
     >>> trainer = SetrTrainer(
     ...     SetrForSemanticSegmentation(config),
-    ...     SetrTrainingArguments("outputs/mine", max_steps=1, save_strategy="no", logging_steps=9, report_to=[]),
+    ...     SetrTrainingArguments(
+    ...         "outputs/mine", max_steps=1, save_strategy="no", logging_steps=9, report_to=[], disable_tqdm=True
+    ...     ),
     ...     train_dataset=training_examples(data, augment),
     ...     eval_dataset=evaluation_examples(data),
     ...     data_collator=collate,
