@@ -26,7 +26,7 @@ main = load_script(SCRIPTS / "export.py").main
 
 DECODERS = {
     "naive": {"decoder_type": "naive"},
-    "pup": {"decoder_type": "pup"},
+    "pup": {"decoder_type": "pup", "num_hidden_layers": 1},
     "mla": {"decoder_type": "mla", "out_indices": [1, 2], "mla_hidden_size": 8},
 }
 # Batch size, height and width: whole patches and not, a single row of them, batches of one to three.
