@@ -174,6 +174,18 @@ def test_the_encoder_of_a_model_with_another_head_is_loaded(head, model_type, tm
     assert any(torch.equal(patches, value) for value in values) and len(mine) > 60
 
 
+@pytest.mark.parametrize("model_type", ["dinov2", "vit"])
+def test_precision_and_attention_are_chosen_as_in_from_pretrained(model_type, tmp_path):
+    save_family(model_type, tmp_path)
+    model = SetrForSemanticSegmentation.from_backbone(
+        tmp_path, **HEADS, dtype=torch.bfloat16, attn_implementation="eager"
+    )
+    assert model.dtype == next(model.backbone.parameters()).dtype == torch.bfloat16
+    with torch.no_grad():
+        outputs = model(torch.randn(1, 3, 56, 56).bfloat16(), output_attentions=True)
+    assert outputs.logits.isfinite().all() and outputs.attentions[0].shape[1] == 2
+
+
 @pytest.mark.parametrize(
     ("model_type", "message"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,16 +13,18 @@ from datasets import Image as ImageFeature
 from paths import ROOT
 from PIL import Image
 from torchvision import tv_tensors
-from transformers import ViTConfig, ViTModel
+from transformers import AutoModel, TimmWrapperConfig, TimmWrapperForImageClassification, ViTConfig, ViTModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, load_encoder, load_segmentation_data
-from setr_hf.checkpoints.inflation import Normalization, inflate_input_channels, inflate_model
+from setr_hf.checkpoints.inflation import Normalization, inflate_input_channels, inflate_model, inflate_projection
 from setr_hf.data.augmentation import training_transform
 from setr_hf.data.band_statistics import band_statistics
 from setr_hf.data.checks import checked_samples
 from setr_hf.data.examples import collate, training_examples
 from setr_hf.errors import SetrError
+from setr_hf.model.plain_backbone_setr import with_channels
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -195,3 +198,51 @@ def test_normalizations_that_cannot_be_used_are_refused(tmp_path, options, messa
     common = ["--dataset", tmp_path / "fields", "--config", config, "--max-steps", 1, "--crop-size", 32]
     with pytest.raises(SetrError, match=message):
         run("train", *common, "--output-dir", tmp_path / "out", *options)
+
+
+def save_backbone(kind, folder):
+    sizes = {**SIZES, "image_size": 32, "patch_size": 16}
+    if kind == "timm":
+        told = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 224, 224]}
+        arguments = {"depth": 4, "embed_dim": 32, "num_heads": 4}
+        config = TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args=arguments, pretrained_cfg=told)
+        TimmWrapperForImageClassification(config).save_pretrained(folder)
+    else:
+        AutoModel.from_config(CONFIG_MAPPING[kind](**sizes)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("num_bands", [1, 5])
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "timm"])
+def test_the_kernels_of_a_backbone_are_inflated(tmp_path, kind, num_bands):
+    save_backbone(kind, tmp_path)
+    rgb = SetrForSemanticSegmentation.from_backbone(tmp_path, num_labels=3)
+    bands = Normalization([0.2, 0.4, 0.3, 0.6, 0.7][:num_bands], [0.3, 0.2, 0.4, 0.5, 0.1][:num_bands])
+    config = SetrConfig(backbone_config=with_channels(rgb.config.backbone_config, num_bands), num_labels=3)
+    model = SetrForSemanticSegmentation(config).eval()
+    model.load_backbone(tmp_path, partial(inflate_projection, rgb=RGB, bands=bands))
+    assert model.config.num_channels == num_bands
+    photo = torch.rand(num_bands, 48, 32)
+    same = photo[:3] if num_bands >= 3 else photo.expand(3, -1, -1)
+    with torch.no_grad():
+        found = model.backbone(normalized(photo, bands)).feature_maps
+        expected = rgb.backbone(normalized(same, RGB)).feature_maps
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_backbone_without_a_bias_stays_with_rgb(tmp_path):
+    save_backbone("clip_vision_model", tmp_path)
+    rgb = SetrForSemanticSegmentation.from_backbone(tmp_path)
+    model = SetrForSemanticSegmentation(SetrConfig(backbone_config=with_channels(rgb.config.backbone_config, 4)))
+    inflate = partial(inflate_projection, rgb=RGB, bands=Normalization([0.5] * 4, [0.2] * 4))
+    with pytest.raises(ValueError, match="is not a convolution with a bias: it stays with RGB"):
+        model.load_backbone(tmp_path, inflate)
+
+
+def test_a_run_from_a_backbone_on_four_bands(tmp_path, capsys):
+    save_backbone("vit", tmp_path / "vit")
+    folder, output = band_folder(tmp_path / "data", 4, "uint16", ".tif"), tmp_path / "out"
+    arguments = ("--backbone", tmp_path / "vit", "--output-dir", output, "--max-steps", 1, "--use-cpu")
+    run("train", "--dataset", folder, *arguments, "--report-to", "none", "--num-prediction-pictures", 0)
+    assert "RGB kernels inflated" in capsys.readouterr().out
+    model = SetrForSemanticSegmentation.from_pretrained(output)
+    assert model.config.backbone_config.num_channels == model.config.num_channels == 4

@@ -32,6 +32,7 @@ from .combined_losses_setr import semantic_loss
 from .configuration_setr import SetrConfig, known_fields
 from .loss_settings_setr import LossSettings
 from .plain_backbone_setr import (
+    Inflate,
     build_encoder,
     check_plain,
     encoder_image_size,
@@ -668,10 +669,11 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
                 Transformers.
             decoder_type (`str`, *optional*, defaults to `"mla"`): See [`SetrConfig`].
             fields: Other fields of [`SetrConfig`], such as `num_labels`. Width, depth, heads, patch size and channels
-                are those of the backbone; `image_size` is, too, unless it is given.
+                are those of the backbone; `image_size` is, too, unless it is given. Also `dtype` and
+                `attn_implementation`, as in `from_pretrained`.
 
         Returns:
-            [`SetrForSemanticSegmentation`]: In evaluation mode, in fp32. All weights of the encoder were loaded.
+            [`SetrForSemanticSegmentation`]: In evaluation mode. All weights of the encoder were loaded.
 
         Raises:
             `OSError`: there is no such model.
@@ -691,19 +693,21 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         ```
         """
         config = read_backbone_config(backbone)
+        options = {name: fields.pop(name) for name in ("attn_implementation", "dtype") if name in fields}
         known_fields(fields, "from_backbone")
         image_size = fields.pop("image_size", None) or encoder_image_size(config) or SetrConfig.image_size
         fields = {"backbone_config": config, "decoder_type": decoder_type, "image_size": image_size, **fields}
-        model = cls(cls.config_class(**fields))
+        model = cls._from_config(cls.config_class(**fields), **options)
         model.load_backbone(backbone)
         return model.eval()
 
-    def load_backbone(self, backbone: str | os.PathLike) -> int:
+    def load_backbone(self, backbone: str | os.PathLike, inflate: Inflate | None = None) -> int:
         """Loads the pretrained weights of the encoder that `config.backbone_config` describes, as
-        [`SetrForSemanticSegmentation.from_backbone`] does; returns the number of parameters. Raises `ValueError` if
-        one is missing or it is not a plain ViT.
+        [`SetrForSemanticSegmentation.from_backbone`] does; returns the number of parameters. If the configuration has
+        other channels than RGB, `inflate` makes weight and bias of the patch projection from those of RGB. Raises
+        `ValueError` if a weight is missing or it is not a plain ViT.
         """
-        load_weights(self.backbone, self.config.backbone_config, backbone)
+        load_weights(self.backbone, self.config.backbone_config, backbone, inflate)
         try:
             check_plain(self.backbone, encoder_sizes(self.config.backbone_config))
         except ValueError as error:

@@ -1,5 +1,6 @@
 """Any plain ViT of Transformers or timm as the encoder: the outputs of its layers as maps on the patch grid."""
 
+import copy
 import inspect
 import math
 import os
@@ -31,6 +32,7 @@ INSTEAD = (
     "CLIP, SigLIP or timm's vit_…. Hierarchical backbones (Swin, PVT, ConvNeXt) go with UperNetForSemanticSegmentation"
 )
 PROBED_GRIDS = ((3, 5), (4, 2))
+Inflate = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def is_timm(config: PreTrainedConfig) -> bool:
@@ -129,9 +131,22 @@ def read_backbone_config(source: str | os.PathLike) -> PreTrainedConfig:
     return config
 
 
-def load_weights(encoder: nn.Module, config: PreTrainedConfig, source: str | os.PathLike) -> None:
-    """Loads the weights of a folder or a model on the Hub, of whatever head, into a [`build_encoder`]. Raises
-    `ValueError` if one is missing, or the encoder does not read its patches as a plain ViT does.
+def with_channels(config: PreTrainedConfig, num_channels: int) -> PreTrainedConfig:
+    """The configuration of the same encoder for images of `num_channels`."""
+    config = copy.deepcopy(config)
+    if is_timm(config):
+        config.model_args = {**(config.model_args or {}), "in_chans": num_channels}
+    else:
+        config.num_channels = num_channels
+    return config
+
+
+def load_weights(
+    encoder: nn.Module, config: PreTrainedConfig, source: str | os.PathLike, inflate: Inflate | None = None
+) -> None:
+    """Loads the weights of a folder or a model on the Hub, of whatever head, into a [`build_encoder`]. If that takes
+    other channels than RGB, `inflate` makes its patch projection, weight and bias, from those of RGB. Raises
+    `ValueError` if a weight is missing, or the projection of the source has no bias and is to be inflated.
     """
     inner: Any = encoder.encoder if isinstance(encoder, PlainBackbone) else encoder
     if is_timm(config):
@@ -139,8 +154,9 @@ def load_weights(encoder: nn.Module, config: PreTrainedConfig, source: str | os.
         tensors = getattr(loaded, "timm_model", loaded).state_dict()
     else:
         options = {"add_pooling_layer": False} if takes(type(inner).__init__, "add_pooling_layer") else {}
+        theirs = inner.config if inflate is None else with_channels(inner.config, 3)
         loaded, info = type(inner).from_pretrained(
-            source, config=inner.config, output_loading_info=True, dtype=torch.float32, **options
+            source, config=theirs, output_loading_info=True, dtype=torch.float32, **options
         )
         tensors = loaded.state_dict()
     missing = sorted(info["missing_keys"])
@@ -152,6 +168,13 @@ def load_weights(encoder: nn.Module, config: PreTrainedConfig, source: str | os.
             missing.remove(name)
     if missing:
         raise ValueError(f"{source} lacks {len(missing)} weights of its encoder, such as {missing[0]}")
+    if inflate is not None:
+        expected = inner.state_dict()
+        [weight] = [name for name, value in tensors.items() if value.shape != expected[name].shape]
+        bias = f"{weight.removesuffix('weight')}bias"
+        if bias not in tensors or tensors[weight].ndim != 4:
+            raise ValueError(f"the patch projection of {source} is not a convolution with a bias: it stays with RGB")
+        tensors[weight], tensors[bias] = inflate(tensors[weight], tensors[bias])
     inner.load_state_dict(tensors)
 
 
@@ -160,10 +183,10 @@ def check_plain(encoder: nn.Module, sizes: dict[str, Any]) -> None:
     """Raises `ValueError` unless an encoder makes maps of the patch grid from images of several sizes, and sees each
     patch where it is.
     """
-    was_training, patch_size = encoder.training, sizes["patch_size"]
+    was_training, patch_size, dtype = encoder.training, sizes["patch_size"], next(encoder.parameters()).dtype
     encoder.eval()
     for rows, columns in PROBED_GRIDS:
-        images = torch.zeros(2, sizes.get("num_channels", 3), rows * patch_size, columns * patch_size)
+        images = torch.zeros(2, sizes.get("num_channels", 3), rows * patch_size, columns * patch_size, dtype=dtype)
         try:
             feature_map = encoder(images).feature_maps[-1]
         except (RuntimeError, TypeError, ValueError) as error:

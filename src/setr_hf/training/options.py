@@ -19,7 +19,7 @@ from ..errors import SetrError
 from ..files import parse_object
 from ..model.configuration_setr import SetrConfig, known_fields
 from ..model.image_processing_setr import MAX_WINDOW_PIXELS, check_normalization
-from ..model.plain_backbone_setr import read_backbone_config
+from ..model.plain_backbone_setr import read_backbone_config, with_channels
 from ..model.presets_setr import Preset, find_preset
 from ..repositories import check_model
 from ..text import one_line
@@ -411,7 +411,9 @@ def new_config(options: Namespace, **classes: Any) -> SetrConfig:
     own: dict[str, Any] = {"image_size": crop_sides(options)}
     own |= config | loss_fields(options) | classes
     if options.backbone:
-        own["backbone_config"] = find_backbone(options.backbone)
+        backbone = find_backbone(options.backbone)
+        channels = classes.get("num_channels")
+        own["backbone_config"] = with_channels(backbone, channels) if channels else backbone
     if options.binary:
         own["num_labels"] = 1
     if not classes:

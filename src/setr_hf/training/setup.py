@@ -15,7 +15,8 @@ from transformers import AutoImageProcessor
 from transformers.utils import logging
 
 from ..cards.benchmarks import find_benchmark
-from ..checkpoints.encoder import load_encoder
+from ..checkpoints.encoder import IMAGENET, load_encoder
+from ..checkpoints.inflation import Normalization, inflate_projection
 from ..data.arguments import dataset_name
 from ..data.augmentation import training_transform
 from ..data.checks import checked_samples
@@ -90,7 +91,7 @@ def build_processor(job: JobArguments, label_set: LabelSet, bands: BandChoice) -
         settings |= {"size": size_of(test_size), "do_resize": True}
     if job.model:
         return load_processor(job.model, **settings)
-    if job.backbone:
+    if job.backbone and bands.num_bands in (None, 3):
         settings |= normalization_of(job.backbone)
     try:
         return SetrImageProcessor(**{"do_split_image": True, "antialias": False, "do_resize": False, **settings})
@@ -161,14 +162,19 @@ def check_memory(config: SetrConfig) -> None:
             )
 
 
-def load_backbone(model: SetrForSemanticSegmentation, source: str) -> str:
+def load_backbone(model: SetrForSemanticSegmentation, source: str, bands: BandChoice) -> str:
     """Loads the encoder's pretrained weights; returns a line that says so."""
+    inflate = None
+    if bands.normalization is not None and len(bands.normalization) != 3:
+        told = normalization_of(source)
+        rgb = Normalization(told["image_mean"], told["image_std"]) if len(told) == 2 else IMAGENET
+        inflate = partial(inflate_projection, rgb=rgb, bands=bands.normalization)
     try:
         with loading(f"the backbone {source}"):
-            count = model.load_backbone(source)
+            count = model.load_backbone(source, inflate)
     except ValueError as error:
         raise SetrError(error) from error
-    return f"all {count:,} encoder parameters loaded from {source}"
+    return f"all {count:,} encoder parameters loaded from {source}{', RGB kernels inflated' if inflate else ''}"
 
 
 def normalization_of(source: str) -> dict[str, Any]:
@@ -192,11 +198,6 @@ def new_model(
     `checkpoint`, which with adapters has no encoder, are not read yet.
     """
     num_channels = {} if bands.num_bands is None else {"num_channels": bands.num_bands}
-    if command.options.backbone and bands.num_bands not in (None, 3):
-        raise SetrError(
-            f"--backbone takes RGB, and these photos have {bands.num_bands} bands: --encoder starts SETR's own "
-            "encoder, whose RGB kernels are inflated"
-        )
     config = new_config(command.options, **label_set.config_fields, **num_channels)
     check_memory(config)
     model = SetrForSemanticSegmentation(config)
@@ -205,7 +206,7 @@ def new_model(
     # Of a run with adapters, the checkpoint does not hold the encoder.
     has_encoder = checkpoint and command.options.lora is None
     if command.options.backbone and not has_encoder:
-        return model, load_backbone(model, command.options.backbone)
+        return model, load_backbone(model, command.options.backbone, bands)
     if has_encoder or command.options.encoder in (None, RANDOM_WEIGHTS):
         return model, "all weights are random"
     normalization = None if bands.num_bands is None else bands.normalization
