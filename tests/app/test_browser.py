@@ -10,10 +10,10 @@ import urllib.request
 
 import numpy as np
 import pytest
+from model_folders import save_model
 from paths import ROOT
 from PIL import Image
 
-from setr_hf import SetrImageProcessor
 from setr_hf.inference.loading import load_model
 from setr_hf.inference.photos import read_photo
 from setr_hf.inference.sliding_windows import segment
@@ -37,21 +37,9 @@ def photo_file(path, seed, size=(240, 180)):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from conftest import TINY
-
-    from setr_hf import SetrConfig, SetrForSemanticSegmentation
-
     folder = tmp_path_factory.mktemp("app")
-    names = ["sky", "road", "<b>car</b>", "tree", "person"]
-    fields = {name: value for name, value in TINY.items() if name != "num_labels"}
-    processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": 64}, crop_size=64, stride=43)
-    for name in ("first", "second"):
-        model = SetrForSemanticSegmentation(
-            SetrConfig(**fields, decoder_type="naive", id2label=dict(enumerate(names)))
-        )
-        model.apply(lambda module: module.reset_parameters() if hasattr(module, "reset_parameters") else None)
-        model.save_pretrained(folder / name)
-        processor.save_pretrained(folder / name)
+    for seed, name in enumerate(("first", "second")):
+        save_model(folder / name, ["sky", "road", "<b>car</b>", "tree", "person"], seed)
     (folder / "photos").mkdir()
     for seed in range(3):
         photo_file(folder / f"photos/photo-{seed}.png", seed)

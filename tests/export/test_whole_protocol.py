@@ -225,7 +225,7 @@ def test_logits_that_overflow_are_refused(exported, tmp_path):
     [
         ({"resample": 3, "antialias": True}, "resizes photos bilinearly, but resample of the image processor is 3"),
         ({"do_rescale": False, "do_normalize": False}, "neither rescales nor normalizes"),
-        ({"image_mean": [0.5], "image_std": [0.5]}, "image_mean has 1"),
+        ({"image_mean": [0.5], "image_std": [0.5]}, "image_mean of its image processor has 1"),
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(tmp_path, settings, said):

@@ -142,7 +142,7 @@ def test_an_encoder_is_inflated():
     rgb, bands = rgb_model(), Normalization([0.2] * 6, [0.1] * 6)
     load_encoder(rgb, vit)
     model = SetrForSemanticSegmentation(SetrConfig(**SIZES, image_size=32, num_channels=6)).eval()
-    report = load_encoder(model, vit, bands)
+    report = load_encoder(model, vit, bands=bands)
     assert report.num_loaded == report.num_parameters
     photo = torch.rand(6, 32, 32)
     with torch.no_grad():

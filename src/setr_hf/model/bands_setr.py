@@ -212,9 +212,9 @@ def read_bands(path: str | Path, num_bands: int | None = None) -> np.ndarray:
     >>> import numpy as np
     >>> from setr_hf.model.bands_setr import read_bands
 
-    >>> np.save("field.npy", np.zeros((4, 6, 13), dtype=np.uint16))
+    >>> np.save("field.npy", np.zeros((40, 60, 13), dtype=np.uint16))
     >>> read_bands("field.npy").shape
-    (4, 6, 13)
+    (40, 60, 13)
     ```
     """
     try:

@@ -374,7 +374,8 @@ def make_trainer(
         bands = bands_of_data(job, command.options.config.get("num_channels"), train_data)
         model, start = new_model(command, label_set, bands, checkpoint)
     train_data = train_data.with_bands(bands.num_bands)
-    validation_data = validation_data and validation_data.with_bands(bands.num_bands)
+    if validation_data is not None:
+        validation_data = validation_data.with_bands(bands.num_bands)
     processor = build_processor(job, label_set, bands)
     check_channels(model.config, processor, job.model or "to be trained")
     facts += [("start", f"goes on from {checkpoint}" if checkpoint else start), *bands.rows]
