@@ -3,8 +3,10 @@
 import inspect
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from timm.models import save_for_hf
 from transformers import (
     AutoBackbone,
     AutoModel,
@@ -22,6 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf.model.plain_backbone_setr import model_class_of
 
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
@@ -37,6 +40,9 @@ FAMILIES = {
     "deit": {}, "idefics3_vision": {}, "ijepa": {}, "internvl_vision": {}, "mlcd_vision_model": {}, "radio": {},
     "sam_vision_model": {}, "siglip_vision_model": {}, "siglip2_vision_model": {"num_patches": 16}, "vit": {},
     "vit_mae": {}, "vit_msn": {},
+    # AutoModel does not know these.
+    "altclip_vision_model": {}, "blip_vision_model": {}, "clipseg_vision_model": {}, "flava_image_model": {},
+    "git_vision_model": {}, "metaclip_2_vision_model": {}, "owlvit_vision_model": {},
 }  # fmt: skip
 TIMM = {
     "vit_tiny_patch16_224": {},
@@ -49,7 +55,10 @@ TIMM = {
 def save_family(model_type, folder):
     """A model of the family with random weights, none of them 0, as the family itself saves it."""
     config = CONFIG_MAPPING[model_type](**SIZES | FAMILIES[model_type])
-    model = AutoModel.from_config(config) if type(config) in MODEL_MAPPING else AutoBackbone.from_config(config)
+    if type(config) in MODEL_FOR_BACKBONE_MAPPING and type(config) not in MODEL_MAPPING:
+        model = AutoBackbone.from_config(config)
+    else:
+        model = model_class_of(config)(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -101,9 +110,11 @@ def own_maps(config, folder, images, layers):
     if own_class is AutoBackbone:
         own = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(folder).eval()
     else:
-        own = AutoModel.from_pretrained(folder).eval()
+        own = model_class_of(config).from_pretrained(folder).eval()
     rows, columns = (side // 16 for side in images.shape[-2:])
     options = {}
+    if "interpolate_pos_encoding" in inspect.signature(own.forward).parameters:
+        options["interpolate_pos_encoding"] = True
     if "noise" in inspect.signature(own.forward).parameters:
         own.config.mask_ratio, options["noise"] = 0.0, torch.arange(16.0)[None].expand(len(images), -1)
     states = own(images, output_hidden_states=True, **options).hidden_states
@@ -138,6 +149,20 @@ def test_a_family_of_timm(name, tmp_path):
         expected = own.forward_intermediates(images, indices=[3], intermediates_only=True, output_fmt="NCHW")[0]
         torch.testing.assert_close(model.backbone(images).feature_maps[-1], expected)
     assert model.config.out_indices == [4] and model.config.image_size == 64
+    model.gradient_checkpointing_enable()
+    images, labels = torch.randn(2, 3, 64, 64), torch.randint(3, (2, 64, 64))
+    model.train()(images, labels=labels).loss.backward()
+    assert model.backbone.encoder.grad_checkpointing
+    assert all(parameter.grad is not None for parameter in model.backbone.encoder.blocks[0].parameters())
+
+
+def test_a_folder_that_timm_wrote(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", depth=4, embed_dim=48, num_heads=2, num_classes=7)
+    save_for_hf(model, tmp_path / "timm", model_args={"depth": 4, "embed_dim": 48, "num_heads": 2, "num_classes": 7})
+    loaded = SetrForSemanticSegmentation.from_backbone(tmp_path / "timm", num_labels=3)
+    assert torch.equal(loaded.backbone.encoder.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
+    with pytest.raises(ValueError, match="out_indices hold 0"):
+        SetrForSemanticSegmentation.from_backbone(tmp_path / "timm", out_indices=[0, 2, 4])
 
 
 @pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])

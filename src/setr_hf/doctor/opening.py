@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data.arguments import DataArguments, load_data
 from ..data.folders import Layout, NoSuchSplit, SplitFiles, folder_rows, layout_of
+from ..data.holdout import HOW_TO_VALIDATE
 from ..data.label_sets import MOST_CLASSES, NAMES_FILE, LabelSet, chosen_label_set, is_names_file, write_names_file
 from ..data.loading import check_folder_options, holds_tables
 from ..data.public_datasets import CLASS_NAMES
@@ -58,7 +59,8 @@ def open_data(arguments: DataArguments) -> OpenedData:
     for split, text in missing:
         if split != "test":
             meaning = f"{text}; setr-hf train needs one"
-            opened.findings.append(Finding("missing_split", "note", meaning, f"add the split {split}"))
+            advice = f"add the split {split}{f', or {HOW_TO_VALIDATE}' if split == 'validation' else ''}"
+            opened.findings.append(Finding("missing_split", "note", meaning, advice))
     return opened
 
 

@@ -1,6 +1,7 @@
 """Any plain ViT of Transformers or timm as the encoder: the outputs of its layers as maps on the patch grid."""
 
 import copy
+import importlib
 import inspect
 import math
 import os
@@ -125,6 +126,9 @@ def read_backbone_config(source: str | os.PathLike) -> PreTrainedConfig:
         encoder_sizes(config)
     except ValueError as error:
         raise ValueError(f"{source} cannot be the encoder: {error}") from None
+    if is_timm(config):
+        # timm writes it into the folders that it saves, and Transformers passes it a second time.
+        config.model_args = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
     if os.path.isdir(source):
         # A name on the Hub says where weights came from; that of a folder would be published with the model.
         config._name_or_path = ""
@@ -150,7 +154,9 @@ def load_weights(
     """
     inner: Any = encoder.encoder if isinstance(encoder, PlainBackbone) else encoder
     if is_timm(config):
-        loaded, info = AutoModel.from_pretrained(source, output_loading_info=True)
+        theirs = copy.deepcopy(config)
+        theirs.model_args = {name: value for name, value in config.model_args.items() if name != "in_chans"}
+        loaded, info = AutoModel.from_pretrained(source, config=theirs, output_loading_info=True)
         tensors = getattr(loaded, "timm_model", loaded).state_dict()
     else:
         options = {"add_pooling_layer": False} if takes(type(inner).__init__, "add_pooling_layer") else {}
@@ -190,7 +196,9 @@ def check_plain(encoder: nn.Module, sizes: dict[str, Any]) -> None:
         try:
             feature_map = encoder(images).feature_maps[-1]
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"it cannot take images of {rows}×{columns} patches ({error}): {INSTEAD}") from error
+            raise ValueError(
+                f"it cannot take images of {rows}×{columns} patches ({error}), but SETR's windows are of any size"
+            ) from error
         if tuple(feature_map.shape) != (2, sizes["hidden_size"], rows, columns):
             raise ValueError(f"from {rows}×{columns} patches it makes maps of {tuple(feature_map.shape)}: {INSTEAD}")
     if isinstance(encoder, PlainBackbone) and not is_timm(encoder.config):
@@ -200,15 +208,17 @@ def check_plain(encoder: nn.Module, sizes: dict[str, Any]) -> None:
 
 def check_order(encoder: "PlainBackbone", image: torch.Tensor, patch_size: int) -> None:
     """Changes a patch, and looks which place of the embeddings changes; the layers would mix them."""
-    layers, encoder.layers = encoder.layers, [0]
+    wanted = encoder.layers
+    encoder.layers = [0]
     rows, columns = (side // patch_size for side in image.shape[-2:])
     for row, column in ((0, 0), (rows - 1, 0), (1, columns - 1)):
         changed = image.clone()
         changed[..., row * patch_size : (row + 1) * patch_size, column * patch_size : (column + 1) * patch_size] = 1
         difference = (encoder(changed).feature_maps[0] - encoder(image).feature_maps[0]).abs().sum((0, 1))
         if difference.argmax() != row * columns + column:
+            encoder.layers = wanted
             raise ValueError(f"it does not keep its patches in the order of rows, after its other tokens: {INSTEAD}")
-    encoder.layers = layers
+    encoder.layers = wanted
 
 
 def build_encoder(config: PreTrainedConfig, layers: list[int], patch_size: int) -> nn.Module:
@@ -232,7 +242,11 @@ class PlainBackbone(nn.Module):
         self.layers: Any = list(layers)
         self.encoder: Any
         if is_timm(config):
+            if 0 in self.layers:
+                raise ValueError("out_indices hold 0, the embeddings, which a ViT of timm does not give away")
             self.encoder = timm_model(config)
+            # Transformers sets it where it is there, and timm has a switch of its own.
+            self.gradient_checkpointing = False
             self.read: Callable[..., BackboneOutput] = self.read_timm
             return
         for name, value in SETTINGS.items():
@@ -241,12 +255,11 @@ class PlainBackbone(nn.Module):
         if config.model_type in FIXED_SIZE_TYPES and type(config) in MODEL_FOR_BACKBONE_MAPPING:
             config.out_indices = [0]  # It reads the hidden states.
             self.encoder = AutoBackbone.from_config(config)
-        elif type(config) in MODEL_MAPPING:
-            model_class = model_class_of(config)
+        elif model_class := model_class_of(config):
             options = {"add_pooling_layer": False} if takes(model_class.__init__, "add_pooling_layer") else {}
             self.encoder = model_class._from_config(config, **options)
         else:
-            raise ValueError(f"a {config.model_type!r} has no encoder of images that AutoModel can make: {INSTEAD}")
+            raise ValueError(f"Transformers has no encoder of images of the type {config.model_type!r}: {INSTEAD}")
         self.read = self.read_hidden_states
 
     def get_input_embeddings(self) -> nn.Module:
@@ -261,7 +274,8 @@ class PlainBackbone(nn.Module):
         return self.read(pixel_values.to(next(self.encoder.parameters()).dtype), **kwargs)
 
     def read_timm(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
-        indices = [layer - 1 for layer in self.layers if layer]
+        indices = [layer - 1 for layer in self.layers]
+        self.encoder.set_grad_checkpointing(self.gradient_checkpointing and self.training)
         maps = self.encoder.forward_intermediates(
             pixel_values, indices=indices, output_fmt="NCHW", intermediates_only=True
         )
@@ -337,9 +351,18 @@ def resized_positions(positions: torch.Tensor, grid: tuple[int, ...], target: tu
     return torch.cat([before, maps.flatten(2).transpose(1, 2)], dim=1)
 
 
-def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    found: Any = MODEL_MAPPING[type(config)]
-    return found[0] if isinstance(found, (list, tuple)) else found
+def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The class of the model that a configuration is for: what AutoModel makes of it or, of encoders that it does not
+    know, the one of that name in Transformers. `None` if there is none.
+    """
+    if type(config) in MODEL_MAPPING:
+        found: Any = MODEL_MAPPING[type(config)]
+        return found[0] if isinstance(found, (list, tuple)) else found
+    module = type(config).__module__
+    if not module.startswith("transformers.models."):
+        return None
+    modeling = importlib.import_module(module.replace(".configuration_", ".modeling_"))
+    return getattr(modeling, type(config).__name__.removesuffix("Config") + "Model", None)
 
 
 def takes(function: Callable, name: str) -> bool:
