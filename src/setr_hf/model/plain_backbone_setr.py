@@ -76,8 +76,10 @@ def timm_model(config: PreTrainedConfig) -> Any:
     """The ViT of timm that a configuration names, with random weights. Raises `ImportError` if timm is missing, and
     `ValueError` if it is not a plain ViT.
     """
-    import timm
-
+    try:  # Outside of one, the code that travels with every saved model would demand it.
+        import timm
+    except ImportError as error:
+        raise ImportError("the encoder is a model of timm, which is not installed: pip install timm") from error
     name = getattr(config, "architecture", None) or getattr(config, "backbone", None)
     arguments = {**(getattr(config, "model_args", None) or {}), "num_classes": 0}
     try:
