@@ -34,7 +34,7 @@ TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "in
 # Model types of Transformers, and what their configurations need besides.
 FAMILIES = {
     "beit": {}, "dinov2": {"patch_size": 14, "image_size": 56}, "dinov2_with_registers": {}, "dinov3_vit": {},
-    "pixio": {}, "sapiens2": {}, "tipsv2_vision_model": {}, "vitdet": {},
+    "lw_detr_vit": {}, "rf_detr_dinov2": {}, "pixio": {}, "sapiens2": {}, "tipsv2_vision_model": {}, "vitdet": {},
     "vitpose_backbone": {"patch_size": [16, 16], "image_size": [64, 48]},
     "aimv2_vision_model": {}, "chinese_clip_vision_model": {}, "clip_vision_model": {}, "data2vec-vision": {},
     "deit": {}, "idefics3_vision": {}, "ijepa": {}, "internvl_vision": {}, "mlcd_vision_model": {}, "radio": {},

@@ -203,7 +203,7 @@ def check_plain(encoder: nn.Module, sizes: dict[str, Any]) -> None:
             ) from error
         if tuple(feature_map.shape) != (2, sizes["hidden_size"], rows, columns):
             raise ValueError(f"from {rows}×{columns} patches it makes maps of {tuple(feature_map.shape)}: {INSTEAD}")
-    if isinstance(encoder, PlainBackbone) and not is_timm(encoder.config):
+    if isinstance(encoder, PlainBackbone) and encoder.read == encoder.read_hidden_states:
         check_order(encoder, images[:1], patch_size)
     encoder.train(was_training)
 
@@ -227,10 +227,16 @@ def build_encoder(config: PreTrainedConfig, layers: list[int], patch_size: int) 
     """A module that returns feature maps of these layers, counted from 1, for `pixel_values` of whole patches. Raises
     `ValueError` if there is no such model.
     """
-    if type(config) in MODEL_FOR_BACKBONE_MAPPING and config.model_type not in ("timm_backbone", *FIXED_SIZE_TYPES):
+    is_flexible = windows_a_side(config) == 1 and config.model_type not in ("timm_backbone", *FIXED_SIZE_TYPES)
+    if is_flexible and type(config) in MODEL_FOR_BACKBONE_MAPPING:
         config.out_indices = layers
         return AutoBackbone.from_config(config)
     return PlainBackbone(config, layers, patch_size)
+
+
+def windows_a_side(config: PreTrainedConfig) -> int:
+    """Into how many windows a side some encoders of detectors part an image for their attention."""
+    return getattr(config, "num_windows_side", None) or getattr(config, "num_windows", None) or 1
 
 
 class PlainBackbone(nn.Module):
@@ -254,7 +260,12 @@ class PlainBackbone(nn.Module):
         for name, value in SETTINGS.items():
             if hasattr(config, name):
                 setattr(config, name, value)
-        if config.model_type in FIXED_SIZE_TYPES and type(config) in MODEL_FOR_BACKBONE_MAPPING:
+        self.read = self.read_hidden_states
+        if windows_a_side(config) > 1 and type(config) in MODEL_FOR_BACKBONE_MAPPING:
+            config.out_indices = self.layers
+            self.encoder = AutoBackbone.from_config(config)
+            self.read = self.read_padded
+        elif config.model_type in FIXED_SIZE_TYPES and type(config) in MODEL_FOR_BACKBONE_MAPPING:
             config.out_indices = [0]  # It reads the hidden states.
             self.encoder = AutoBackbone.from_config(config)
         elif model_class := model_class_of(config):
@@ -262,7 +273,6 @@ class PlainBackbone(nn.Module):
             self.encoder = model_class._from_config(config, **options)
         else:
             raise ValueError(f"Transformers has no encoder of images of the type {config.model_type!r}: {INSTEAD}")
-        self.read = self.read_hidden_states
 
     def get_input_embeddings(self) -> nn.Module:
         if is_timm(self.config):
@@ -282,6 +292,15 @@ class PlainBackbone(nn.Module):
             pixel_values, indices=indices, output_fmt="NCHW", intermediates_only=True
         )
         return BackboneOutput(feature_maps=tuple(maps))
+
+    def read_padded(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
+        """Zeros at the right and bottom make whole windows of the image; the maps are cut back."""
+        rows, columns = (side // self.patch_size for side in pixel_values.shape[-2:])
+        multiple = self.patch_size * windows_a_side(self.config)
+        bottom, right = (-side % multiple for side in pixel_values.shape[-2:])
+        outputs = self.encoder(F.pad(pixel_values, (0, right, 0, bottom)), **kwargs)
+        maps = tuple(feature_map[..., :rows, :columns] for feature_map in outputs.feature_maps)
+        return BackboneOutput(feature_maps=maps, attentions=outputs.attentions)
 
     def read_hidden_states(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
         wants_states = kwargs.pop("output_hidden_states", False)
