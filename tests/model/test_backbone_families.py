@@ -14,6 +14,7 @@ from transformers import (
     CLIPModel,
     Dinov2ForImageClassification,
     SiglipModel,
+    TimmBackboneConfig,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTForImageClassification,
@@ -154,6 +155,17 @@ def test_a_family_of_timm(name, tmp_path):
     model.train()(images, labels=labels).loss.backward()
     assert model.backbone.encoder.grad_checkpointing
     assert all(parameter.grad is not None for parameter in model.backbone.encoder.blocks[0].parameters())
+
+
+def test_a_folder_of_timm_backbone(tmp_path):
+    config = TimmBackboneConfig(backbone="vit_tiny_patch16_224", out_indices=[2, 5, 8, 11])
+    own = AutoBackbone.from_config(config).eval()
+    own.save_pretrained(tmp_path / "family")
+    model = SetrForSemanticSegmentation.from_backbone(tmp_path / "family", **HEADS)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(model.backbone(images).feature_maps, tuple(own(images).feature_maps))
+    check_use(model, tmp_path / "family", tmp_path)
 
 
 def test_a_folder_that_timm_wrote(tmp_path):

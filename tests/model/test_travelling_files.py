@@ -11,7 +11,7 @@ from setr_hf import model
 
 FILES = sorted(Path(model.__file__).parent.glob("*_setr.py"))
 # What whoever segments images with Transformers has installed.
-USUAL = {"PIL", "huggingface_hub", "numpy", "torch", "torchvision", "transformers"}
+USUAL = {"PIL", "huggingface_hub", "numpy", "safetensors", "torch", "torchvision", "transformers"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BackboneOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 
 # Their encoders take one size, and their code has no way to another: positions are interpolated here.
@@ -82,6 +84,8 @@ def timm_model(config: PreTrainedConfig) -> Any:
         raise ImportError("the encoder is a model of timm, which is not installed: pip install timm") from error
     name = getattr(config, "architecture", None) or getattr(config, "backbone", None)
     arguments = {**(getattr(config, "model_args", None) or {}), "num_classes": 0}
+    if config.model_type == "timm_backbone":
+        arguments["in_chans"] = config.num_channels
     try:
         model = timm.create_model(name, dynamic_img_size=True, **arguments)
     except TypeError:
@@ -128,7 +132,7 @@ def read_backbone_config(source: str | os.PathLike) -> PreTrainedConfig:
         encoder_sizes(config)
     except ValueError as error:
         raise ValueError(f"{source} cannot be the encoder: {error}") from None
-    if is_timm(config):
+    if config.model_type == "timm_wrapper":
         # timm writes it into the folders that it saves, and Transformers passes it a second time.
         config.model_args = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
     if os.path.isdir(source):
@@ -140,7 +144,7 @@ def read_backbone_config(source: str | os.PathLike) -> PreTrainedConfig:
 def with_channels(config: PreTrainedConfig, num_channels: int) -> PreTrainedConfig:
     """The configuration of the same encoder for images of `num_channels`."""
     config = copy.deepcopy(config)
-    if is_timm(config):
+    if config.model_type == "timm_wrapper":
         config.model_args = {**(config.model_args or {}), "in_chans": num_channels}
     else:
         config.num_channels = num_channels
@@ -155,9 +159,15 @@ def load_weights(
     `ValueError` if a weight is missing, or the projection of the source has no bias and is to be inflated.
     """
     inner: Any = encoder.encoder if isinstance(encoder, PlainBackbone) else encoder
-    if is_timm(config):
+    if config.model_type == "timm_backbone":
+        # Its class would take the folder for a name of timm's. The last norm, which it leaves out, is not read here.
+        stored = load_file(cached_file(source, SAFE_WEIGHTS_NAME))
+        tensors = {name.removeprefix("_backbone.model."): value for name, value in stored.items()}
+        tensors |= {name: value for name, value in inner.state_dict().items() if name.startswith("norm.")}
+        info = {"missing_keys": inner.state_dict().keys() - tensors.keys()}
+    elif is_timm(config):
         theirs = copy.deepcopy(config)
-        theirs.model_args = {name: value for name, value in config.model_args.items() if name != "in_chans"}
+        theirs.model_args = {name: value for name, value in (config.model_args or {}).items() if name != "in_chans"}
         loaded, info = AutoModel.from_pretrained(source, config=theirs, output_loading_info=True)
         tensors = getattr(loaded, "timm_model", loaded).state_dict()
     else:
