@@ -118,7 +118,8 @@ class WeightAverage(TrainerCallback):
     def save_weights(self, checkpoint: Path) -> None:
         """Writes the weights, beside the average, which is the checkpoint's model."""
         weights = {name: tensor.detach().contiguous() for name, tensor in self.weights.items()}
-        save_file(weights, checkpoint / TRAINING_WEIGHTS_NAME, {"format": "pt", "ema": repr(self.decay)})
+        # A second entry would come before or after it by chance, and the files of equal runs would differ.
+        save_file(weights, checkpoint / TRAINING_WEIGHTS_NAME, {"ema": repr(self.decay)})
 
 
 def check_average(checkpoint: Path, decay: float | None) -> None:
