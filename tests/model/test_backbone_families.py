@@ -10,7 +10,6 @@ from timm.models import save_for_hf
 from transformers import (
     AutoBackbone,
     AutoModel,
-    AutoModelForSemanticSegmentation,
     CLIPModel,
     Dinov2ForImageClassification,
     SiglipModel,
@@ -25,6 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from setr_hf.inference.loading import load_model
 from setr_hf.model.plain_backbone_setr import model_class_of
 
 
@@ -93,9 +93,11 @@ def check_use(model, folder, tmp_path):
     crop = 4 * patch_size
     processor = SetrImageProcessor(do_split_image=True, size={"shortest_edge": crop}, crop_size=crop, stride=crop // 2)
     processor.save_pretrained(tmp_path / "setr")
-    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "setr")
+    loaded, _ = load_model(tmp_path / "setr")
     with torch.no_grad():
         assert torch.equal(loaded(images).logits, model(images).logits)
+    with pytest.raises(ValueError, match=r"must have the shape \(batch_size, 3, height, width\)"):
+        loaded(images[:, :2])
     segmenter = pipeline("image-segmentation", model=str(tmp_path / "setr"))
     assert segmenter(Image.new("RGB", (90, 70)))[0]["mask"].size == (90, 70)
     assert str(folder) not in (tmp_path / "setr/config.json").read_text()
@@ -175,6 +177,7 @@ def test_a_folder_that_timm_wrote(tmp_path):
     assert torch.equal(loaded.backbone.encoder.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
     with pytest.raises(ValueError, match="out_indices hold 0"):
         SetrForSemanticSegmentation.from_backbone(tmp_path / "timm", out_indices=[0, 2, 4])
+    check_use(loaded, tmp_path / "timm", tmp_path)
 
 
 @pytest.mark.parametrize("decoder_type", ["naive", "pup", "mla"])

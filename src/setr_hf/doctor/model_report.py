@@ -12,7 +12,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from ..errors import SetrError
-from ..inference.loading import check_types, load_network, load_processor, num_channels_of, read_object, weight_files
+from ..inference.loading import check_types, load_network, load_processor, read_object, weight_files
 from ..tables import print_options
 from .findings import Finding
 
@@ -99,7 +99,7 @@ def time_of_window(model: PreTrainedModel, window: tuple[int, int]) -> dict[str,
     seconds = {}
     for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
         model.to(device)
-        pixels = torch.zeros(1, num_channels_of(model.config), *window, dtype=model.dtype, device=device)
+        pixels = torch.zeros(1, model.config.num_channels, *window, dtype=model.dtype, device=device)
         times = []
         with torch.inference_mode():
             for _ in range(1 + NUM_RUNS):

@@ -24,8 +24,7 @@ def sample_pixels(model: PreTrainedModel) -> torch.Tensor:
     none is taken for fixed.
     """
     config = model.config
-    channels = (config.backbone_config or config).num_channels
-    shape = (2, channels, 3 * config.patch_size + 1, 5 * config.patch_size - 1)
+    shape = (2, config.num_channels, 3 * config.patch_size + 1, 5 * config.patch_size - 1)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 

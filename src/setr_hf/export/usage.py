@@ -39,7 +39,6 @@ PRECISIONS = {
 
 def usage(file_name: str, config: PreTrainedConfig, dtype: str) -> str:
     """The text of README.md: inputs, outputs and how to run the file."""
-    channels = (config.backbone_config or config).num_channels
     return f"""\
 # SETR-{config.decoder_type}, {KINDS[file_name]}
 
@@ -47,7 +46,7 @@ def usage(file_name: str, config: PreTrainedConfig, dtype: str) -> str:
 
 | | name | type | shape |
 | --- | --- | --- | --- |
-| input | `pixel_values` | float32 | (batch_size, {channels}, height, width) |
+| input | `pixel_values` | float32 | (batch_size, {config.num_channels}, height, width) |
 | output | `logits` | float32 | (batch_size, {config.num_labels}, rows, columns) |
 
 `pixel_values` are normalized as `preprocessor_config.json` says, channels first; of any size beyond one patch of
@@ -57,7 +56,7 @@ resolution; `config.json` names the classes{class_names(config)}.
 ```python
 import numpy as np
 
-pixel_values = np.zeros((1, {channels}, 512, 512), dtype=np.float32)
+pixel_values = np.zeros((1, {config.num_channels}, 512, 512), dtype=np.float32)
 {LOADING[file_name]}
 ```
 

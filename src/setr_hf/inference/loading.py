@@ -42,7 +42,8 @@ LOADING_ERRORS = (AttributeError, LookupError, OSError, RuntimeError, TypeError,
 ADAPTER_FOLDER = "adapter"
 # As safetensors calls them.
 FLOATING_POINT = ("F64", "F32", "F16", "BF16")
-COUNTER = "num_batches_tracked"
+# The ends of the names of whole numbers, which are no weights: of BatchNorm, and of encoders that save their indices.
+COUNTERS = ("num_batches_tracked", "_ids", "_idxs", "_index")
 # No format that is read stores more than two parameters in a byte.
 MOST_PARAMETERS_PER_BYTE = 2
 
@@ -155,7 +156,7 @@ def check_types(path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise SetrError(f"{path} is damaged or incomplete, copy or download it again: {error}") from error
     for name, dtype in types.items():
-        if dtype not in FLOATING_POINT and not name.endswith(COUNTER):
+        if dtype not in FLOATING_POINT and not name.endswith(COUNTERS):
             raise SetrError(f"{path} holds {name} as {dtype}, but weights must be one of {', '.join(FLOATING_POINT)}")
 
 
@@ -252,14 +253,9 @@ def load_processor(path: str | Path, **settings: Any) -> BaseImageProcessor:
     return processor
 
 
-def num_channels_of(config: PreTrainedConfig) -> int:
-    """The channels of the images that a model takes."""
-    return (config.backbone_config or config).num_channels
-
-
 def check_channels(config: PreTrainedConfig, processor: BaseImageProcessor, path: str) -> None:
     """Raises [`SetrError`] if a model takes another number of channels than its image processor makes."""
-    num_channels, mean = num_channels_of(config), processor.image_mean if processor.do_normalize else None
+    num_channels, mean = config.num_channels, processor.image_mean if processor.do_normalize else None
     num_bands = len(mean) if isinstance(mean, list | tuple) else num_channels
     if num_channels != num_bands:
         raise SetrError(

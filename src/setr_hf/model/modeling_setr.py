@@ -36,7 +36,6 @@ from .plain_backbone_setr import (
     build_encoder,
     check_plain,
     encoder_image_size,
-    encoder_sizes,
     load_weights,
     read_backbone_config,
 )
@@ -451,10 +450,9 @@ def check_pixels(pixels: torch.Tensor | None, config: SetrConfig, name: str, ndi
     if not isinstance(pixels, torch.Tensor):
         raise ValueError(f"the model needs {name} as a tensor, got {type(pixels).__name__}")
     shape = tuple(pixels.shape)
-    channels = config.num_channels if config.backbone_config is None else None
-    if len(shape) != ndim or 0 in shape or channels not in (None, shape[-3]):
+    if len(shape) != ndim or 0 in shape or shape[-3] != config.num_channels:
         leading = "batch_size, num_windows" if ndim == 5 else "batch_size"
-        expected = f"({leading}, {channels or 'num_channels'}, height, width)"
+        expected = f"({leading}, {config.num_channels}, height, width)"
         raise ValueError(f"{name} must have the shape {expected}, got {shape}{', which is empty' * (0 in shape)}")
     if not pixels.is_floating_point():
         raise ValueError(
@@ -709,7 +707,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         """
         load_weights(self.backbone, self.config.backbone_config, backbone, inflate)
         try:
-            check_plain(self.backbone, encoder_sizes(self.config.backbone_config))
+            check_plain(self.backbone, self.config)
         except ValueError as error:
             raise ValueError(f"{backbone} cannot be the encoder: {error}") from error
         return sum(parameter.numel() for parameter in self.backbone.parameters())

@@ -169,7 +169,7 @@ def load_weights(
         theirs = copy.deepcopy(config)
         theirs.model_args = {name: value for name, value in (config.model_args or {}).items() if name != "in_chans"}
         loaded, info = AutoModel.from_pretrained(source, config=theirs, output_loading_info=True)
-        tensors = getattr(loaded, "timm_model", loaded).state_dict()
+        tensors = loaded.timm_model.state_dict()
     else:
         options = {"add_pooling_layer": False} if takes(type(inner).__init__, "add_pooling_layer") else {}
         theirs = inner.config if inflate is None else with_channels(inner.config, 3)
@@ -197,21 +197,21 @@ def load_weights(
 
 
 @torch.no_grad()
-def check_plain(encoder: nn.Module, sizes: dict[str, Any]) -> None:
-    """Raises `ValueError` unless an encoder makes maps of the patch grid from images of several sizes, and sees each
-    patch where it is.
+def check_plain(encoder: nn.Module, config: PreTrainedConfig) -> None:
+    """Raises `ValueError` unless the encoder of a SETR of this configuration makes maps of the patch grid from images
+    of several sizes, and sees each patch where it is.
     """
-    was_training, patch_size, dtype = encoder.training, sizes["patch_size"], next(encoder.parameters()).dtype
+    was_training, patch_size, dtype = encoder.training, config.patch_size, next(encoder.parameters()).dtype
     encoder.eval()
     for rows, columns in PROBED_GRIDS:
-        images = torch.zeros(2, sizes.get("num_channels", 3), rows * patch_size, columns * patch_size, dtype=dtype)
+        images = torch.zeros(2, config.num_channels, rows * patch_size, columns * patch_size, dtype=dtype)
         try:
             feature_map = encoder(images).feature_maps[-1]
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"it cannot take images of {rows}×{columns} patches ({error}), but SETR's windows are of any size"
             ) from error
-        if tuple(feature_map.shape) != (2, sizes["hidden_size"], rows, columns):
+        if tuple(feature_map.shape) != (2, config.hidden_size, rows, columns):
             raise ValueError(f"from {rows}×{columns} patches it makes maps of {tuple(feature_map.shape)}: {INSTEAD}")
     if isinstance(encoder, PlainBackbone) and encoder.read == encoder.read_hidden_states:
         check_order(encoder, images[:1], patch_size)
@@ -220,17 +220,14 @@ def check_plain(encoder: nn.Module, sizes: dict[str, Any]) -> None:
 
 def check_order(encoder: "PlainBackbone", image: torch.Tensor, patch_size: int) -> None:
     """Changes a patch, and looks which place of the embeddings changes; the layers would mix them."""
-    wanted = encoder.layers
-    encoder.layers = [0]
+    unchanged = encoder.embedding_map(image)
     rows, columns = (side // patch_size for side in image.shape[-2:])
     for row, column in ((0, 0), (rows - 1, 0), (1, columns - 1)):
         changed = image.clone()
         changed[..., row * patch_size : (row + 1) * patch_size, column * patch_size : (column + 1) * patch_size] = 1
-        difference = (encoder(changed).feature_maps[0] - encoder(image).feature_maps[0]).abs().sum((0, 1))
+        difference = (encoder.embedding_map(changed) - unchanged).abs().sum((0, 1))
         if difference.argmax() != row * columns + column:
-            encoder.layers = wanted
             raise ValueError(f"it does not keep its patches in the order of rows, after its other tokens: {INSTEAD}")
-    encoder.layers = wanted
 
 
 def build_encoder(config: PreTrainedConfig, layers: list[int], patch_size: int) -> nn.Module:
@@ -257,7 +254,7 @@ class PlainBackbone(nn.Module):
     def __init__(self, config: PreTrainedConfig, layers: list[int], patch_size: int):
         super().__init__()
         self.config, self.patch_size = config, patch_size
-        self.layers: Any = list(layers)
+        self.layers = list(layers)
         self.encoder: Any
         if is_timm(config):
             if 0 in self.layers:
@@ -314,7 +311,23 @@ class PlainBackbone(nn.Module):
 
     def read_hidden_states(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
         wants_states = kwargs.pop("output_hidden_states", False)
+        outputs, grid = self.run(pixel_values, **kwargs)
+        states = outputs.hidden_states
+        return BackboneOutput(
+            feature_maps=tuple(self.to_map(states[layer], grid) for layer in self.layers),
+            hidden_states=states if wants_states else None,
+            attentions=outputs.attentions,
+        )
+
+    def embedding_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the first layer is given, as a map."""
+        outputs, grid = self.run(pixel_values)
+        return self.to_map(outputs.hidden_states[0], grid)
+
+    def run(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[Any, tuple[int, ...]]:
+        """The encoder's own outputs, hidden states among them, and the patch grid."""
         grid = tuple(side // self.patch_size for side in pixel_values.shape[-2:])
+        kwargs["output_hidden_states"] = True
         if takes(self.encoder.forward, "interpolate_pos_encoding"):
             kwargs["interpolate_pos_encoding"] = True
         if takes(self.encoder.forward, "noise"):
@@ -322,17 +335,10 @@ class PlainBackbone(nn.Module):
             order = torch.arange(math.prod(grid), device=pixel_values.device, dtype=torch.float32)
             kwargs["noise"] = order.expand(len(pixel_values), -1)
         if takes(self.encoder.forward, "spatial_shapes"):
-            outputs = self.from_patches(pixel_values, grid, output_hidden_states=True, **kwargs)
-        elif self.config.model_type in FIXED_SIZE_TYPES:
-            outputs = self.at_any_size(pixel_values, grid, output_hidden_states=True, **kwargs)
-        else:
-            outputs = self.encoder(pixel_values, output_hidden_states=True, **kwargs)
-        states = outputs.hidden_states
-        return BackboneOutput(
-            feature_maps=tuple(self.to_map(states[layer], grid) for layer in self.layers),
-            hidden_states=states if wants_states else None,
-            attentions=outputs.attentions,
-        )
+            return self.from_patches(pixel_values, grid, **kwargs), grid
+        if self.config.model_type in FIXED_SIZE_TYPES:
+            return self.at_any_size(pixel_values, grid, **kwargs), grid
+        return self.encoder(pixel_values, **kwargs), grid
 
     def to_map(self, states: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         if states.ndim == 4:
