@@ -112,6 +112,7 @@ def test_random_weights_and_slow_steps_are_hinted_at(tmp_path, monkeypatch):
     assert "--preset tiny --encoder pretrained" in rows()["hint"]
     assert rows("--preset", "tiny")["hint"].endswith("--encoder pretrained starts from public ones")
     assert "hint" not in rows("--encoder", "mine") and "hint" not in rows("--model", "mine")
+    assert "hint" not in rows("--backbone", "mine")
     assert "hint" not in rows("--recipe", "setr-mla-small-camvid")
     monkeypatch.setattr(cost, "SLOW_SECONDS", 0)
     assert "--preset small or tiny" in rows("--encoder", "mine")["hint"]

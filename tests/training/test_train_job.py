@@ -280,6 +280,7 @@ def test_it_starts_from_a_backbone_by_its_folder(train, refused, scene_folder, t
     arguments = ("--dataset", scene_folder, "--backbone", backbone, "--config", heads, *COMMON[2:])
     out, _ = train(*arguments, "--output-dir", tmp_path / "out")
     assert re.search(rf"all [\d,]+ encoder parameters loaded from {backbone}", out)
+    assert "random weights" not in out
     assert "crops of 98×98" in out
     processor = SetrImageProcessor.from_pretrained(tmp_path / "out")
     assert (*processor.image_mean, *processor.image_std) == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)

@@ -12,7 +12,7 @@ from ..model.modeling_setr import SetrForSemanticSegmentation
 from ..model.presets_setr import PRESETS, find_preset
 from .arguments import SetrTrainingArguments
 from .memory import MemoryPlan
-from .options import RANDOM_WEIGHTS, Command
+from .options import Command, starts_at_random
 
 
 # Of the square matrices whose product is timed.
@@ -49,7 +49,7 @@ def cost_rows(
     options, hints = command.options, []
     if seconds > SLOW_SECONDS:
         hints.append("--preset small or tiny, or a smaller --crop-size or --global-batch-size, is quicker")
-    if not options.model and options.encoder in (None, RANDOM_WEIGHTS) and not command.recipe:
+    if starts_at_random(options) and not command.recipe:
         start = "--encoder pretrained" if options.preset else "--preset tiny --encoder pretrained, or --encoder NAME,"
         hints.append(f"random weights need much data and time: {start} starts from public ones")
     return rows + ([("hint", "; ".join(hints))] if hints else [])

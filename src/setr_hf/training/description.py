@@ -110,7 +110,7 @@ def option_rows(command: Command) -> list[tuple[str, object]]:
     options, overridden = command.options, command.overridden
     shown = {name for name, value in vars(options).items() if value != command.stock[name]} | ALWAYS_SHOWN
     if not options.model:
-        shown |= NEW_MODEL
+        shown |= NEW_MODEL - ({"encoder"} if options.backbone else set())
     rows: list[tuple[str, object]] = []
     for name in command.stock:
         if name in overridden or name in shown - SHOWN_ELSEWHERE:

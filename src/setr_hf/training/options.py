@@ -270,6 +270,11 @@ def parse_command(argv: Sequence[str] | None, parser: HfArgumentParser | None = 
     return Command(parser, options, stock, recipe, overridden, fixed)
 
 
+def starts_at_random(options: Namespace) -> bool:
+    """Whether the weights of the encoder come from nowhere."""
+    return not (options.model or options.backbone) and options.encoder in (None, RANDOM_WEIGHTS)
+
+
 def preset_of(options: Namespace) -> Preset | None:
     """The preset of a new model. Raises [`SetrError`] if there is none of that name."""
     try:

@@ -36,7 +36,16 @@ from .bands import BandChoice, bands_of_data, bands_of_model
 from .cost import cost_rows
 from .loss_options import loss_fields, loss_rows, weigh_classes
 from .memory import MeasuredMemory, MemoryNotKnown, MemoryPlan, available_memory, plan_memory
-from .options import RANDOM_WEIGHTS, Command, JobArguments, crop_sides, find_backbone, new_config, size_of
+from .options import (
+    RANDOM_WEIGHTS,
+    Command,
+    JobArguments,
+    crop_sides,
+    find_backbone,
+    new_config,
+    size_of,
+    starts_at_random,
+)
 from .output_folder import bytes_of, is_complete, last_complete_checkpoint
 from .recipes import Recipe
 from .run_card import RunFacts
@@ -207,7 +216,7 @@ def new_model(
     has_encoder = checkpoint and command.options.lora is None
     if command.options.backbone and not has_encoder:
         return model, load_backbone(model, command.options.backbone, bands)
-    if has_encoder or command.options.encoder in (None, RANDOM_WEIGHTS):
+    if has_encoder or starts_at_random(command.options):
         return model, "all weights are random"
     normalization = None if bands.num_bands is None else bands.normalization
     options = command.options
@@ -380,7 +389,7 @@ def make_trainer(
     check_channels(model.config, processor, job.model or "to be trained")
     facts += [("start", f"goes on from {checkpoint}" if checkpoint else start), *bands.rows]
     if adapt := adapters(job):
-        if not (job.model or job.backbone) and job.encoder in (None, RANDOM_WEIGHTS):
+        if starts_at_random(command.options):
             logger.warning("--lora keeps the weights of the encoder, which are random: name trained ones by --model")
         model = adapt(model)
         facts += lora_rows(model)
