@@ -15,7 +15,7 @@ from setr_hf import SetrForSemanticSegmentation, SetrTrainer, SetrTrainingArgume
 from setr_hf.data.augmentation import training_transform, views, why_random
 from setr_hf.errors import SetrError
 from setr_hf.training.encoder_layers import find_encoder, freeze_encoder
-from setr_hf.training.features import encoder_digest
+from setr_hf.training.features import features_digest
 from setr_hf.training.simulation import Simulation, StepSettings
 
 
@@ -184,16 +184,16 @@ def test_views_are_all_that_the_augmentation_makes_of_a_photo():
 
 def test_a_name_of_an_encoder_says_all_that_decides_on_its_features(tiny_model):
     model = tiny_model()
-    name = encoder_digest(model, "no")
+    name = features_digest(model, "no")
     model.config.semantic_loss_ignore_index = 7
     model.decode_head.classifier.weight.data.zero_()
     model.config.architectures = ["SetrForSemanticSegmentation"]
-    assert encoder_digest(model, "no") == name
-    names = {name, encoder_digest(model, "bf16"), encoder_digest(tiny_model(decoder_type="naive"), "no")}
+    assert features_digest(model, "no") == name
+    names = {name, features_digest(model, "bf16"), features_digest(tiny_model(decoder_type="naive"), "no")}
     model.config.layer_norm_eps = 1e-5
-    names.add(encoder_digest(model, "no"))
+    names.add(features_digest(model, "no"))
     model.setr.layers[3].mlp.fc2.bias.data[0] += 1
-    names.add(encoder_digest(model, "no"))
+    names.add(features_digest(model, "no"))
     assert len(names) == 5
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from distributed_training import make_trainer
+from small_stems import SMALL_STEMS
 from transformers import AutoBackbone, AutoConfig
 
 from setr_hf import SetrForSemanticSegmentation
@@ -102,6 +103,16 @@ def test_layers_of_other_encoders_are_found(kind):
     assert {factors[name] for name in first} == {("embeddings", 0.5 ** (count + 1))}
 
 
+@pytest.mark.parametrize("stem", SMALL_STEMS)
+def test_the_stages_of_a_stem_are_no_layers_of_the_encoder(stem, tiny_config):
+    """However many parameters a stem has beside so small an encoder."""
+    sizes = {"num_hidden_layers": 3, "out_indices": [3], "auxiliary_out_indices": []}
+    model = SetrForSemanticSegmentation(tiny_config(stem_config=SMALL_STEMS[stem], decoder_type="naive", **sizes))
+    numbers, num_layers = layer_numbers(model)
+    assert num_layers == 3
+    assert {number for name, number in numbers.items() if name.startswith("setr.embeddings")} == {0}
+
+
 @pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
 def test_wrapped_models_have_the_same_layers(wrap, tiny_config):
     model = SetrForSemanticSegmentation(tiny_config())
@@ -116,7 +127,7 @@ def test_models_without_layers_are_refused():
         rate_factors(torch.nn.Linear(2, 2), 0.5)
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(2, 2)
-    with pytest.raises(SetrError, match="a Linear has no list of layers"):
+    with pytest.raises(SetrError, match="a Linear has no list of transformer layers"):
         rate_factors(model, 0.5)
 
 

@@ -16,6 +16,8 @@ from ..errors import SetrError
 from ..files import remove
 from ..inference.loading import read_object
 from ..model.modeling_setr import SetrForSemanticSegmentation
+from .digests import add_tensors
+from .encoder_layers import find_encoder, find_layers
 
 
 # Beside what PEFT writes: the network around the adapter, and which encoder it was trained on.
@@ -41,32 +43,13 @@ def is_adapted(model: Any) -> bool:
     return model.peft_config[model.active_adapter].peft_type == "LORA"
 
 
-def encoder_name(model: Any) -> str:
-    """Under which name a segmentation model has its encoder."""
-    return "setr" if model.config.backbone_config is None else "backbone"
-
-
-def linears_in(module: nn.Module) -> dict[str, nn.Linear]:
-    return {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-
-
 def layer_linears(encoder: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers inside the transformer layers of an encoder, by their names in it. No library agrees with
-    another on where these layers are, but they are all in one list, each of them with linear layers inside.
-    """
-    lists = {
-        name: linears_in(module)
-        for name, module in encoder.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and all(linears_in(child) for child in module)
-    }
-    # Of a list and what is inside it, the list comes first.
-    longest = max(lists, key=lambda name: len(lists[name]), default=None)
-    if longest is None or not lists[longest]:
-        raise SetrError(
-            f"{type(encoder).__name__} has no list of transformer layers with linear layers inside: name those that "
-            "shall have adapters as target_modules"
-        )
-    return {f"{longest}.{name}": linear for name, linear in lists[longest].items()}
+    """The linear layers inside the transformer layers of an encoder, by their names in it."""
+    try:
+        prefix, layers = find_layers(encoder)
+    except SetrError as error:
+        raise SetrError(f"{error}: name those that shall have adapters as target_modules") from None
+    return {name: part for name, part in layers.named_modules(prefix=prefix) if isinstance(part, nn.Linear)}
 
 
 def check_settings(rank: int, alpha: float | None, dropout: float) -> None:
@@ -137,8 +120,7 @@ def add_lora(
     check_settings(rank, alpha, dropout)
     if is_adapted(model):
         raise SetrError("the model has adapters already: merge_and_unload() makes a whole model of it")
-    prefix = encoder_name(model)
-    encoder = model.get_submodule(prefix)
+    prefix, encoder = find_encoder(model)
     if target_modules is None:
         linears = {f"{prefix}.{name}": linear for name, linear in layer_linears(encoder).items()}
         for name, linear in linears.items():
@@ -171,7 +153,7 @@ def add_lora(
 def lora_rows(model: Any) -> list[tuple[str, object]]:
     """Names and values, for a terminal or a card: the settings of a model's adapters, and what is trained of it."""
     settings = model.peft_config[model.active_adapter]
-    prefix, marker = encoder_name(model), model.base_model.prefix
+    marker, (prefix, _) = model.base_model.prefix, find_encoder(model.get_base_model())
     base = dict(model.get_base_model().named_parameters())
     encoder = {name: weight for name, weight in base.items() if name.startswith(f"{prefix}.")}
     trained = sum(weight.numel() for weight in encoder.values() if weight.requires_grad)
@@ -187,15 +169,15 @@ def lora_rows(model: Any) -> list[tuple[str, object]]:
 
 def encoder_digest(model: Any) -> str:
     """The SHA-256 of what adapters leave unchanged of the encoder, in hexadecimal digits."""
-    marker = model.base_model.prefix
+    changing = (f".{model.base_model.prefix}", ".modules_to_save.", ".original_module.")
+    _, encoder = find_encoder(model.get_base_model())
+    unchanged = [
+        (name.replace(".base_layer.", "."), tensor)
+        for name, tensor in sorted(encoder.state_dict().items())
+        if not any(part in name for part in changing)
+    ]
     digest = hashlib.sha256()
-    encoder = model.get_base_model().get_submodule(encoder_name(model))
-    for name, tensor in sorted(encoder.state_dict().items()):
-        if f".{marker}" in name or ".modules_to_save." in name or ".original_module." in name:
-            continue
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name.replace('.base_layer.', '.')} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    add_tensors(digest, unchanged)
     return digest.hexdigest()
 
 

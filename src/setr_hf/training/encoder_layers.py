@@ -20,16 +20,20 @@ def find_encoder(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def find_layers(encoder: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]:
-    """The name of the list of transformer layers within an encoder, and the list: of all lists of modules of one
-    class, the one with the most parameters. Raises [`SetrError`] if there is none.
+    """The name of the list of transformer layers within an encoder, and the list. No library agrees with another on
+    where it is: of all lists of modules of one class, each with linear layers inside, it is the one with the most
+    parameters. Raises [`SetrError`] if there is none.
     """
     lists = [
         (sum(parameter.numel() for parameter in module.parameters()), name, module)
         for name, module in encoder.named_modules()
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in module}) == 1
+        if isinstance(module, (nn.ModuleList, nn.Sequential))
+        and len({type(child) for child in module}) == 1
+        and all(any(isinstance(part, nn.Linear) for part in child.modules()) for child in module)
     ]
     if not lists:
-        raise SetrError(f"a {type(encoder).__name__} has no list of layers")
+        name = type(encoder).__name__
+        raise SetrError(f"a {name} has no list of transformer layers with linear layers inside")
     _, name, module = max(lists, key=lambda found: found[0])
     return name, module
 

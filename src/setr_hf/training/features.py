@@ -25,6 +25,7 @@ from ..errors import SetrError
 from ..files import check_space, whole_file
 from ..progress import progress_bar
 from ..tables import print_options
+from .digests import add_tensors, tensor_bytes
 from .encoder_layers import find_encoder
 
 
@@ -37,11 +38,7 @@ NOT_OF_THE_ENCODER |= {"_name_or_path", "architectures", "dtype", "auto_map", "t
 LOSS_FIELDS = "semantic_loss"
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def encoder_digest(model: Any, precision: str) -> str:
+def features_digest(model: Any, precision: str) -> str:
     """A name for all that decides on an encoder's features but the photos: its weights, its configuration, and the
     `precision` it is run in, such as "bf16".
     """
@@ -51,15 +48,13 @@ def encoder_digest(model: Any, precision: str) -> str:
         if name not in NOT_OF_THE_ENCODER and not name.startswith(LOSS_FIELDS)
     }
     digest = hashlib.sha256(json.dumps([config, precision, model.feature_indices], sort_keys=True).encode())
-    for name, tensor in find_encoder(model)[1].state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(bytes_of(tensor))
+    add_tensors(digest, find_encoder(model)[1].state_dict().items())
     return digest.hexdigest()[:32]
 
 
 def feature_file(folder: Path, pixel_values: torch.Tensor) -> Path:
     """Where the features of an augmented and normalized photo are kept: its name says which photo that is."""
-    return folder / f"{hashlib.sha256(bytes_of(pixel_values)).hexdigest()[:32]}.safetensors"
+    return folder / f"{hashlib.sha256(tensor_bytes(pixel_values)).hexdigest()[:32]}.safetensors"
 
 
 class FeatureExamples(Dataset):
@@ -135,7 +130,7 @@ class FrozenEncoder(TrainerCallback):
         examples ([`FeatureExamples`]): What is trained on.
         folder (`Path`): Where features are kept, in a folder for each encoder.
         compute (`Callable`): From images `(batch_size, num_channels, height, width)` to the features of each.
-        precision (`str`): See [`encoder_digest`].
+        precision (`str`): See [`features_digest`].
 
     Raises:
         [`SetrError`], when training starts: the disk has no room for all features.
@@ -158,7 +153,7 @@ class FrozenEncoder(TrainerCallback):
     ) -> None:
         reason = reason_to_compute(self.examples.examples)
         if reason is None:
-            folder = self.folder / encoder_digest(model, self.precision)
+            folder = self.folder / features_digest(model, self.precision)
             told = self.fill(folder, args.train_batch_size, args.dataloader_num_workers)
             PartialState().wait_for_everyone()
             self.examples.folder = folder

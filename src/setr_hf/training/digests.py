@@ -1,0 +1,19 @@
+"""What tells whether weights or pixels are the same as those of another run."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def tensor_bytes(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's values as `uint8`, in order."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def add_tensors(digest: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Feeds names, types, shapes and values to a digest of `hashlib`."""
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor_bytes(tensor))
