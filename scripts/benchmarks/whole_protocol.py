@@ -21,10 +21,10 @@ from transformers import pipeline
 from setr_hf import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from setr_hf.export.whole_protocol import export_whole_protocol, load_runtime
 from setr_hf.inference.sliding_windows import segment
+from setr_hf.model.configuration_setr import DECODER_TYPES
 from setr_hf.tables import print_table
 
 
-DECODERS = ("naive", "pup", "mla")
 CROP = 128
 NAMED_SIZES = [(20, 30), (30, 20), (64, 96), (127, 128), (128, 128), (128, 129), (256, 256), (129, 500), (1000, 1500)]
 NAMED_SIZES += [(1500, 1000), (20, 900), (900, 20), (1, 1), (100, 1300), (1024, 683)]
@@ -86,7 +86,7 @@ def label_map_of(segmenter, photo: Image.Image) -> np.ndarray:
 
 def compare_sizes(folder: Path, photo: Image.Image) -> None:
     rows = []
-    for decoder_type in DECODERS:
+    for decoder_type in DECODER_TYPES:
         model, output = folder / decoder_type, folder / f"{decoder_type}-onnx"
         save_model(model, decoder_type, CROP, num_labels=19)
         export_whole_protocol(model, output, [photo])
@@ -135,7 +135,7 @@ def compare_speed(folder: Path, photo: Image.Image, decoder_type: str, repeats: 
 def parse_arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--photo", type=Path, required=True, help="what photos of all sizes are made from")
-    parser.add_argument("--speed", choices=DECODERS, help="measure time and memory with this decoder instead")
+    parser.add_argument("--speed", choices=DECODER_TYPES, help="measure time and memory with this decoder instead")
     parser.add_argument("--repeats", type=int, default=3, help="of which the median is taken (3)")
     return parser.parse_args()
 

@@ -39,7 +39,7 @@ def test_its_label_maps_are_those_of_segment(folder, photo):
         assert (prediction.label_map == expected.numpy()).all()
         assert prediction.confidence.shape == (90, 120) and len(config.id2label) == 5
     # Both protocols share one copy of the weights.
-    assert len({id(segmenter.model) for segmenter in segmenting.loaded.values()}) == 1
+    assert segmenting.segmenter("model", "single").model is segmenting.segmenter("model", "multi").model
 
 
 def test_a_photo_that_takes_too_long_is_given_up(folder, photo):

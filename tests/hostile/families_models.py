@@ -122,15 +122,13 @@ def hostile_weights(random, path):
         path.write_bytes(with_damage(random, path.read_bytes()))
 
 
-@family(count=700)
-def model_folders(random, folder):
-    folder = folder / "model"
-    shutil.copytree(saved_model().name, folder)
-    path = folder / random.choice(["config.json", "preprocessor_config.json", "model.safetensors"])
+def damage(random, path):
+    """Removes, replaces or changes a file of JSON or weights. Returns what was done to it."""
     kind = random.randrange(8)
     if kind == 0:
         path.unlink()
-    elif path.suffix == ".safetensors":
+        return f"no {path.name}"
+    if path.suffix == ".safetensors":
         hostile_weights(random, path)
     elif kind <= 4:
         path.write_bytes(as_json(with_changes(random, json.loads(path.read_text()))))
@@ -140,7 +138,14 @@ def model_folders(random, folder):
         path.write_bytes(nested(random, *random.choice([(b"[", b"]"), (b'{"a":', b"}")])))
     else:
         path.write_bytes(as_json(any_value(random)))
-    what = f"{path.name}: {path.read_bytes()[:300]!r}" if path.exists() else f"no {path.name}"
+    return f"{path.name}: {path.read_bytes()[:300]!r}"
+
+
+@family(count=700)
+def model_folders(random, folder):
+    folder = folder / "model"
+    shutil.copytree(saved_model().name, folder)
+    what = damage(random, folder / random.choice(["config.json", "preprocessor_config.json", "model.safetensors"]))
     photo = Image.fromarray(noise(random, 20, 30))
 
     def run():
@@ -166,19 +171,7 @@ def saved_adapter():
 def adapters(random, folder):
     folder = folder / "adapter"
     shutil.copytree(saved_adapter().name, folder)
-    path = folder / random.choice(["adapter_config.json", "network.json", "adapter_model.safetensors"])
-    kind = random.randrange(7)
-    if kind == 0:
-        path.unlink()
-    elif path.suffix == ".safetensors":
-        hostile_weights(random, path)
-    elif kind <= 4:
-        path.write_bytes(as_json(with_changes(random, json.loads(path.read_text()))))
-    elif kind == 5:
-        path.write_bytes(with_damage(random, path.read_bytes()))
-    else:
-        path.write_bytes(as_json(any_value(random)))
-    what = f"{path.name}: {path.read_bytes()[:300]!r}" if path.exists() else f"no {path.name}"
+    what = damage(random, folder / random.choice(["adapter_config.json", "network.json", "adapter_model.safetensors"]))
 
     def check(model):
         with torch.no_grad():

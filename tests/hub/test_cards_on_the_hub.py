@@ -60,13 +60,17 @@ def train(*arguments):
     return load_script(SCRIPTS / "train.py").main(arguments)
 
 
+def train_and_push(process, dataset, output, name, *options):
+    config = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    arguments = ["--dataset", str(dataset), "--config", json.dumps(config), "--crop-size", "64", "--use-cpu"]
+    arguments += ["--report-to", "none", "--output-dir", str(output), "--push-to-hub", "--hub-model-id", name]
+    assert process.submit(train, *arguments, *options).result() == 0
+
+
 def test_a_train_job_pushes_the_card_of_its_run(hub, scene_folder, tmp_path):
     hub, process = hub
-    config = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    arguments = ["--dataset", str(scene_folder), "--config", json.dumps(config), "--crop-size", "64", "--use-cpu"]
-    arguments += ["--max-steps", "1", "--save-strategy", "no", "--report-to", "none", "--encoder", "none"]
-    arguments += ["--output-dir", str(tmp_path / "out"), "--push-to-hub", "--hub-model-id", "me/run"]
-    assert process.submit(train, *arguments).result() == 0
+    options = ("--max-steps", "1", "--save-strategy", "no", "--encoder", "none")
+    train_and_push(process, scene_folder, tmp_path / "out", "me/run", *options)
     files = hub.repositories["model", "me/run"].files()
     card = ModelCard(files["README.md"].decode())
     scores = json.loads((tmp_path / "out/eval_results.json").read_text())
@@ -79,11 +83,8 @@ def test_a_train_job_pushes_the_card_of_its_run(hub, scene_folder, tmp_path):
 def test_a_train_job_pushes_whole_models_with_adapters_beside_them(hub, scene_folder, tmp_path):
     """From the first checkpoint on; an adapter beside the weights would be added to them once more."""
     hub, process = hub
-    config = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    arguments = ["--dataset", str(scene_folder), "--config", json.dumps(config), "--crop-size", "64", "--use-cpu"]
-    arguments += ["--max-steps", "2", "--save-steps", "1", "--report-to", "none", "--lora", "2"]
-    arguments += ["--output-dir", str(tmp_path / "out"), "--push-to-hub", "--hub-model-id", "me/adapted"]
-    assert process.submit(train, *arguments).result() == 0
+    options = ("--max-steps", "2", "--save-steps", "1", "--lora", "2")
+    train_and_push(process, scene_folder, tmp_path / "out", "me/adapted", *options)
     repository = hub.repositories["model", "me/adapted"]
     with_weights = [commit for _, commit in repository.history() if "model.safetensors" in commit.files]
     for commit in with_weights:

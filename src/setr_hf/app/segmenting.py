@@ -3,21 +3,20 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..data.public_datasets import protocol_scales
 from ..errors import SetrError
 from ..evaluation.segmenter import load_segmenter
 from ..inference.arguments import ConfidenceArguments, ProtocolArguments
-from ..inference.photos import upright_rgb
+from ..inference.photos import read_photo
 from ..inference.predictions import Prediction
 from ..inference.segmenter import Segmenter
-from ..model.bands_setr import load_photo
-from ..model.photos_setr import reason_of
 
 
 class TimeIsUp(SetrError):
@@ -57,7 +56,7 @@ class Segmenting:
     limits: Limits
     device: str = "cpu"
     window_batch_size: int = 8
-    loaded: dict[tuple[str, str], Segmenter] = field(default_factory=dict)
+    loaded: dict[str, Segmenter] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, path: str | Path) -> Image.Image:
@@ -65,17 +64,21 @@ class Segmenting:
         cannot be read or is too large.
         """
         name = Path(path).name
+        # Before it is decoded, if its header tells.
+        with suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(path) as header:
+            self.check_extent(header, name)
         try:
-            photo = load_photo(path)
-        except ValueError as error:
+            photo = read_photo(path)
+        except SetrError as error:
             raise SetrError(str(error).replace(str(path), name)) from error
-        pixels = photo.width * photo.height / 1e6
-        if pixels > self.limits.megapixels:
-            raise SetrError(f"{name} has {pixels:.1f} megapixels: {self.limits.megapixels:g} are the most")
-        try:
-            return upright_rgb(photo)
-        except (ValueError, MemoryError) as error:
-            raise SetrError(f"{name} cannot be read as a photo: {reason_of(error)}") from error
+        self.check_extent(photo, name)
+        return photo
+
+    def check_extent(self, photo: Image.Image, name: str) -> None:
+        """Raises a [`SetrError`] if a photo has too many pixels."""
+        megapixels = photo.width * photo.height / 1e6
+        if megapixels > self.limits.megapixels:
+            raise SetrError(f"{name} has {megapixels:.1f} megapixels: {self.limits.megapixels:g} are the most")
 
     def segmenter(self, model: str, protocol: str) -> Segmenter:
         """The model of that name with the `protocol` "single" or "multi". Raises [`SetrError`] if the app has no such
@@ -83,14 +86,12 @@ class Segmenting:
         """
         if model not in self.models:
             raise SetrError(f"there is no model {model!r} here, only {', '.join(self.models)}")
-        if (model, protocol) not in self.loaded:
-            arguments = ProtocolArguments(protocol=protocol, window_batch_size=self.window_batch_size)
-            other = next((segmenter for (name, _), segmenter in self.loaded.items() if name == model), None)
-            segmenter = load_segmenter(self.models[model], None, arguments, self.device)
-            if other is not None:  # One copy of the weights serves both protocols.
-                segmenter = Segmenter(other.model, other.processor, segmenter.scales, self.window_batch_size)
-            self.loaded[model, protocol] = segmenter
-        return self.loaded[model, protocol]
+        if model not in self.loaded:
+            arguments = ProtocolArguments(window_batch_size=self.window_batch_size)
+            self.loaded[model] = load_segmenter(self.models[model], None, arguments, self.device)
+        config = self.loaded[model].model.config
+        scales = protocol_scales(protocol, None, config.dataset, config.decoder_type)
+        return replace(self.loaded[model], scales=scales)
 
     def predict(self, photo: Image.Image, model: str, protocol: str) -> tuple[Prediction, Any]:
         """What a model finds in an upright RGB photo, with its confidence, and the model's configuration. Raises

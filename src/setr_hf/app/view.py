@@ -5,7 +5,6 @@ import io
 import json
 import tempfile
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +73,10 @@ def shown_photo(photo: Image.Image, results: list[dict]) -> str:
     return json.dumps({**content, "results": results})
 
 
-@dataclass
 class ResultFiles:
     """The files of the latest results, in a folder that ends with the process; older ones are deleted."""
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="setr-app-")
         self.results: deque[tempfile.TemporaryDirectory] = deque()
 

@@ -126,8 +126,8 @@ class SegmentationData:
                 return None if count == 3 and self.array_dtype == np.uint8 else count
             if image is None or not may_have_bands(image):
                 return None
-            with open_file(image) as opened:
-                return num_bands_in(opened)
+            with open_file(image) as stream:
+                return num_bands_in(stream)
         except Exception:  # Damaged files break their readers wherever they happen to.
             return None
 
@@ -149,7 +149,7 @@ class SegmentationData:
         return Sample(name, photo, label_map)
 
     def read_photo(self, image: Any, what: str) -> Photo:
-        """The photo in a file, or a row of a column of arrays; errors are those of [`decode`]."""
+        """The photo in a file, or a row of a column of arrays; errors are those of [`opened`]."""
         if self.array_dtype is not None:
             try:
                 bands = bands_last(np.asarray(image, self.array_dtype), self.num_bands)
@@ -224,16 +224,6 @@ def may_have_bands(file: dict) -> bool:
     return not name or name.endswith((".npy", ".tif", ".tiff"))
 
 
-def decode_bands(file: dict, what: str, num_bands: int | None) -> np.ndarray:
-    """The photo in an image file as an array, see [`read_bands`]. Errors are those of [`decode`]."""
-    try:
-        with open_file(file) as opened:
-            return bands_in(opened, num_bands)
-    except Exception as error:  # As in `decode`.
-        where = f" ({file['path']})" if file["path"] and file["bytes"] is None else ""
-        raise SetrError(f"{what}{where} cannot be read: {reason_of(error)}") from error
-
-
 @contextmanager
 def reading(what: str | Path) -> Iterator[None]:
     """Makes a [`SetrError`] of what datasets raises for content that it cannot make rows of."""
@@ -262,18 +252,31 @@ def open_file(file: dict) -> BinaryIO:
     return xopen(path, "rb")
 
 
-def decode(file: dict, what: str, as_stored: bool = False) -> PILImage.Image:
-    """The picture in an image file, upright or `as_stored`, which keeps what is known of its file. Raises a
-    [`SetrError`] that calls it `what` if it cannot be read.
-    """
+@contextmanager
+def opened(file: dict, what: str) -> Iterator[BinaryIO]:
+    """The [`open_file`], for a block that reads it; a [`SetrError`] calls it `what` if it cannot be read."""
     try:
-        with open_file(file) as opened:
-            picture = open_rgb(opened)
-            return picture if as_stored else upright(picture)
-    # Pillow's readers of damaged files raise many types.
+        with open_file(file) as stream:
+            yield stream
+    # Readers of damaged files raise many types.
     except Exception as error:
         where = f" ({file['path']})" if file["path"] and file["bytes"] is None else ""
         raise SetrError(f"{what}{where} cannot be read: {reason_of(error)}") from error
+
+
+def decode(file: dict, what: str, as_stored: bool = False) -> PILImage.Image:
+    """The picture in an image file, upright or `as_stored`, which keeps what is known of its file. Errors are those of
+    [`opened`].
+    """
+    with opened(file, what) as stream:
+        picture = open_rgb(stream)
+        return picture if as_stored else upright(picture)
+
+
+def decode_bands(file: dict, what: str, num_bands: int) -> np.ndarray:
+    """The photo in an image file as an array, see [`read_bands`]. Errors are those of [`opened`]."""
+    with opened(file, what) as stream:
+        return bands_in(stream, num_bands)
 
 
 def row_name(given: Any, path: str | None, index: int) -> str:

@@ -51,6 +51,11 @@ def exported_agreement(
     return agreement(expected, found)
 
 
+def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference of logits, as a share of the largest that are expected."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
 @torch.inference_mode()
 def largest_difference(model: PreTrainedModel, exported: ExportedModel, pixel_values: torch.Tensor) -> float:
     """The largest difference of the logits, of which the graph itself cuts the padding, as a share of the largest."""
@@ -58,7 +63,7 @@ def largest_difference(model: PreTrainedModel, exported: ExportedModel, pixel_va
     found = torch.from_numpy(exported.run(pixel_values.numpy()))
     if found.shape != expected.shape:
         raise SetrError(f"the exported model returns logits of {tuple(found.shape)}, not {tuple(expected.shape)}")
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    return relative_difference(found, expected)
 
 
 class LayerLoss(NamedTuple):
@@ -86,7 +91,7 @@ def layer_losses(
     for name in progress_bar(len(layers), "layer", iterable=layers):
         with one_layer_reduced(model, name, dtype):
             found = model(**inputs)
-        change = ((found.logits - expected.logits).abs().max() / expected.logits.abs().max()).item()
+        change = relative_difference(found.logits, expected.logits)
         if math.isfinite(change):
             loss = 1 - agreement([label_map(expected)], [label_map(found)]).of_pixels
             losses.append(LayerLoss(loss, change, name))

@@ -19,12 +19,17 @@ class LogitsOnly(nn.Module):
         return self.model(pixel_values=pixel_values.to(self.dtype)).logits.float()
 
 
-def sample_pixels(model: PreTrainedModel) -> torch.Tensor:
-    """Pixels to trace a model with, and to compare it on. No two of the sizes are equal, 1, or whole patches, so that
-    none is taken for fixed.
+def sample_sizes(patch_size: int) -> tuple[int, int, int]:
+    """Batch size, height and width of what a model is traced with. No two are equal, 1, or whole patches, so that none
+    is taken for fixed.
     """
-    config = model.config
-    shape = (2, config.num_channels, 3 * config.patch_size + 1, 5 * config.patch_size - 1)
+    return 2, 3 * patch_size + 1, 5 * patch_size - 1
+
+
+def sample_pixels(model: PreTrainedModel) -> torch.Tensor:
+    """Pixels to trace a model with, and to compare it on."""
+    batch_size, height, width = sample_sizes(model.config.patch_size)
+    shape = (batch_size, model.config.num_channels, height, width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 

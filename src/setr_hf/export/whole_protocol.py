@@ -20,8 +20,9 @@ from ..files import check_is_new, size_of, whole_folder
 from ..inference.loading import load_model
 from ..inference.photos import upright_rgb
 from ..model.image_processing_setr import MAX_ENLARGED_PIXELS
-from .agreement import agreement, label_maps
+from .agreement import agreement, label_maps, relative_difference
 from .formats import OPSET, quiet
+from .graph import sample_sizes
 from .precision import reduced
 from .writing import ExportReport, check_options, check_result
 
@@ -93,9 +94,9 @@ def segment_settings(network: WindowNetwork, processor: BaseImageProcessor) -> d
 
 
 def sample_windows(network: WindowNetwork) -> torch.Tensor:
-    """A batch to trace a network with. No two of its sizes are equal, 1, or whole patches: none is taken for fixed."""
-    patch_size = network.model.config.patch_size
-    return torch.randint(256, (2, 3 * patch_size + 1, 5 * patch_size - 1, 3), dtype=torch.uint8)
+    """A batch to trace a network with."""
+    batch_size, height, width = sample_sizes(network.model.config.patch_size)
+    return torch.randint(256, (batch_size, height, width, 3), dtype=torch.uint8)
 
 
 def write_graph(network: WindowNetwork, settings: dict[str, Any], path: Path) -> None:
@@ -140,7 +141,7 @@ def largest_difference(network: WindowNetwork, runtime: Any) -> float:
     """The largest difference of the logits of a window, as a share of the largest."""
     windows = sample_windows(network)
     expected, (found,) = network(windows), runtime.load()[0].run(None, {"pixels": windows.numpy()})
-    return ((torch.from_numpy(found) - expected).abs().max() / expected.abs().max()).item()
+    return relative_difference(torch.from_numpy(found), expected)
 
 
 def export_whole_protocol(

@@ -4,6 +4,8 @@ import math
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,17 +100,24 @@ def check_nodata(bands: np.ndarray, nodata: Any) -> None:
         )
 
 
-def read_tiff_bands(file: BinaryIO) -> np.ndarray:
-    """All bands of a TIFF file, `(height, width, bands)`, of the file's type."""
+@contextmanager
+def tiff_dataset(file: BinaryIO) -> Iterator[Any]:
+    """An open TIFF file as a dataset of rasterio. Raises `ValueError` if that is not installed."""
     rasterio = rasterio_module()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
-            check_extent(dataset.height, dataset.width, dataset.count)
-            check_band_types(dataset)
-            bands = np.moveaxis(dataset.read(), 0, -1)
-            check_nodata(bands, dataset.nodata)
-            return bands
+            yield dataset
+
+
+def read_tiff_bands(file: BinaryIO) -> np.ndarray:
+    """All bands of a TIFF file, `(height, width, bands)`, of the file's type."""
+    with tiff_dataset(file) as dataset:
+        check_extent(dataset.height, dataset.width, dataset.count)
+        check_band_types(dataset)
+        bands = np.moveaxis(dataset.read(), 0, -1)
+        check_nodata(bands, dataset.nodata)
+        return bands
 
 
 def check_band_types(dataset: Any) -> None:
@@ -178,16 +187,23 @@ def open_rgb(file: BinaryIO) -> Image.Image:
         return array_to_rgb(bands)
 
 
+@contextmanager
+def photo_file(path: str | Path) -> Iterator[BinaryIO]:
+    """An open file, for a block that reads the photo in it, whose errors become a `ValueError` that names the file."""
+    try:
+        with open_file(path) as file:
+            yield file
+    except Exception as error:  # Damaged files break their readers wherever they happen to.
+        raise ValueError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
+
+
 def load_photo(path: str | Path) -> Image.Image:
     """The photo in a file, see [`open_rgb`], decoded; of an animation, its first frame. Raises `ValueError` that names
     the file if there is none, it is damaged or incomplete, or so large that it may be a decompression bomb, before
     decoding it.
     """
-    try:
-        with open_file(path) as file:
-            return open_rgb(file)
-    except Exception as error:  # Damaged files break Pillow's readers wherever they happen to.
-        raise ValueError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
+    with photo_file(path) as file:
+        return open_rgb(file)
 
 
 def read_bands(path: str | Path, num_bands: int | None = None) -> np.ndarray:
@@ -217,11 +233,8 @@ def read_bands(path: str | Path, num_bands: int | None = None) -> np.ndarray:
     (40, 60, 13)
     ```
     """
-    try:
-        with open_file(path) as file:
-            return bands_in(file, num_bands)
-    except Exception as error:  # Damaged files break their readers wherever they happen to.
-        raise ValueError(f"{path} cannot be read as a photo: {reason_of(error)}") from error
+    with photo_file(path) as file:
+        return bands_in(file, num_bands)
 
 
 def is_opaque(dataset: Any) -> bool:
@@ -242,19 +255,17 @@ def num_bands_in(file: BinaryIO) -> int | None:
     if kind is None:
         return None
     try:
-        rasterio = rasterio_module()
+        rasterio_module()
     except ValueError:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
-            is_8_bit, count = set(dataset.dtypes) == {"uint8"}, dataset.count
-            if is_8_bit and (count == 3 or dataset.colorinterp[0].name in ("palette", "cyan")):
-                return None
-            bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
-            if is_8_bit and (bits < 8 or (count == 4 and is_opaque(dataset))):
-                return None
-            return count
+    with tiff_dataset(file) as dataset:
+        is_8_bit, count = set(dataset.dtypes) == {"uint8"}, dataset.count
+        if is_8_bit and (count == 3 or dataset.colorinterp[0].name in ("palette", "cyan")):
+            return None
+        bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        if is_8_bit and (bits < 8 or (count == 4 and is_opaque(dataset))):
+            return None
+        return count
 
 
 def scaled_by_type(image: np.ndarray | torch.Tensor, is_scaled: bool = True) -> np.ndarray | torch.Tensor:

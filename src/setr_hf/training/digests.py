@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 
 
-def tensor_bytes(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor's values as `uint8`, in order."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor's values, in order."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def add_tensors(digest: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

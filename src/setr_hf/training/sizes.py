@@ -45,8 +45,8 @@ def short_side(data: SegmentationData, row: dict) -> int:
 def choose_sizes(options: Namespace, data: SegmentationData) -> dict[str, Any]:
     """The values of `crop_size`, `stride`, and `size` if photos are to be resized, that the options of a new model
     leave open. A crop is as large as most photos allow, up to the `image_size` of `config` or the size that the
-    backbone was trained at, or 512 pixels, in whole patches. Raises
-    [`SetrError`] if the stride that was asked for leaves gaps between such windows.
+    backbone was trained at, or 512 pixels, in whole patches. Raises [`SetrError`] if the stride that was asked for
+    leaves gaps between such windows.
     """
     if options.crop_size:
         return {}
@@ -57,14 +57,14 @@ def choose_sizes(options: Namespace, data: SegmentationData) -> dict[str, Any]:
     crop_size = [limit, limit] if isinstance(limit, int) else list(limit)
     size = None
     if options.size:
-        short_side: float = options.size[0]
+        usual_side: float = options.size[0]
     elif data.is_stream or not (sides := short_sides(data)):
-        short_side = min(crop_size)
+        usual_side = min(crop_size)
     else:
-        short_side = median(sides)
-        if short_side > MOST_CROPS * min(crop_size):
-            short_side, size = min(crop_size), [min(crop_size)]
-    largest = max(LEAST_CROP, int(short_side))
+        usual_side = median(sides)
+        if usual_side > MOST_CROPS * min(crop_size):
+            usual_side, size = min(crop_size), [min(crop_size)]
+    largest = max(LEAST_CROP, int(usual_side))
     crop_size = [max(multiple, min(side, largest) // multiple * multiple) for side in crop_size]
     stride = options.stride or default_stride(crop_size)
     check_windows(crop_size, stride)
