@@ -1,6 +1,5 @@
 """The options that `evaluate`, `compare` and `calibrate` share."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ class SampleArguments(ProtocolArguments):
 
     limit: int | None = option(None, "only the first images")
     skip_bad_samples: bool = option(False, "leave out samples that cannot be used")
-    threads: int = option(os.cpu_count() or 1, "CPU threads of each process; changes rounding")
+    threads: int | None = option(None, "CPU threads of each process, by default as many as torch takes")
 
     def __post_init__(self) -> None:
         super().__post_init__()

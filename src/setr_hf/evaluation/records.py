@@ -112,15 +112,17 @@ def check_sample_record(record: dict, num_labels: int, has_annotations: bool) ->
         raise ValueError("counts must be a list of numbers of pixels, one for each cell")
 
 
-def start_processes(num_threads: int) -> PartialState:
-    """Joins the launched processes, with `num_threads` threads each on a CPU. [`SetrError`] if one is missing."""
+def start_processes(num_threads: int | None) -> PartialState:
+    """Joins the launched processes, with `num_threads` threads each on a CPU; by default torch's own number, which
+    heeds OMP_NUM_THREADS and the CPUs that a process is bound to. [`SetrError`] if a process is missing.
+    """
     # Without `cpu=True`, accelerate takes each process on a machine without a GPU for the only one. A process that
     # finishes early waits for the others, however long they take.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != state.num_processes:
         raise SetrError(f"{launched} processes were launched, but {state.num_processes} found each other")
-    if state.device.type == "cpu":
+    if num_threads and state.device.type == "cpu":
         torch.set_num_threads(num_threads)
     return state
 
