@@ -1,6 +1,8 @@
 """The bar of a job says how long it will take, and fills no log file."""
 
 import io
+import os
+import subprocess
 import sys
 
 from setr_hf.progress import progress_bar
@@ -32,3 +34,10 @@ def test_a_log_file_gets_the_beginning_and_the_end_and_a_terminal_all(monkeypatc
     with progress_bar(10, "photo", disable=True) as bar:
         bar.update(10)
     assert sys.stderr.getvalue().count("\r") == states[True]
+
+
+def test_the_environment_turns_all_bars_off():
+    code = "from setr_hf.progress import progress_bar; progress_bar(10, 'photo', disable=False).update(10)"
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
