@@ -12,6 +12,8 @@ from PIL import Image as PILImage
 from setr_hf.cli import run_job
 from setr_hf.data.label_sets import write_names_file
 from setr_hf.data.scenes import make_scenes
+from setr_hf.doctor.sheet import SIZE
+from setr_hf.inference.pictures import LINE_HEIGHT, column_starts
 from setr_hf_cli import load_script
 
 
@@ -34,6 +36,18 @@ def spoil(folder):
     masks[4].unlink()
     (folder / "labels.json").unlink()
     return {"corrupt_photo", "size_mismatch", "colour_mask", "mask_values", "missing_mask", "class_names"}
+
+
+def test_a_photo_without_an_annotation_is_shown_as_it_is_and_may_be_annotated(main, folder, tmp_path):
+    next((folder / "annotations/train").iterdir()).unlink()
+    assert main([str(folder), "--output", str(tmp_path / "out")]) == 1
+    (finding,) = json.loads((tmp_path / "out/report.json").read_text())["findings"]
+    assert finding["kind"] == "missing_mask" and finding["advice"].startswith("annotate or remove")
+    with PILImage.open(tmp_path / "out/sheet.png") as sheet:
+        row = np.asarray(sheet, dtype=int)[2 * LINE_HEIGHT : 2 * LINE_HEIGHT + 288]
+    photo, annotation, both = (row[:, left : left + SIZE] for left in column_starts(3, SIZE)[:3])
+    assert (annotation == 255).all()
+    assert abs(both - photo).mean() < 5 and photo.std() > 30  # enlarged in two ways
 
 
 def test_all_of_several_faults_are_named_printed_and_shown(main, folder, tmp_path, capsys):

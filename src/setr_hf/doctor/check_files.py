@@ -9,7 +9,7 @@ SMALLEST_SIDE = 32
 MOST_PIXELS = 64_000_000
 # Of the longer side to the shorter.
 LARGEST_ASPECT = 6
-LEAVE_OUT = "repair or remove them, or pass --skip-bad-samples to leave them out"
+LEAVE_OUT = "remove them, or pass --skip-bad-samples to leave them out"
 
 
 def photos_of(data: DataFacts) -> list[tuple[SampleFacts, PhotoFacts]]:
@@ -22,11 +22,15 @@ def corrupt_files(data: DataFacts) -> list[Finding]:
     findings = []
     if photos:
         findings += about(
-            photos, "corrupt_photo", "error", f"photos cannot be read: {photos[0].photo_error}", LEAVE_OUT
+            photos,
+            "corrupt_photo",
+            "error",
+            f"photos cannot be read: {photos[0].photo_error}",
+            f"repair or {LEAVE_OUT}",
         )
     if masks:
         meaning = f"annotations cannot be read: {masks[0].mask_error}"
-        findings += about(masks, "corrupt_mask", "error", meaning, LEAVE_OUT)
+        findings += about(masks, "corrupt_mask", "error", meaning, f"repair or {LEAVE_OUT}")
     return findings
 
 
@@ -36,8 +40,14 @@ def unpaired_files(data: DataFacts) -> list[Finding]:
     missing = [sample for sample in data.samples if not sample.has_mask and sample.split in annotated]
     lonely = [sample for sample in data.samples if not sample.has_photo]
     return [
-        *about(missing, "missing_mask", "error", f"photos have no annotation: {pairs}", LEAVE_OUT),
-        *about(lonely, "mask_without_photo", "error", f"annotations have no photo: {pairs}", LEAVE_OUT),
+        *about(missing, "missing_mask", "error", f"photos have no annotation: {pairs}", f"annotate or {LEAVE_OUT}"),
+        *about(
+            lonely,
+            "mask_without_photo",
+            "error",
+            f"annotations have no photo: {pairs}",
+            f"add the photos, or {LEAVE_OUT}",
+        ),
         *(
             Finding("no_annotations", "error", f"the split {split} has no annotations", "choose --annotation-column")
             for split in data.splits

@@ -72,7 +72,9 @@ def draw_sheet(facts: DataFacts, findings: list[Finding]) -> Image.Image:
             annotation = colored_annotation(sample, row, facts, colors)
         except SetrError:  # The file has changed since it was read.
             continue
-        both = Image.blend(photo, annotation.resize(photo.size, Image.Resampling.NEAREST), 0.5)
+        both = photo
+        if sample.mask is not None:
+            both = Image.blend(photo, annotation.resize(photo.size, Image.Resampling.NEAREST), 0.5)
         pictures = picture_row(photo, [annotation, both], SIZE)
         rows += [draw_line(pictures.width, [(MARGIN, caption)]), pictures]
     occurring = np.flatnonzero(facts.class_counts()[:IGNORED_LABEL]).tolist()
