@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.update_card:
         benchmark = find_benchmark(data.label_set.dataset, source.split, len(data))
         dataset = benchmark or dataset_name(source.dataset)
-        update_card(options.model, eval_results(summary, dataset, source.split, segmenter.scales))
+        results = eval_results(summary, dataset, source.split, segmenter.scales, source.validation_fraction)
+        update_card(options.model, results)
     print_scores(summary)
     print(f"results: {output}")
     return 0

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from setr_hf.cli import JobParser
-from setr_hf.data.arguments import DataArguments, load_data, option
+from setr_hf.data.arguments import HoldOutArguments, load_data, option
 from setr_hf.evaluation.arguments import EvaluationArguments
 from setr_hf.evaluation.records import start_processes
 from setr_hf.hub.verify import check_figures, local_copy, verify
 
 
 @dataclass
-class FigureArguments(DataArguments):
+class FigureArguments(HoldOutArguments):
     """The data set whose figures are computed again."""
 
     split: str = option("validation", "split of the data set")

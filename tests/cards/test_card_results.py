@@ -51,6 +51,15 @@ def test_a_card_is_begun_in_a_folder_that_has_none(tmp_path):
     assert "setr-hf evaluate --model 'my model' --dataset me/photos --split test\n" in card.text
 
 
+def test_a_result_on_held_out_samples_says_so_and_so_does_the_command_that_computes_it(tmp_path):
+    results = eval_results({"mean_iou": 0.5}, "scenes", "validation", (0.5, 1.0), validation_fraction=0.25)
+    update_card(str(tmp_path), results)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results == results and is_measured(results[0])
+    assert "| scenes | validation, 0.25 held out | scales 0.5, 1 with mirror images | 50.00 | measured |" in card.text
+    assert "--dataset path/to/scenes --validation-fraction 0.25 --protocol multi --scales 0.5 1\n" in card.text
+
+
 def test_published_and_measured_figures_of_one_protocol_stand_beside_each_other(tmp_path):
     ade20k, scales = BENCHMARKS["ade20k"], (0.5, 0.75, 1.0)
     theirs = published_results(48.64, ade20k, scales, "the authors", "https://example.com")

@@ -243,6 +243,9 @@ def test_data_without_validation_split_holds_samples_out_or_goes_without(train, 
     out, _ = train(*arguments, "--validation-fraction", 0.25, "--output-dir", tmp_path / "parted")
     assert "6 for training, 2 for validation" in out
     assert json.loads((tmp_path / "parted/eval_results.json").read_text())["eval_mean_iou"] >= 0
+    assert "setr-hf evaluate --model parted --dataset path/to/data --validation-fraction 0.25\n" in (
+        (tmp_path / "parted/README.md").read_text()
+    )
     out, _ = train(*arguments, "--validation-fraction", 0, "--output-dir", tmp_path / "without")
     assert "8 for training, none for validation" in out
     assert (tmp_path / "without/README.md").exists() and not (tmp_path / "without/eval_results.json").exists()

@@ -29,12 +29,19 @@ def protocol_name(scales: Sequence[float] | None) -> str:
 
 
 def eval_results(
-    summary: dict, dataset: str | Benchmark, split: str, scales: Sequence[float] | None = None
+    summary: dict,
+    dataset: str | Benchmark,
+    split: str,
+    scales: Sequence[float] | None = None,
+    validation_fraction: float | None = None,
 ) -> list[EvalResult]:
     """Measured scores in the form of a model card, in percent, from `mean_iou`, `overall_accuracy` and
     `mean_accuracy`, 0 to 1; missing and undefined ones (`None`) are left out. `dataset` is a public data set, or the
-    Hub id or name of another; `scales` are the ratios of the multi-scale protocol with mirror images.
+    Hub id or name of another; `scales` are the ratios of the multi-scale protocol with mirror images;
+    `validation_fraction` is the share of the training samples that was held out, if they were such.
     """
+    arguments: dict = {} if scales is None else {"scales": [float(scale) for scale in scales]}
+    arguments |= {"validation_fraction": validation_fraction} if validation_fraction else {}
     dataset_type, title = (dataset, dataset) if isinstance(dataset, str) else (dataset.dataset_type, dataset.title)
     return [
         EvalResult(
@@ -45,7 +52,7 @@ def eval_results(
             dataset_split=split,
             metric_type=metric,
             metric_name=f"{name}{BETWEEN_NAME_AND_PROTOCOL}{protocol_name(scales)}",
-            metric_args=None if scales is None else {"scales": [float(scale) for scale in scales]},
+            metric_args=arguments or None,
             metric_value=round(100 * summary[metric], 2),
         )
         for metric, name in METRICS.items()
@@ -85,12 +92,23 @@ def scales_of(result: EvalResult) -> list[float] | None:
     return (result.metric_args or {}).get("scales")
 
 
+def validation_fraction_of(result: EvalResult) -> float | None:
+    """The share of the training samples that were held out for a result, or `None` if it is of a whole split."""
+    return (result.metric_args or {}).get("validation_fraction")
+
+
+def split_text(result: EvalResult) -> str:
+    fraction = validation_fraction_of(result)
+    return (result.dataset_split or "") + (f", {fraction:g} held out" if fraction else "")
+
+
 def evaluate_command(result: EvalResult, model: str) -> str:
     """The command that computes a result."""
     folder = result.dataset_type if "/" in result.dataset_type else f"path/to/{result.dataset_type}"
-    scales = scales_of(result)
+    scales, fraction = scales_of(result), validation_fraction_of(result)
     words = ["setr-hf", "evaluate", "--model", model, "--dataset", folder]
     words += [] if result.dataset_split in (None, "validation") else ["--split", result.dataset_split]
+    words += ["--validation-fraction", f"{fraction:g}"] if fraction else []
     words += [] if scales is None else ["--protocol", "multi", "--scales", *(f"{scale:g}" for scale in scales)]
     return one_line(shlex.join(words))
 
@@ -105,7 +123,7 @@ def results_section(results: list[EvalResult], model: str) -> str:
         arguments = result.metric_args or {}
         publisher = markdown_text(arguments.get("published_by"))
         source = "measured" if is_measured(result) else f"[published by {publisher}]({arguments.get('url')})"
-        cells = (result.dataset_name, result.dataset_split or "", protocol_name(scales_of(result)))
+        cells = (result.dataset_name, split_text(result), protocol_name(scales_of(result)))
         rows.setdefault((*map(markdown_text, cells), source), {})[result.metric_type] = f"{result.metric_value:.2f}"
     shown = [metric for metric in METRICS if any(metric in scores for scores in rows.values())]
     header = ["data set", "split", "protocol", *(f"{METRICS[metric]} (%)" for metric in shown), "source"]

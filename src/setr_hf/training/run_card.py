@@ -37,6 +37,7 @@ class RunFacts:
     Args:
         dataset (`str`, *optional*): Id on the Hub, or name, of the data.
         benchmark (`Benchmark`, *optional*): The public data set that this is.
+        validation_fraction (`float`, *optional*): Share of the training samples that is held out for validation.
         model (`str`, *optional*): The SETR that training started from: id on the Hub, or folder. By default, where the
             trainer's model was loaded from.
         encoder (`str`, *optional*): The classifier whose encoder it started from, likewise.
@@ -46,6 +47,7 @@ class RunFacts:
 
     dataset: str | None = None
     benchmark: Benchmark | None = None
+    validation_fraction: float | None = None
     model: str | None = None
     encoder: str | None = None
     recipe: str | None = None
@@ -168,6 +170,11 @@ def run_facts(
         "tags": ["generated_from_trainer"],
         "training": [*hyperparameter_rows(arguments, state), *run.rows],
         "pictures": pictures,
-        "results": eval_results(measured, run.benchmark or run.dataset or UNKNOWN_DATA, "validation"),
+        "results": eval_results(
+            measured,
+            run.benchmark or run.dataset or UNKNOWN_DATA,
+            "validation",
+            validation_fraction=run.validation_fraction,
+        ),
     }
     return ModelFacts(repository=repository, **facts | given)

@@ -290,6 +290,7 @@ def card_facts(
     return RunFacts(
         dataset=dataset_name(str(job.dataset)),
         benchmark=benchmarks.pop() if len(benchmarks) == 1 else None,
+        validation_fraction=job.validation_fraction,
         model=job.model,
         encoder=job.backbone or (None if job.model or job.encoder == RANDOM_WEIGHTS else job.encoder),
         recipe=command.recipe.name if command.recipe else None,
