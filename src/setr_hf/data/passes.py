@@ -27,5 +27,6 @@ def my_samples(
     with ThreadPoolExecutor(num_workers or max(1, (os.cpu_count() or 1) // state.num_processes)) as pool:
         results = pool.map(partial(read, data=data), mine)
         # A small data set is read before a bar would be of use.
-        shown = {"desc": description, "delay": 3, "disable": not state.is_main_process}
-        yield from zip(mine, progress_bar(len(mine), "sample", iterable=results, **shown))
+        is_hidden = not state.is_main_process
+        bar = progress_bar(len(mine), "sample", is_hidden, iterable=results, desc=description, delay=3)
+        yield from zip(mine, bar)
