@@ -151,6 +151,19 @@ def test_measured_figures_are_computed_again_to_the_printed_digit(copy, scene_fo
     assert f"{figure + 0.01:.2f} on the card, computed {figure}" in capsys.readouterr().out
 
 
+def test_figures_of_held_out_samples_are_computed_again_by_the_command_on_the_card(
+    copy, scene_folder, tmp_path, capsys
+):
+    for kind in ("images", "annotations"):
+        shutil.rmtree(scene_folder / kind / "val")
+    data = ["--dataset", scene_folder, "--validation-fraction", 0.5]
+    assert call("evaluate", "--model", copy, *data, "--output", tmp_path / "results", "--update-card") == 0
+    assert "--dataset path/to/data --validation-fraction 0.5\n" in (copy / "README.md").read_text()
+    write_manifest(copy)
+    assert call("verify", copy, *data) == 0
+    assert "figures    as it should be" in capsys.readouterr().out
+
+
 def test_a_repository_is_verified_at_a_revision(copy, tmp_path):
     with running_hub() as hub, hub_process(tmp_path / "cache", HF_ENDPOINT=hub.address) as process:
         repository = hub.repositories["model", "me/scenes"] = Repository()
