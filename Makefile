@@ -30,6 +30,9 @@ demo: $(VENV)/installed  ## train a small SETR on generated scenes, or on a fold
 cards: $(VENV)/installed  ## write model_cards/ and the README's model zoo from the recipes
 	$(BIN)/python -c 'from pathlib import Path; from setr_hf.hub.zoo import write_zoo; write_zoo(Path("model_cards"), Path("README.md"))'
 
+notebooks: $(VENV)/installed  ## execute the notebooks in docs/ anew and store what they print and show: minutes
+	$(BIN)/python tests/helpers/notebooks.py
+
 check: $(VENV)/installed  ## check formatting, lint, types and the import contract; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +59,4 @@ test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest v
 audit: $(OLDEST)/installed  ## look for known vulnerabilities in the oldest versions that pyproject.toml admits
 	$(OLDEST)/bin/uv tool run -q pip-audit --skip-editable --path $(wildcard $(OLDEST)/lib/python3*/site-packages)
 
-.PHONY: help setup demo cards check style test test-hostile test-long test-oldest audit
+.PHONY: help setup demo cards notebooks check style test test-hostile test-long test-oldest audit
