@@ -1,11 +1,11 @@
 """The notebooks in docs/: executed as they stand, but for their size, and stored as they were executed."""
 
-import os
 import re
 
 import nbformat
 import pytest
 from local_hub import TOKEN, running_hub
+from nbclient.exceptions import CellExecutionError
 from notebooks import METADATA, NOTEBOOKS, execute, source_digest
 from paths import ROOT
 
@@ -74,7 +74,7 @@ def test_the_story_goes_from_a_folder_with_faults_to_a_published_model(tmp_path)
 def test_a_stored_notebook_holds_what_its_cells_print_and_nothing_of_the_machine(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) <= MOST_BYTES
-    assert not ABSOLUTE_PATH.search(text) and os.path.expanduser("~") + os.sep not in text
+    assert not ABSOLUTE_PATH.search(text)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     executed = notebook.metadata.pop("executed")
@@ -91,8 +91,6 @@ def test_a_stored_notebook_holds_what_its_cells_print_and_nothing_of_the_machine
 
 
 def test_a_cell_that_fails_ends_the_execution(tmp_path):
-    from nbclient.exceptions import CellExecutionError
-
     cells = [nbformat.v4.new_code_cell("%%bash\nsetr-hf doctor nowhere"), nbformat.v4.new_code_cell("1")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "failing.ipynb")
     with pytest.raises(CellExecutionError, match="nowhere"):
