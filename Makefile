@@ -43,6 +43,9 @@ style: $(VENV)/installed  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Each core has a process of its own; threads beside it would wait for each other most of the time.
+test test-hostile test-long test-oldest: export OMP_NUM_THREADS := 1
+
 test: $(VENV)/installed  ## run the tests on all cores; SETR_HF_DATA=folder adds those on real photos
 	$(BIN)/python -m pytest -n auto
 
