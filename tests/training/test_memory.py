@@ -6,6 +6,7 @@ import pytest
 import torch
 from distributed_training import make_trainer
 from torch.profiler import ProfilerActivity, profile
+from transformers import DINOv3ViTConfig
 
 from setr_hf import (
     SetrConfig,
@@ -102,6 +103,16 @@ def test_the_simulated_peak_of_adapters_is_that_of_the_allocator(settings, tmp_p
     arguments, adapt = arguments_of(tmp_path, optim="adamw_torch"), partial(add_lora, rank=2, dropout=0.1)
     predicted = Simulation(config, (SIDE, SIDE), arguments, "cpu", adapt).step_bytes(settings)
     assert predicted == pytest.approx(measured_bytes(config, settings, torch.optim.AdamW, adapt), rel=0.05)
+
+
+def test_encoders_that_keep_positions_are_simulated_at_several_sizes_and_run_then(tmp_path):
+    encoder = DINOv3ViTConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=SIDE)
+    config = SetrConfig(backbone_config=encoder, num_labels=20)
+    simulation = Simulation(config, (SIDE, SIDE), arguments_of(tmp_path), "cpu")
+    assert simulation.step_bytes(StepSettings(1)) < simulation.step_bytes(StepSettings(2))
+    model = SetrForSemanticSegmentation(config)
+    assert model(torch.zeros(1, 3, SIDE, SIDE)).logits.isfinite().all()
+    assert simulation.evaluation_bytes(StepSettings(1), 1) > 0
 
 
 def test_adapters_take_less_memory_than_whole_layers(tmp_path):

@@ -344,9 +344,9 @@ class SetrImageProcessorMixin:
 
     Raises:
         `ValueError`: a setting is out of range, such as a `stride` that exceeds `crop_size`; an image, which the error
-        counts from 0, is empty, has another number of bands than `image_mean`, holds NaN or intensities of another
-        range than 0 to 255, or would be enlarged to more than 64 megapixels; a segmentation map differs in size from
-        its image or is not a map of ids; or images of several sizes are to be stacked.
+            counts from 0, is empty, has another number of bands than `image_mean`, holds NaN or intensities of another
+            range than 0 to 255, or would be enlarged to more than 64 megapixels; a segmentation map differs in size
+            from its image or is not a map of ids; or images of several sizes are to be stacked.
 
     Example:
 

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry
-from transformers import Trainer
+from transformers import Trainer, pytorch_utils
 from transformers.initialization import no_init_weights
 
 from ..model.configuration_setr import SetrConfig
@@ -131,6 +131,20 @@ class LiveBytes(TorchDispatchMode):
         self.add(results)
         self.peak = max(self.peak, self.now + inside)
         return results
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """New tensors are fake. Some encoders, such as DINOv3, keep tensors for later calls, which would mix fake and real
+    ones; while torch compiles, Transformers keeps none.
+    """
+    is_compiling = pytorch_utils.is_torchdynamo_compiling
+    pytorch_utils.is_torchdynamo_compiling = lambda: True
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        pytorch_utils.is_torchdynamo_compiling = is_compiling
 
 
 @dataclass
@@ -254,7 +268,7 @@ class Simulation:
         if key not in self.known:
             live = self._live_bytes()
             model = self._network(settings)
-            with FakeTensorMode(), live:
+            with fake_tensors(), live:
                 self._place(model)
                 optimizer = self._optimizer(model)
                 parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -291,7 +305,7 @@ class Simulation:
         if key not in self.known:
             live = self._live_bytes()
             model = self._network(settings)
-            with FakeTensorMode(), live:
+            with fake_tensors(), live:
                 self._place(model)
                 optimizer, averages = self._optimizer(model), self._averages(model)
                 model.eval()
