@@ -12,7 +12,7 @@ help:  ## list the targets
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q -e '.[test,check]'
+	$(BIN)/pip install -q -e '.[test,check,docs]'
 	@touch $@
 
 # The lowest version of everything that pyproject.toml names; uv finds and installs them.
@@ -27,17 +27,22 @@ setup: $(VENV)/installed  ## make .venv with the package and the tools of its te
 demo: $(VENV)/installed  ## train a small SETR on generated scenes, or on a folder: make demo DATA=path/to/folder
 	$(BIN)/python scripts/demo.py $(if $(DATA),--dataset $(DATA))
 
-cards: $(VENV)/installed  ## write model_cards/ and the README's model zoo from the recipes
-	$(BIN)/python -c 'from pathlib import Path; from setr_hf.hub.zoo import write_zoo; write_zoo(Path("model_cards"), Path("README.md"))'
+cards: $(VENV)/installed  ## write model_cards/ and the page of the model zoo from the recipes
+	$(BIN)/python -c 'from pathlib import Path; from setr_hf.hub.zoo import write_zoo; write_zoo(Path("model_cards"), Path("docs/reference/model-zoo.md"))'
 
 notebooks: $(VENV)/installed  ## execute the notebooks in docs/ anew and store what they print and show: minutes
 	$(BIN)/python tests/helpers/notebooks.py
 
-check: $(VENV)/installed  ## check formatting, lint, types and the import contract; changes nothing
+# The variable spares the announcement that MkDocs will have a successor.
+docs: $(VENV)/installed  ## build docs/ as a site, without a network, and fail at the first warning
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+check: $(VENV)/installed  ## check formatting, lint, types, the import contract and the docs; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(MAKE) --no-print-directory docs
 
 style: $(VENV)/installed  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
@@ -62,4 +67,4 @@ test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest v
 audit: $(OLDEST)/installed  ## look for known vulnerabilities in the oldest versions that pyproject.toml admits
 	$(OLDEST)/bin/uv tool run -q pip-audit --skip-editable --path $(wildcard $(OLDEST)/lib/python3*/site-packages)
 
-.PHONY: help setup demo cards notebooks check style test test-hostile test-long test-oldest audit
+.PHONY: help setup demo cards notebooks docs check style test test-hostile test-long test-oldest audit

@@ -27,6 +27,8 @@ ENCODERS = {"large": "ViT-Large", "base": "ViT-Base", "deit": "DeiT-Base"}
 FORM = ["decoder_type", "hidden_size", "num_hidden_layers", "intermediate_size", "num_labels", "auxiliary_out_indices"]
 FORM += ["decoder_kernel_size", "decoder_num_convs", "auxiliary_num_convs", "mla_classifier_kernel_size"]
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+# The folder of the cards, as seen from the page with their table.
+CARDS = "../../model_cards"
 BEGIN_TABLE, END_TABLE = "<!-- model zoo: `make cards` writes it -->", "<!-- end of model zoo -->"
 PATCH_BIAS = """The patch embedding of these weights has a bias, as here. mmsegmentation 1.x drops it, unless its
 configuration says `model.backbone.patch_bias=True`, and then computes something else
@@ -180,19 +182,19 @@ def zoo_table() -> str:
         scores = [recipe.published.get(protocol) for protocol in ("single_scale", "multi_scale")]
         cells = ["" if score is None else f"{score:.2f}" for score in scores]
         title = BENCHMARKS[dataset_of(recipe)].title.split(",")[0]
-        link = f"[{name}](model_cards/{name}/README.md)"
+        link = f"[{name}]({CARDS}/{name}/README.md)"
         lines.append(f"| {' | '.join([link, ENCODERS[encoder_of(recipe)], title, *cells])} |")
     return "\n".join(lines)
 
 
-def write_zoo(folder: Path, readme: Path) -> None:
-    """Writes the card of each public checkpoint into `folder/name`, and their table into its place in a README."""
+def write_zoo(folder: Path, page: Path) -> None:
+    """Writes the card of each public checkpoint into `folder/name`, and their table into its place in a page."""
     for name, recipe in zoo_recipes().items():
         config = recipe_config(recipe)
         write_model_card(folder / name, public_facts(recipe), config, build_image_processor(config))
-    before, rest = read_text(readme).split(BEGIN_TABLE)
+    before, rest = read_text(page).split(BEGIN_TABLE)
     after = rest.split(END_TABLE)[1]
-    with whole_file(readme) as unfinished:
+    with whole_file(page) as unfinished:
         unfinished.write_text(f"{before}{BEGIN_TABLE}\n{zoo_table()}\n{END_TABLE}{after}", encoding="utf-8")
 
 
