@@ -46,8 +46,11 @@ def page_of_notebook(notebook: dict) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(source)
             continue
-        command, shell = re.subn(r"^%%bash\n", "", source)
-        parts.append(f"```{'bash' if shell else 'python'}\n{command}\n```")
+        if source.startswith("%%bash"):
+            language, source = "bash", source.removeprefix("%%bash\n")
+        else:
+            language = "python"
+        parts.append(f"```{language}\n{source}\n```")
         for output in cell["outputs"]:
             data = output.get("data", {})
             if "image/jpeg" in data:
