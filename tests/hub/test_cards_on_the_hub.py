@@ -42,6 +42,7 @@ def test_results_are_added_to_a_card_on_the_hub_by_one_commit_each(hub):
         card = card_of(repository)
         assert card.data.eval_results == RESULTS and card.data.model_name == name.removeprefix("me/")
         assert f"setr-hf evaluate --model {name} --dataset me/photos\n" in card.text
+        assert name == "me/described" or card.data.pipeline_tag == "image-segmentation"
         assert [commit.title for _, commit in repository.history()] == ["Add evaluation results", "initial commit"]
         assert repository.files()["config.json"] == b"{}"
     assert card_of(described).data.license == "mit"

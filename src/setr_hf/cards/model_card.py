@@ -18,7 +18,7 @@ from ..text import markdown_text, one_line
 from .architecture import architecture_figure, architecture_text, decoder_name
 from .benchmarks import Benchmark
 from .pictures import save_figure
-from .results import CARD, results_section
+from .results import CARD, LISTED_AS, results_section
 
 
 PAPER = (
@@ -361,8 +361,7 @@ def metadata(facts: ModelFacts) -> ModelCardData:
     return ModelCardData(
         language=facts.language,
         license=facts.license,
-        library_name="transformers",
-        pipeline_tag="image-segmentation",
+        **LISTED_AS,
         tags=[*TAGS, *facts.tags],
         datasets=[*hub_ids, *facts.datasets] or None,
         metrics=["mean_iou"],

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -17,6 +17,8 @@ from .reading import read_card
 
 
 CARD = "README.md"
+# What the metadata of a card must say for the Hub to list the model and to offer its widget.
+LISTED_AS: dict[str, Any] = {"pipeline_tag": "image-segmentation", "library_name": "transformers"}
 METRICS = {"mean_iou": "mean IoU", "overall_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
 BETWEEN_NAME_AND_PROTOCOL = " (%), "
 # What stands between these lines of a card is written anew when a result is added, and nothing else.
@@ -159,7 +161,7 @@ def update_card(model: str, results: list[EvalResult]) -> None:
         path = None
     if path is None or not path.exists():
         title = markdown_text(name.split("/")[-1])
-        card = ModelCard(f"---\nlibrary_name: transformers\n---\n\n# {title}\n\n{BEGIN}\n{END}\n")
+        card = ModelCard(f"---\n{ModelCardData(**LISTED_AS)}\n---\n\n# {title}\n\n{BEGIN}\n{END}\n")
     else:
         card = read_card(path)
     add_results(card, results, name)

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from .. import model as model_room
 from ..cards.model_card import ModelFacts, write_model_card
 from ..cards.reading import read_card
-from ..cards.results import add_results
+from ..cards.results import LISTED_AS, add_results
 from ..checkpoints.convert import load_original
 from ..errors import SetrError
 from ..files import check_space, read_text, size_of
@@ -139,8 +139,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_card(card: ModelCard) -> None:
-    """Raises a [`SetrError`] if a card lacks what the Hub needs to list the model and to offer its widget."""
-    wanted = {"pipeline_tag": "image-segmentation", "library_name": "transformers"}
-    for name, value in wanted.items():
+    """Raises a [`SetrError`] if a card lacks what the Hub needs."""
+    for name, value in LISTED_AS.items():
         if card.data.get(name) != value:
             raise SetrError(f"the card says {name}: {card.data.get(name)}, not {value}: correct {CARD}")
