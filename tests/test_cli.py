@@ -1,6 +1,7 @@
 """The command line: what each job answers to `--help` and to a bare call, how options are spelled, what errors say."""
 
 import errno
+import os
 import runpy
 import signal
 import subprocess
@@ -119,6 +120,16 @@ def test_the_console_command_lists_the_jobs_and_names_the_closest():
     assert (typo.returncode, typo.stdout) == (2, "")
     assert typo.stderr.splitlines()[1:] == ["error: there is no job 'trian': did you mean train?"]
     assert "setr-hf --help lists the jobs" in console("xyz").stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, setr_hf_cli.SPIN_COUNT), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_of_jobs_do_not_wait_for_each_other_awake_unless_they_are_told_to(monkeypatch, given, count):
+    monkeypatch.setattr(os, "environ", dict(given))
+    setr_hf_cli.let_threads_sleep()
+    assert os.environ.get("GOMP_SPINCOUNT") == count
 
 
 @dataclass
