@@ -24,6 +24,8 @@ from .encoder_layers import find_encoder, find_layers
 NETWORK = "network.json"
 HEADS = ("decode_head", "auxiliary_heads")
 MERGED = "The encoder was trained by LoRA adapters, with PEFT, which are merged into these weights."
+# Arguments of training that change the encoder's own weights, which adapters leave alone, and their neutral values.
+FOR_WHOLE_WEIGHTS = {"ema": None, "layer_decay": 1, "freeze_encoder": False}
 # As in PEFT's guide to semantic segmentation: ten times what suits the training of all weights.
 LORA_LEARNING_RATE = 5e-4
 

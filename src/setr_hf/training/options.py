@@ -23,7 +23,7 @@ from ..model.plain_backbone_setr import read_backbone_config, with_channels
 from ..model.presets_setr import Preset, find_preset
 from ..repositories import check_model
 from ..text import one_line
-from .adapters import LORA_LEARNING_RATE, check_settings, import_peft
+from .adapters import FOR_WHOLE_WEIGHTS, LORA_LEARNING_RATE, check_settings, import_peft
 from .arguments import SCORES, SetrTrainingArguments, check_values
 from .batch_size import AUTO, split_batch
 from .loss_options import check_loss_options, loss_fields
@@ -349,7 +349,7 @@ def check_options(options: Namespace, given: Collection[str]) -> None:
     if options.lora is not None:
         check_settings(options.lora, options.lora_alpha, options.lora_dropout)
         import_peft()
-        for name, unused in (("ema", None), ("layer_decay", 1), ("freeze_encoder", False)):
+        for name, unused in FOR_WHOLE_WEIGHTS.items():
             if getattr(options, name) != unused:
                 raise SetrError(f"{flag(name)} is for the weights of the encoder, which --lora leaves as they are")
     elif {"lora_alpha", "lora_dropout"} & set(given):

@@ -207,19 +207,19 @@ def new_model(
     `checkpoint`, which with adapters has no encoder, are not read yet.
     """
     num_channels = {} if bands.num_bands is None else {"num_channels": bands.num_bands}
-    config = new_config(command.options, **label_set.config_fields, **num_channels)
+    options = command.options
+    config = new_config(options, **label_set.config_fields, **num_channels)
     check_memory(config)
     model = SetrForSemanticSegmentation(config)
     if command.recipe and command.recipe.origin == "mmsegmentation":
         initialize_as_mmseg(model)
     # Of a run with adapters, the checkpoint does not hold the encoder.
-    has_encoder = checkpoint and command.options.lora is None
-    if command.options.backbone and not has_encoder:
-        return model, load_backbone(model, command.options.backbone, bands)
-    if has_encoder or starts_at_random(command.options):
+    has_encoder = checkpoint and options.lora is None
+    if options.backbone and not has_encoder:
+        return model, load_backbone(model, options.backbone, bands)
+    if has_encoder or starts_at_random(options):
         return model, "all weights are random"
     normalization = None if bands.num_bands is None else bands.normalization
-    options = command.options
     return model, str(load_encoder(model, options.encoder, options.stem, normalization))
 
 

@@ -32,7 +32,7 @@ from ..inference.sliding_windows import segment
 from ..metrics import confusion_matrix, segmentation_scores
 from ..model.image_processing_setr import SetrImageProcessor
 from ..text import markdown_text
-from .adapters import MERGED, is_adapted, load_adapter_weights, lora_rows, merged, save_adapter
+from .adapters import FOR_WHOLE_WEIGHTS, MERGED, is_adapted, load_adapter_weights, lora_rows, merged, save_adapter
 from .arguments import SCORES, SetrTrainingArguments
 from .averaging import WeightAverage
 from .encoder_layers import find_encoder, freeze_encoder
@@ -238,7 +238,7 @@ class SetrTrainer(Trainer):
                 "adapters cannot be sharded by FSDP: train them by DDP, which takes little memory for them"
             )
         if is_adapted(self.model):
-            for name, unused in (("ema", None), ("layer_decay", 1), ("freeze_encoder", False)):
+            for name, unused in FOR_WHOLE_WEIGHTS.items():
                 if getattr(self.args, name) != unused:
                     raise SetrError(f"{name} is for the weights of the encoder, which adapters leave as they are")
         freeze_layers(self.model, self.args.num_frozen_layers)
