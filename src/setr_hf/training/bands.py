@@ -61,7 +61,7 @@ def chosen_bands(job: JobArguments, data: SegmentationData, num_bands: int, star
 def bands_of_data(job: JobArguments, num_channels: int | None, data: SegmentationData) -> BandChoice:
     """What a new model learns from: the bands that the first photo has, unless `num_channels` says otherwise."""
     found = data.num_bands
-    num_bands = found if num_channels is None or num_channels == found else num_channels
+    num_bands = found if num_channels is None else num_channels
     if num_bands is None or (num_channels == 3 and found != 3):
         given = given_normalization(job)
         if given is not None and len(given) != 3:

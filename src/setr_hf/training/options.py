@@ -203,6 +203,7 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
     def changed(name: str) -> bool:
         return name in given and given[name] != options.get(name)
 
+    has_own_encoder = bool({"model", "backbone"} & set(given))
     rules = {
         "optim_args": changed("optim"),
         "lr_scheduler_kwargs": changed("lr_scheduler_type"),
@@ -210,12 +211,12 @@ def superseded(given: dict[str, Any], options: dict[str, Any]) -> set[str]:
         "bf16": bool(given.get("fp16")),
         "stride": changed("crop_size"),
         "dataloader_persistent_workers": given.get("dataloader_num_workers") == 0,
-        "encoder": bool({"model", "backbone"} & set(given)) or changed("preset"),
-        "stem": bool({"model", "backbone"} & set(given)) or changed("preset"),
+        "encoder": has_own_encoder or changed("preset"),
+        "stem": has_own_encoder or changed("preset"),
         "config": "model" in given,
         "eval_strategy": given.get("validation_fraction") == 0,
         "load_best_model_at_end": given.get("validation_fraction") == 0,
-        "preset": bool({"model", "backbone"} & set(given)),
+        "preset": has_own_encoder,
     }
     return {name for name, is_superseded in rules.items() if is_superseded and name not in given}
 
