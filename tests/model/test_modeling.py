@@ -305,6 +305,37 @@ def test_compiles_as_one_graph(tiny_model, decoder_type):
     outputs.loss.backward()
 
 
+@pytest.mark.parametrize("size", [64, 40])
+def test_windows_compile_as_one_graph_for_any_count(tiny_model, size):
+    model = tiny_model()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+
+    def check(batch_size, num_windows):
+        windows = torch.randn(batch_size, num_windows, 3, size, size)
+        offsets = torch.tensor([0, 0, size, size, size, 96]).repeat(batch_size, num_windows, 1)
+        offsets[-1, 1:] = 0
+        outputs = compiled(pixel_windows=windows, patch_offsets=offsets)
+        torch.testing.assert_close(outputs.logits, model(pixel_windows=windows, patch_offsets=offsets).logits)
+        return windows, offsets
+
+    with torch.inference_mode():
+        for shape in ((2, 2), (4, 5)):
+            check(*shape)
+        known = len(graphs)
+        for shape in ((2, 9), (4, 4), (6, 7), (5, 4)):  # of 16 and more, which convolutions on the CPU tell apart
+            windows, offsets = check(*shape)
+        assert len(graphs) == known <= 2, "shapes change from fixed to any, once"
+        offsets[0, 0, 2] -= 16
+        with pytest.raises(RuntimeError, match="windows that their images fill"):
+            compiled(pixel_windows=windows, patch_offsets=offsets)
+
+
 def test_drop_path_drops_whole_branches_in_training_only(tiny_config):
     model = SetrModel(tiny_config(drop_path_rate=0.99)).eval()
     pixel_values = torch.randn(1, 3, 64, 64)

@@ -94,7 +94,10 @@ def window_logits(model: PreTrainedModel, views: list[BatchFeature], window_batc
         stop = start + 1
         while stop < min(start + window_batch_size, len(sizes)) and sizes[stop] == sizes[start]:
             stop += 1
-        chunk, chunk_offsets = (part[:, start:stop].to(model.device) for part in (windows, offsets))
+        height, width = sizes[start]
+        # Windows that their images fill are all that a compiled model takes.
+        chunk = windows[:, start:stop, :, :height, :width].to(model.device)
+        chunk_offsets = offsets[:, start:stop].to(model.device)
         with torch.inference_mode():
             computed.extend(model(pixel_windows=chunk, patch_offsets=chunk_offsets).logits[0])
         while counts and len(computed) >= counts[0]:

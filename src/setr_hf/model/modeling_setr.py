@@ -461,7 +461,9 @@ def check_pixels(pixels: torch.Tensor | None, config: SetrConfig, name: str, ndi
 
 
 def check_offsets(patch_offsets: torch.Tensor | None, pixel_windows: torch.Tensor) -> None:
-    """Raises `ValueError` unless each row says where in its image a window lies, or is all zeros."""
+    """Raises `ValueError` unless each row says where in its image a window lies, or is all zeros. In a compiled graph
+    values are not looked at.
+    """
     expected = (*pixel_windows.shape[:2], 6)
     is_tensor = isinstance(patch_offsets, torch.Tensor)
     shape = tuple(patch_offsets.shape) if is_tensor else type(patch_offsets).__name__
@@ -469,6 +471,8 @@ def check_offsets(patch_offsets: torch.Tensor | None, pixel_windows: torch.Tenso
         raise ValueError(f"patch_offsets must have the shape {expected}, as there are windows, got {shape}")
     if patch_offsets.is_floating_point() or patch_offsets.is_complex() or patch_offsets.dtype == torch.bool:
         raise ValueError(f"patch_offsets must be whole numbers, got {patch_offsets.dtype}")
+    if torch.compiler.is_compiling():
+        return
     top, left, height, width, image_height, image_width = patch_offsets.unbind(-1)
     full_height, full_width = pixel_windows.shape[-2:]
     is_padding = (patch_offsets == 0).all(-1)
@@ -839,6 +843,15 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         return loss
 
+    def _window_logits(self, windows: torch.Tensor, at_full_resolution: bool) -> torch.Tensor:
+        """Logits `(num_windows, num_labels, h, w)` of windows `(num_windows, num_channels, height, width)`."""
+        feature_maps, _ = self._encode(windows, with_auxiliary=False)
+        logits, _ = self._decode(feature_maps, with_auxiliary=False)
+        # A decoder of small patches may upsample beyond the window, which post-processing would take for padding.
+        if not at_full_resolution and logits.shape[-2] <= windows.shape[-2]:
+            return logits
+        return resize(upsample(logits, self.decode_head.skipped_scale_factor), tuple(windows.shape[-2:]))
+
     def _forward_windows(self, pixel_windows: torch.Tensor, patch_offsets: torch.Tensor) -> torch.Tensor:
         """Logits `(batch_size, num_windows, num_labels, h, w)` of the windows that `patch_offsets` calls valid, zeros
         for the others. A window that its image does not fill is encoded at the size that it does fill, as in the
@@ -848,17 +861,20 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         full_height, full_width = pixel_windows.shape[-2:]
         patch_size = self.config.patch_size
         valid = (sizes > 0).all(-1)
-        window_sizes = sizes[valid].unique(dim=0).tolist()
         whole_patches = full_height % patch_size == full_width % patch_size == 0
+        if torch.compiler.is_compiling():
+            # No shape in a graph may depend on a value, so that the padding is encoded as well.
+            is_full = (sizes[..., 0] == full_height) & (sizes[..., 1] == full_width)
+            torch._assert_async((is_full | ~valid).all(), "a compiled model takes windows that their images fill")
+            logits = self._window_logits(pixel_windows.flatten(0, 1), at_full_resolution=not whole_patches)
+            return logits.unflatten(0, valid.shape) * valid[..., None, None, None]
+        window_sizes = sizes[valid].unique(dim=0).tolist()
         at_full_resolution = not whole_patches or window_sizes != [[full_height, full_width]]
         logits = None
         for height, width in window_sizes:
             chosen = valid & (sizes[..., 0] == height) & (sizes[..., 1] == width)
-            feature_maps, _ = self._encode(pixel_windows[chosen][..., :height, :width], with_auxiliary=False)
-            window_logits, _ = self._decode(feature_maps, with_auxiliary=False)
-            # A decoder of small patches may upsample beyond the window, which post-processing would take for padding.
-            if at_full_resolution or window_logits.shape[-2] > height:
-                window_logits = resize(upsample(window_logits, self.decode_head.skipped_scale_factor), (height, width))
+            window_logits = self._window_logits(pixel_windows[chosen][..., :height, :width], at_full_resolution)
+            if at_full_resolution:
                 window_logits = F.pad(window_logits, (0, full_width - width, 0, full_height - height))
             if logits is None:
                 logits = window_logits.new_zeros(*valid.shape, *window_logits.shape[1:])
