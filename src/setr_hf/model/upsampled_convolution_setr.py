@@ -17,7 +17,7 @@ from .interpolation_setr import interpolation_matrix, slices, source_range
 
 
 # Products in a band of rows and columns in a tile: few enough for the caches of a CPU and for narrow matrices.
-BAND_PRODUCTS = 2**22
+BAND_PRODUCTS = 2**21
 TILE_COLUMNS = 32
 
 
@@ -30,8 +30,8 @@ def upsample(maps: torch.Tensor, scale_factor: int, align_corners: bool = False)
 
 
 class AxisTile(NamedTuple):
-    """A piece of an upsampled axis, the old samples that it comes from, and the weights
-    `(length, kernel_size, old length)` of their products with each tap.
+    """Samples `place` of an upsampled axis, the old ones `source` that bear on each other with them, and the weights
+    `(new length, old length * kernel_size)` by which the products of these with each tap of the kernel are added.
     """
 
     place: slice
@@ -39,62 +39,88 @@ class AxisTile(NamedTuple):
     weights: torch.Tensor
 
 
-def axis_tiles(
-    length: int, tile_length: int, kernel_size: int, scale_factor: int, align_corners: bool, like: torch.Tensor
-) -> list[AxisTile]:
-    """An axis of `length` samples, upsampled, shifted by each tap of a kernel and cut into tiles."""
-    new_length, padding = length * scale_factor, kernel_size // 2
-    matrix = interpolation_matrix(length, new_length, like.dtype, like.device, align_corners)
-    weights = F.pad(matrix, (0, 0, padding, padding)).unfold(0, kernel_size, 1).transpose(1, 2)
-    tiles = []
-    for place in slices(0, new_length, tile_length):
-        reach = (max(place.start - padding, 0), min(place.stop + padding, new_length))
-        source = slice(*source_range(*reach, length, new_length, align_corners))
-        tiles.append(AxisTile(place, source, weights[place, :, source]))
-    return tiles
+class Axis:
+    """An axis of `length` samples, upsampled and shifted by each tap of a kernel, to be cut into tiles."""
+
+    def __init__(self, length: int, kernel_size: int, scale_factor: int, align_corners: bool, like: torch.Tensor):
+        self.length, self.new_length = length, length * scale_factor
+        self.padding, self.align_corners = kernel_size // 2, align_corners
+        matrix = interpolation_matrix(length, self.new_length, like.dtype, like.device, align_corners)
+        # What lies beyond the edges is 0, unlike the samples that upsampling has there.
+        self.weights = F.pad(matrix, (0, 0, self.padding, self.padding)).unfold(0, kernel_size, 1)
+
+    def sources(self, place: slice) -> slice:
+        """The old samples that bear on these new ones."""
+        start, stop = max(place.start - self.padding, 0), min(place.stop + self.padding, self.new_length)
+        return slice(*source_range(start, stop, self.length, self.new_length, self.align_corners))
+
+    def places(self, source: slice) -> slice:
+        """The new samples that these old ones bear on."""
+        sources = [self.sources(slice(place, place + 1)) for place in range(self.new_length)]
+        places = [place for place, own in enumerate(sources) if own.start < source.stop and source.start < own.stop]
+        return slice(places[0], places[-1] + 1)
+
+    def tile(self, place: slice, source: slice) -> AxisTile:
+        return AxisTile(place, source, self.weights[place, source].flatten(1))
+
+    def tiles(self, length: int) -> list[AxisTile]:
+        """The new axis in tiles of a length, of which neighbours share old samples."""
+        return [self.tile(place, self.sources(place)) for place in slices(0, self.new_length, length)]
+
+    def source_tiles(self, length: int) -> list[AxisTile]:
+        """The old axis in tiles of a length, of which neighbours share new samples."""
+        return [self.tile(self.places(source), source) for source in slices(0, self.length, length)]
 
 
 class Bands:
-    """The upsampled maps cut into bands of rows, and the weights in the order in which a band is computed.
+    """The maps cut into bands of rows, and the weights in the order in which a band is computed.
 
-    Its products have the shape `(kernel_size, old rows * old columns, kernel_size * out_channels)`: taps above each
-    other come first and taps side by side last, so that one matrix mixes the rows and then one for each tile the
-    columns, without a copy.
+    Taps above each other come first in its products and taps side by side last, so that one matrix mixes the rows and
+    then one for each tile the columns, without a copy.
     """
 
     def __init__(self, maps: torch.Tensor, weight: torch.Tensor, scale_factor: int, align_corners: bool):
         self.out_channels, channels, self.kernel_size, _ = weight.shape
-        self.height, self.width = maps.shape[-2:]
-        self.new_size = (self.height * scale_factor, self.width * scale_factor)
-        old_rows = max(BAND_PRODUCTS // (self.kernel_size**2 * self.out_channels * self.width), 4)
-        axis = (self.kernel_size, scale_factor, align_corners, maps)
-        self.rows = [
-            band._replace(weights=band.weights.flatten(1))
-            for band in axis_tiles(self.height, old_rows * scale_factor, *axis)
-        ]
-        self.columns = [
-            tile._replace(
-                source=slice(tile.source.start * self.kernel_size, tile.source.stop * self.kernel_size),
-                weights=tile.weights.transpose(1, 2).flatten(1),
-            )
-            for tile in axis_tiles(self.width, TILE_COLUMNS, *axis)
-        ]
-        self.taps = weight.permute(2, 3, 0, 1).reshape(self.kernel_size, -1, channels)
+        self.rows, self.columns = (
+            Axis(length, self.kernel_size, scale_factor, align_corners, maps) for length in maps.shape[-2:]
+        )
+        self.new_size = (self.rows.new_length, self.columns.new_length)
+        self.scale_factor = scale_factor
+        self.old_rows = max(BAND_PRODUCTS // (self.kernel_size**2 * self.out_channels * self.columns.length), 4)
+        self.taps = weight.permute(2, 1, 3, 0).reshape(self.kernel_size, channels, -1)
 
-    def convolve(self, image: torch.Tensor, bias: torch.Tensor | None) -> Iterator[torch.Tensor]:
-        """The bands `(rows, columns, out_channels)` of an image of shape `(channels, height, width)`."""
+    def products_of(self, tile: AxisTile) -> slice:
+        """Where the products of the old columns of a tile are among those of all columns."""
+        return slice(tile.source.start * self.kernel_size, tile.source.stop * self.kernel_size)
+
+    def convolve(self, image: torch.Tensor, bias: torch.Tensor | None) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The bands of the result for an image of shape `(channels, height, width)`: their rows, and their values
+        `(rows, columns, out_channels)`, which the next band overwrites.
+        """
         pixels = image.permute(1, 2, 0)
-        for band in self.rows:
-            source = pixels[band.source].flatten(0, 1)
-            products = source.new_empty(self.kernel_size, len(source), self.taps.shape[1])
-            for row_products, row_taps in zip(products, self.taps):
-                torch.mm(source, row_taps.T, out=row_products)
-            mixed = torch.mm(band.weights, products.view(band.weights.shape[1], -1))
-            mixed = mixed.view(len(mixed), -1, self.out_channels)
-            result = mixed.new_empty(len(mixed), self.new_size[1], self.out_channels)
-            for tile in self.columns:
-                result[:, tile.place] = torch.matmul(tile.weights, mixed[:, tile.source])
-            yield result if bias is None else result.add_(bias)
+        bands, columns = self.rows.tiles(self.old_rows * self.scale_factor), self.columns.tiles(TILE_COLUMNS)
+        old_rows, new_rows = (
+            max(part.stop - part.start for part in parts)
+            for parts in zip(*((tile.source, tile.place) for tile in bands))
+        )
+        # The same memory for all bands: it stays in the caches, and the system need not clear new memory.
+        products = pixels.new_empty(old_rows, self.kernel_size, self.columns.length, self.taps.shape[2])
+        mixed = pixels.new_empty(new_rows, self.columns.length * self.kernel_size, self.out_channels)
+        result = pixels.new_empty(new_rows, self.columns.new_length, self.out_channels)
+        start, stop = 0, 0
+        for band in bands:
+            # The rows that it shares with the band before.
+            known = stop - band.source.start
+            products[:known] = products[band.source.start - start : stop - start].clone()
+            start, stop = band.source.start, band.source.stop
+            for row in range(start + known, stop):
+                for row_products, row_taps in zip(products[row - start], self.taps):
+                    torch.mm(pixels[row], row_taps, out=row_products)
+            band_mixed, band_result = mixed[: len(band.weights)], result[: len(band.weights)]
+            torch.mm(band.weights, products[: stop - start].view(band.weights.shape[1], -1), out=band_mixed.flatten(1))
+            for tile in columns:
+                band_result[:, tile.place] = torch.matmul(tile.weights, band_mixed[:, self.products_of(tile)])
+            yield band.place, band_result if bias is None else band_result.add_(bias)
 
     def gradients(self, image: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradients of an image and of `taps`, from that of the result, `(out_channels, rows, columns)`."""
@@ -102,16 +128,18 @@ class Bands:
         dtype = torch.promote_types(image.dtype, torch.float32)
         pixels_gradient = torch.zeros_like(pixels, dtype=dtype, memory_format=torch.contiguous_format)
         taps_gradient = torch.zeros_like(self.taps, dtype=dtype)
-        for band in self.rows:
-            mixed = gradient.new_zeros(len(band.weights), self.width * self.kernel_size, self.out_channels)
-            for tile in self.columns:
-                mixed[:, tile.source] += torch.matmul(tile.weights.T, gradient[band.place, tile.place])
-            products = torch.mm(band.weights.T, mixed.flatten(1))
-            products = products.view(self.kernel_size, -1, self.taps.shape[1])
+        columns = self.columns.source_tiles(TILE_COLUMNS)
+        for band in self.rows.source_tiles(self.old_rows):
+            mixed = gradient.new_empty(len(band.weights), self.columns.length * self.kernel_size, self.out_channels)
+            for tile in columns:
+                mixed[:, self.products_of(tile)] = torch.matmul(tile.weights.T, gradient[band.place, tile.place])
+            # Products of a tap come together here, for matrices as large as may be.
+            weights = band.weights.unflatten(1, (-1, self.kernel_size)).permute(2, 1, 0).flatten(0, 1)
+            products = torch.mm(weights, mixed.flatten(1)).view(self.kernel_size, -1, self.taps.shape[2])
             source, source_gradient = (tensor[band.source].flatten(0, 1) for tensor in (pixels, pixels_gradient))
-            for row_products, row_taps, row_gradient in zip(products, self.taps, taps_gradient):
-                source_gradient += torch.mm(row_products, row_taps)
-                row_gradient += torch.mm(row_products.T, source)
+            for tap_products, taps, tap_gradient in zip(products, self.taps, taps_gradient):
+                source_gradient += torch.mm(tap_products, taps.T)
+                tap_gradient += torch.mm(source.T, tap_products)
         return pixels_gradient.permute(2, 0, 1), taps_gradient
 
 
@@ -126,8 +154,8 @@ class UpsampledConvolution(torch.autograd.Function):
         size = (len(maps), bands.out_channels, *bands.new_size)
         result = torch.empty(size, dtype=maps.dtype, memory_format=torch.channels_last)
         for image, image_result in zip(maps, result):
-            for rows, band in zip(bands.rows, bands.convolve(image, bias)):
-                image_result[:, rows.place] = band.permute(2, 0, 1)
+            for rows, band in bands.convolve(image, bias):
+                image_result[:, rows] = band.permute(2, 0, 1)
         return result
 
     @staticmethod
@@ -136,11 +164,11 @@ class UpsampledConvolution(torch.autograd.Function):
         maps, weight = ctx.saved_tensors
         bands = Bands(maps, weight, *ctx.options)
         maps_gradients, taps_gradients = zip(*map(bands.gradients, maps, gradient))
-        taps_gradient = sum(taps_gradients).unflatten(1, (bands.kernel_size, -1))
+        taps_gradient = sum(taps_gradients).unflatten(2, (bands.kernel_size, -1))
         bias_gradient = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return (
             torch.stack(maps_gradients).to(maps.dtype),
-            taps_gradient.permute(2, 3, 0, 1).to(weight.dtype),
+            taps_gradient.permute(3, 1, 0, 2).to(weight.dtype),
             bias_gradient,
             None,
             None,
@@ -159,12 +187,12 @@ def convolve_then(
     bands = Bands(maps, weight, scale_factor, align_corners)
     result = None
     for index, image in enumerate(maps):
-        for rows, band in zip(bands.rows, bands.convolve(image, bias)):
+        for rows, band in bands.convolve(image, bias):
             finished = then(band[None].permute(0, 3, 1, 2))
             if result is None:
                 size = (len(maps), finished.shape[1], *bands.new_size)
                 result = torch.empty(size, dtype=finished.dtype, memory_format=torch.channels_last)
-            result[index, :, rows.place] = finished[0]
+            result[index, :, rows] = finished[0]
     return result
 
 
