@@ -25,13 +25,21 @@ class TileSize(NamedTuple):
     columns: int
 
 
-# Of 150 classes, on a CPU few enough pixels for its cache and enough to outweigh the calls; elsewhere enough to keep
-# the device busy.
-CPU_TILE = TileSize(128, 16, 64)
+# Of 150 classes, on a CPU few enough pixels for its cache, and enough to outweigh the calls and the few samples that a
+# pixel comes from; elsewhere enough to keep the device busy.
+CPU_TILE = TileSize(128, 32, 128)
 DEVICE_TILE = TileSize(512, 256, 512)
 
 # Rows and columns in an image, and their scores `(rows, columns, num_labels)`.
 ScoreTile = tuple[slice, slice, torch.Tensor]
+
+
+class AxisPart(NamedTuple):
+    """Samples of a window along an axis, and their weights `(pixels, samples)` in the scores of some pixels."""
+
+    window: int
+    samples: slice
+    weights: torch.Tensor
 
 
 class AxisWeights:
@@ -82,22 +90,18 @@ class AxisWeights:
                 weights = placed[start:stop].clone()
             self.parts.append((start, weights))
 
-    def of(self, pixels: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The samples that some pixels come from, as their windows and their indices in these, both `(n,)`, and their
-        weights `(pixels, n)`. They are in the order of their places, so that neighbours come from neighbours.
-        """
+    def of(self, pixels: slice) -> list[AxisPart]:
+        """The samples that some pixels come from, window by window."""
         chosen = []
         for index, (start, weights) in enumerate(self.parts):
             first, stop = max(pixels.start, start), min(pixels.stop, start + len(weights))
             if first < stop:
                 part = weights[first - start : stop - start]
-                samples = part.any(0).nonzero()[:, 0]
-                part = F.pad(part[:, samples].T, (first - pixels.start, pixels.stop - stop))
-                chosen.append((torch.full_like(samples, index), samples, part))
-        windows, samples, weights = (torch.cat(parts) for parts in zip(*chosen))
-        places = (weights * torch.arange(weights.shape[1])).sum(1) / weights.sum(1)
-        order = places.argsort()
-        return windows[order], samples[order], weights[order].T.contiguous()
+                used = part.any(0).nonzero()
+                samples = slice(int(used[0]), int(used[-1]) + 1)
+                part = F.pad(part[:, samples], (0, 0, first - pixels.start, pixels.stop - stop))
+                chosen.append(AxisPart(index, samples, part))
+        return chosen
 
 
 class WindowGrid(NamedTuple):
@@ -164,12 +168,34 @@ def full_precision(device: torch.device) -> Iterator[None]:
     backends = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
     matmul = backends.matmul
     precision = matmul.fp32_precision
+    if precision in ("none", "ieee") and not torch.is_autocast_enabled(device.type):
+        yield
+        return
     try:
         matmul.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
         matmul.fp32_precision = precision
+
+
+def in_order(rows: list[AxisPart]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The samples of a strip that bear on it, in the order of their places, in which neighbours come from neighbours
+    though windows overlap; and their weights `(pixels, samples)`.
+    """
+    weights = torch.cat([part.weights for part in rows], dim=1)
+    totals = weights.sum(0)
+    places = (weights * torch.arange(len(weights))[:, None]).sum(0) / totals
+    order = places.argsort()[: totals.count_nonzero()]  # Where the total is 0 the place is not a number, and last.
+    return order, weights[:, order]
+
+
+def samples_of(windows: torch.Tensor, rows: list[AxisPart], order: torch.Tensor) -> torch.Tensor:
+    """The samples `(n, w, num_labels)` of a strip, in an order, from windows `(rows, num_labels, h, w)` above each
+    other. To transpose what lies together in memory is several times as quick as to gather it.
+    """
+    maps = torch.cat([windows[part.window % len(windows), :, part.samples] for part in rows], dim=1)
+    return maps.float().flatten(1).T.contiguous().view(*maps.shape[1:], -1)[order]
 
 
 @torch.no_grad()
@@ -192,25 +218,33 @@ def score_tiles(logits: torch.Tensor, grid: WindowGrid, rows: slice | None = Non
     height, width = grid.size
     columns = []
     for pixels in slices(0, width, tile.columns):
-        windows, samples, weights = grid.columns.of(pixels)
-        columns.append((pixels, windows.to(device), samples.to(device), weights.to(device)))
+        parts = [part._replace(weights=part.weights.to(device)) for part in grid.columns.of(pixels)]
+        columns.append((pixels, parts))
     start, stop = (0, height) if rows is None else (rows.start, rows.stop)
     for strip in slices(start, stop, tile.strip_rows):
-        windows, samples, weights = grid.rows.of(strip)
-        row_windows, row_samples = (part[:, None].to(device) for part in (windows % len(logits), samples))
+        row_parts = grid.rows.of(strip)
+        order, weights = in_order(row_parts)
+        order = order.to(device)
         groups = []
         for pixels in slices(strip.start, strip.stop, tile.rows):
             own = weights[pixels.start - strip.start : pixels.stop - strip.start]
             used = own.any(0).nonzero()
             sources = slice(int(used[0]), int(used[-1]) + 1)
             groups.append((pixels, sources, own[:, sources].to(device)))
-        for pixel_columns, column_windows, column_samples, column_weights in columns:
-            samples = logits[row_windows, column_windows, :, row_samples, column_samples].float()
+        samples: dict[int, torch.Tensor] = {}
+        for pixel_columns, column_parts in columns:
+            stretched = torch.zeros(len(order), len(column_parts[0].weights), num_labels, device=device)
             with full_precision(device):
-                stretched = torch.bmm(column_weights.expand(len(samples), -1, -1), samples).flatten(1)
+                # Those of windows that the columns have passed are let go.
+                samples = {
+                    index: samples[index] if index in samples else samples_of(logits[:, index], row_parts, order)
+                    for index, *_ in column_parts
+                }
+                for index, chosen, column_weights in column_parts:
+                    stretched.baddbmm_(column_weights.expand(len(order), -1, -1), samples[index][:, chosen])
             for pixel_rows, sources, row_weights in groups:
                 with full_precision(device):
-                    scores = torch.mm(row_weights, stretched[sources])
+                    scores = torch.mm(row_weights, stretched[sources].flatten(1))
                 yield pixel_rows, pixel_columns, scores.view(len(scores), -1, num_labels)
 
 
