@@ -168,11 +168,11 @@ def test_what_is_given_up_in_which_order():
 
 
 def test_what_is_given_up_for_less_and_less_memory(tmp_path, monkeypatch):
-    arguments = arguments_of(tmp_path, per_device_train_batch_size=2, optim="sgd")
+    arguments = arguments_of(tmp_path, per_device_train_batch_size=4, optim="sgd")
     config = SetrConfig(**SMALL | {"num_hidden_layers": 1}, decoder_type="naive")
     plenty = plan_on(10**12, arguments, monkeypatch, config, memory="1TB")
     assert plenty.options == {
-        "per_device_train_batch_size": 2,
+        "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 1,
         CHECKPOINTING: False,
         "bf16": False,
@@ -180,9 +180,9 @@ def test_what_is_given_up_for_less_and_less_memory(tmp_path, monkeypatch):
         "eval_window_batch_size": 32,
     }
     less = plan_on(plenty.training_bytes - 1, arguments, monkeypatch, config, memory="1TB")
-    assert (less.per_device_train_batch_size, less.gradient_accumulation_steps) == (1, 2)
+    assert (less.per_device_train_batch_size, less.gradient_accumulation_steps) == (2, 2)
     assert max(less.training_bytes, less.evaluation_bytes) <= less.budget and less.eval_window_batch_size < 32
-    least = Simulation(config, (SIDE, SIDE), arguments, "cpu").step_bytes(StepSettings(1, 2, True, "no", 1))
+    least = Simulation(config, (SIDE, SIDE), arguments, "cpu").step_bytes(StepSettings(1, 4, True, "no", 1))
     frozen = plan_on(least, arguments, monkeypatch, config, memory="1TB", fixed={"bf16"})
     assert (frozen.per_device_train_batch_size, frozen.bf16) == (1, False)
     assert frozen.num_frozen_layers == 1 and "FROZEN" in str(frozen.rows)

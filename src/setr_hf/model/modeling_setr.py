@@ -39,6 +39,7 @@ from .plain_backbone_setr import (
     load_weights,
     read_backbone_config,
 )
+from .recomputation_setr import recomputed
 from .upsampled_convolution_setr import upsample, upsampled_convolution
 
 
@@ -255,11 +256,18 @@ class SetrMLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation_fn = ACT2FN[config.hidden_act]
+        # Others, such as ReLU, keep their result for the backward pass.
+        self.keeps_input = "gelu" in config.hidden_act
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
+        hidden_states = self.fc1(hidden_states)
+        activated = self.activation_fn(hidden_states)
+        if not self.keeps_input:
+            return self.fc2(self.dropout(activated))
+        with recomputed(activated, self.activation_fn, hidden_states):
+            return self.fc2(self.dropout(activated))
 
 
 class SetrLayer(GradientCheckpointingLayer):
@@ -278,9 +286,13 @@ class SetrLayer(GradientCheckpointingLayer):
         return stochastic_depth(residual, self.drop_path_rate, mode="row", training=self.training)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        attn_output, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+        normalized = self.layernorm_before(hidden_states)
+        with recomputed(normalized, self.layernorm_before, hidden_states):
+            attn_output, _ = self.attention(normalized, **kwargs)
         hidden_states = hidden_states + self.drop_path(self.dropout(attn_output))
-        mlp_output = self.mlp(self.layernorm_after(hidden_states))
+        normalized = self.layernorm_after(hidden_states)
+        with recomputed(normalized, self.layernorm_after, hidden_states):
+            mlp_output = self.mlp(normalized)
         return hidden_states + self.drop_path(self.dropout(mlp_output))
 
 
@@ -848,9 +860,10 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         feature_maps, _ = self._encode(windows, with_auxiliary=False)
         logits, _ = self._decode(feature_maps, with_auxiliary=False)
         # A decoder of small patches may upsample beyond the window, which post-processing would take for padding.
-        if not at_full_resolution and logits.shape[-2] <= windows.shape[-2]:
+        height, width = windows.shape[-2:]
+        if not at_full_resolution and logits.shape[-2] <= height:
             return logits
-        return resize(upsample(logits, self.decode_head.skipped_scale_factor), tuple(windows.shape[-2:]))
+        return resize(upsample(logits, self.decode_head.skipped_scale_factor), (height, width))
 
     def _forward_windows(self, pixel_windows: torch.Tensor, patch_offsets: torch.Tensor) -> torch.Tensor:
         """Logits `(batch_size, num_windows, num_labels, h, w)` of the windows that `patch_offsets` calls valid, zeros
