@@ -319,9 +319,8 @@ def nearest_window(label_map: np.ndarray, size: tuple[int, int], window: tuple[s
 
 def has_variety(label_map: np.ndarray, category_max_ratio: float) -> bool:
     """Whether there is more than one class and each covers less than `category_max_ratio` of the labelled pixels."""
-    counts = torch.bincount(torch.from_numpy(label_map).flatten(), minlength=IGNORED_LABEL + 1)
-    counts[IGNORED_LABEL] = 0
-    labelled, most = counts.sum().item(), counts.max().item()
+    counts = cv2.calcHist([label_map], [0], None, [IGNORED_LABEL], [0, IGNORED_LABEL])
+    labelled, most = counts.sum(dtype=np.float64), counts.max()
     return most < labelled and most / labelled < category_max_ratio
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from datasets import ClassLabel, Features, LargeList, List
 from PIL import Image
@@ -122,9 +123,10 @@ class LabelSet:
         if values.dtype.kind not in "bui" or values.min() < 0 or values.max() > 255:
             found = f"{values.dtype} values from {values.min()} to {values.max()}"
             raise SetrError(f"the annotation of {name} holds {found}, not ids from 0 to 255")
-        label_map = self.lookup[values.astype(np.uint8)]
-        if (label_map == INVALID).any():
-            unknown = np.unique(values[label_map == INVALID]).tolist()
+        values = np.ascontiguousarray(values, dtype=np.uint8)
+        counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()
+        unknown = np.flatnonzero((counts > 0) & (self.lookup == INVALID)).tolist()
+        if unknown:
             more = f" and {len(unknown) - NUM_IDS_SHOWN} more" if len(unknown) > NUM_IDS_SHOWN else ""
             raise SetrError(
                 f"the annotation of {name} holds the ids {unknown[:NUM_IDS_SHOWN]}{more}, which are none of the "
@@ -136,7 +138,7 @@ class LabelSet:
                 f"the image of {name} is {photo_size[1]}×{photo_size[0]} pixels high and wide, its annotation "
                 f"{annotation.height}×{annotation.width}{turned if annotation.size == photo_size[::-1] else ''}"
             )
-        return label_map.astype(np.uint8)
+        return cv2.LUT(values, self.lookup.astype(np.uint8))
 
 
 def published_label_set(name: str) -> LabelSet:
