@@ -322,7 +322,7 @@ class SetrConvLayer(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.normalization = nn.BatchNorm2d(out_channels)
-        self.activation = nn.ReLU()
+        self.activation = nn.ReLU(inplace=True)
 
     def fold(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the convolution that equals this one and its BatchNorm with the running statistics."""
