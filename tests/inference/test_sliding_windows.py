@@ -129,6 +129,14 @@ def test_batches_of_windows_and_photos_do_not_change_label_maps(model, processor
         assert (alone == label_map).float().mean() >= 0.9999
 
 
+def test_a_compiled_model_takes_photos_of_any_size(tiny_model, processor):
+    model, photos = tiny_model(), [photo_of(*size) for size in SIZES]
+    expected = segment(model, processor, photos)
+    model.compile(backend="eager", fullgraph=True)
+    for label_map, plain in zip(segment(model, processor, photos), expected):
+        assert (label_map == plain).float().mean() >= 0.9999
+
+
 def test_whole_images_without_windows(tiny_model):
     model, processor = tiny_model(), SetrImageProcessor(size={"height": 64, "width": 64})
     label_map = segment(model, processor, [photo_of(50, 70)])[0]
