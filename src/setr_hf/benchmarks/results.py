@@ -34,7 +34,9 @@ def duration(seconds: float) -> str:
 
 
 def megabytes(memory: int | None) -> str | None:
-    return None if memory is None else f"{memory / 1e6:.3g}"
+    if memory is None:
+        return None
+    return f"{memory / 1e6:.3g}" if memory < 1e8 else f"{memory / 1e6:.0f}"
 
 
 def of(spread: dict[str, float]) -> str:
