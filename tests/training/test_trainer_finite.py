@@ -186,7 +186,7 @@ def test_several_processes_stop_together_with_the_same_line(tmp_path):
     """The sample is read by one of them; gradients are summed over both."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = HELPERS / "distributed_divergence.py"
-    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=300, capture_output=True)
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=300)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["message"] == second["message"] and "scene_7" in first["message"]
     assert "the loss is nan" in first["message"]
