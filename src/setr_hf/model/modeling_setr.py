@@ -4,6 +4,7 @@ import copy
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -264,9 +265,7 @@ class SetrMLP(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.fc1(hidden_states)
         activated = self.activation_fn(hidden_states)
-        if not self.keeps_input:
-            return self.fc2(self.dropout(activated))
-        with recomputed(activated, self.activation_fn, hidden_states):
+        with recomputed(activated, self.activation_fn, hidden_states) if self.keeps_input else nullcontext():
             return self.fc2(self.dropout(activated))
 
 

@@ -7,6 +7,7 @@ and one for the columns, in which the edges and the zero padding are as exact as
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -54,12 +55,6 @@ class Axis:
         start, stop = max(place.start - self.padding, 0), min(place.stop + self.padding, self.new_length)
         return slice(*source_range(start, stop, self.length, self.new_length, self.align_corners))
 
-    def places(self, source: slice) -> slice:
-        """The new samples that these old ones bear on."""
-        sources = [self.sources(slice(place, place + 1)) for place in range(self.new_length)]
-        places = [place for place, own in enumerate(sources) if own.start < source.stop and source.start < own.stop]
-        return slice(places[0], places[-1] + 1)
-
     def tile(self, place: slice, source: slice) -> AxisTile:
         return AxisTile(place, source, self.weights[place, source].flatten(1))
 
@@ -69,7 +64,12 @@ class Axis:
 
     def source_tiles(self, length: int) -> list[AxisTile]:
         """The old axis in tiles of a length, of which neighbours share new samples."""
-        return [self.tile(self.places(source), source) for source in slices(0, self.length, length)]
+        reach = [self.sources(slice(place, place + 1)) for place in range(self.new_length)]
+        tiles = []
+        for source in slices(0, self.length, length):
+            places = [i for i, own in enumerate(reach) if own.start < source.stop and source.start < own.stop]
+            tiles.append(self.tile(slice(places[0], places[-1] + 1), source))
+        return tiles
 
 
 class Bands:
@@ -89,6 +89,16 @@ class Bands:
         self.old_rows = max(BAND_PRODUCTS // (self.kernel_size**2 * self.out_channels * self.columns.length), 4)
         self.taps = weight.permute(2, 1, 3, 0).reshape(self.kernel_size, channels, -1)
 
+    @cached_property
+    def tiles(self) -> tuple[list[AxisTile], list[AxisTile]]:
+        """The bands of the result, and the tiles of its columns."""
+        return self.rows.tiles(self.old_rows * self.scale_factor), self.columns.tiles(TILE_COLUMNS)
+
+    @cached_property
+    def source_tiles(self) -> tuple[list[AxisTile], list[AxisTile]]:
+        """The bands of the maps, and the tiles of their columns."""
+        return self.rows.source_tiles(self.old_rows), self.columns.source_tiles(TILE_COLUMNS)
+
     def products_of(self, tile: AxisTile) -> slice:
         """Where the products of the old columns of a tile are among those of all columns."""
         return slice(tile.source.start * self.kernel_size, tile.source.stop * self.kernel_size)
@@ -98,7 +108,7 @@ class Bands:
         `(rows, columns, out_channels)`, which the next band overwrites.
         """
         pixels = image.permute(1, 2, 0)
-        bands, columns = self.rows.tiles(self.old_rows * self.scale_factor), self.columns.tiles(TILE_COLUMNS)
+        bands, columns = self.tiles
         old_rows, new_rows = (
             max(part.stop - part.start for part in parts)
             for parts in zip(*((tile.source, tile.place) for tile in bands))
@@ -128,8 +138,8 @@ class Bands:
         dtype = torch.promote_types(image.dtype, torch.float32)
         pixels_gradient = torch.zeros_like(pixels, dtype=dtype, memory_format=torch.contiguous_format)
         taps_gradient = torch.zeros_like(self.taps, dtype=dtype)
-        columns = self.columns.source_tiles(TILE_COLUMNS)
-        for band in self.rows.source_tiles(self.old_rows):
+        bands, columns = self.source_tiles
+        for band in bands:
             mixed = gradient.new_empty(len(band.weights), self.columns.length * self.kernel_size, self.out_channels)
             for tile in columns:
                 mixed[:, self.products_of(tile)] = torch.matmul(tile.weights.T, gradient[band.place, tile.place])
