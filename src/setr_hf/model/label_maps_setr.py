@@ -179,7 +179,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
         matmul.fp32_precision = precision
 
 
-def in_order(rows: list[AxisPart]) -> tuple[torch.Tensor, torch.Tensor]:
+def by_place(rows: list[AxisPart]) -> tuple[torch.Tensor, torch.Tensor]:
     """The samples of a strip that bear on it, in the order of their places, in which neighbours come from neighbours
     though windows overlap; and their weights `(pixels, samples)`.
     """
@@ -223,7 +223,7 @@ def score_tiles(logits: torch.Tensor, grid: WindowGrid, rows: slice | None = Non
     start, stop = (0, height) if rows is None else (rows.start, rows.stop)
     for strip in slices(start, stop, tile.strip_rows):
         row_parts = grid.rows.of(strip)
-        order, weights = in_order(row_parts)
+        order, weights = by_place(row_parts)
         order = order.to(device)
         groups = []
         for pixels in slices(strip.start, strip.stop, tile.rows):
