@@ -29,6 +29,14 @@ def fixed_seed():
 
 
 @pytest.fixture
+def new_compiler():
+    """torch.compile as in a new process. It counts the graphs of all models of a class together, and has a limit."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
 def tiny_config():
     """A function that makes a small `SetrConfig`; arguments override fields."""
     return lambda **fields: SetrConfig(**{**TINY, **fields})

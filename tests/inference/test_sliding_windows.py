@@ -129,6 +129,7 @@ def test_batches_of_windows_and_photos_do_not_change_label_maps(model, processor
         assert (alone == label_map).float().mean() >= 0.9999
 
 
+@pytest.mark.usefixtures("new_compiler")
 def test_a_compiled_model_takes_photos_of_any_size(tiny_model, processor):
     model, photos = tiny_model(), [photo_of(*size) for size in SIZES]
     expected = segment(model, processor, photos)

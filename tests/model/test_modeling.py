@@ -294,6 +294,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_model):
     torch.testing.assert_close(model.setr.embeddings.patch_embeddings.weight.grad, expected)
 
 
+@pytest.mark.usefixtures("new_compiler")
 @pytest.mark.parametrize("decoder_type", DECODERS)
 def test_compiles_as_one_graph(tiny_model, decoder_type):
     model = tiny_model(decoder_type=decoder_type)
@@ -305,6 +306,7 @@ def test_compiles_as_one_graph(tiny_model, decoder_type):
     outputs.loss.backward()
 
 
+@pytest.mark.usefixtures("new_compiler")
 @pytest.mark.parametrize("size", [64, 40])
 def test_windows_compile_as_one_graph_for_any_count(tiny_model, size):
     model = tiny_model()
