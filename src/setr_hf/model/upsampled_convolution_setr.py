@@ -113,21 +113,22 @@ class Bands:
             max(part.stop - part.start for part in parts)
             for parts in zip(*((tile.source, tile.place) for tile in bands))
         )
-        # The same memory for all bands: it stays in the caches, and the system need not clear new memory.
-        products = pixels.new_empty(old_rows, self.kernel_size, self.columns.length, self.taps.shape[2])
+        # The same memory for all bands: it stays in the caches, and the system need not clear new memory. Products of
+        # a row take the place of those `old_rows` above, which no band needs any more.
+        products = pixels.new_zeros(old_rows, self.kernel_size, self.columns.length, self.taps.shape[2])
         mixed = pixels.new_empty(new_rows, self.columns.length * self.kernel_size, self.out_channels)
         result = pixels.new_empty(new_rows, self.columns.new_length, self.out_channels)
-        start, stop = 0, 0
+        computed = 0
         for band in bands:
-            # The rows that it shares with the band before.
-            known = stop - band.source.start
-            products[:known] = products[band.source.start - start : stop - start].clone()
-            start, stop = band.source.start, band.source.stop
-            for row in range(start + known, stop):
-                for row_products, row_taps in zip(products[row - start], self.taps):
+            for row in range(computed, band.source.stop):
+                for row_products, row_taps in zip(products[row % old_rows], self.taps):
                     torch.mm(pixels[row], row_taps, out=row_products)
+            computed = band.source.stop
             band_mixed, band_result = mixed[: len(band.weights)], result[: len(band.weights)]
-            torch.mm(band.weights, products[: stop - start].view(band.weights.shape[1], -1), out=band_mixed.flatten(1))
+            weights = pixels.new_zeros(len(band.weights), old_rows, self.kernel_size)
+            places = torch.arange(band.source.start, band.source.stop) % old_rows
+            weights[:, places] = band.weights.unflatten(1, (-1, self.kernel_size))
+            torch.mm(weights.flatten(1), products.flatten(0, 1).flatten(1), out=band_mixed.flatten(1))
             for tile in columns:
                 band_result[:, tile.place] = torch.matmul(tile.weights, band_mixed[:, self.products_of(tile)])
             yield band.place, band_result if bias is None else band_result.add_(bias)
