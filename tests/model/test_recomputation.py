@@ -1,11 +1,14 @@
+import copy
 from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from setr_hf.model import modeling_setr
+from setr_hf.model.modeling_setr import SetrConvLayer
 from setr_hf.model.recomputation_setr import recomputed
 from setr_hf.training.simulation import LiveBytes
 
@@ -27,6 +30,41 @@ def test_gradients_are_the_same_to_the_bit(tiny_model, monkeypatch, activation, 
     monkeypatch.setattr(modeling_setr, "recomputed", lambda *args: nullcontext())
     expected = gradients(model, inputs, precision)
     assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("decoder_type", ["naive", "pup"])
+def test_decoders_learn_the_same_to_the_bit(tiny_model, monkeypatch, decoder_type, precision):
+    model = tiny_model(decoder_type=decoder_type, auxiliary_out_indices=[1, 2]).train()
+    inputs = {"pixel_values": torch.randn(2, 3, 48, 64), "labels": torch.randint(0, 5, (2, 48, 64))}
+    statistics = copy.deepcopy(dict(model.named_buffers()))
+    actual = gradients(model, inputs, precision), copy.deepcopy(dict(model.named_buffers()))
+    assert not any(torch.equal(before, actual[1][name]) for name, before in statistics.items())
+    model.load_state_dict(statistics, strict=False)
+    monkeypatch.setattr(SetrConvLayer, "is_recomputable", lambda layer: False)
+    expected = gradients(model, inputs, precision), dict(model.named_buffers())
+    assert all(map(torch.equal, actual[0], expected[0]))
+    assert all(torch.equal(actual[1][name], buffer) for name, buffer in expected[1].items())
+
+
+def test_before_a_classifier_only_the_convolution_is_kept():
+    layer, classifier = SetrConvLayer(4, 6, 3).train(), nn.Conv2d(6, 5, kernel_size=1)
+    maps = torch.randn(2, 4, 16, 12, requires_grad=True)
+    live = LiveBytes(1, {})
+    live.storages.update(tensor.untyped_storage() for tensor in (maps, *layer.parameters(), *classifier.parameters()))
+    with live:
+        logits = layer(maps, scale_factor=2, classifier=classifier)
+    per_channel = maps[:, :1].numel() * 4 * 2**2
+    assert live.now == pytest.approx((6 + 5) * per_channel, rel=0.01)
+    assert logits.requires_grad
+
+
+def test_hooks_see_the_activation_of_a_training_step():
+    layer, classifier = SetrConvLayer(4, 6, 3).train(), nn.Conv2d(6, 5, kernel_size=1)
+    seen = []
+    layer.activation.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    layer(torch.randn(2, 4, 16, 12), classifier=classifier)
+    assert seen == [(2, 6, 16, 12)]
 
 
 def kept_states(layer, run):

@@ -24,6 +24,7 @@ from .loss_settings_setr import (
 )
 from .losses_setr import (
     check_ids,
+    empty_gradient,
     keep_gradient,
     moderate_maps,
     pixel_count,
@@ -263,7 +264,7 @@ def weighted_losses(
     )
     terms = [(dice, 0.5, 0.5), (tversky, tversky_alpha, tversky_beta)]
     terms = [term for term in terms if term[0]]
-    gradient = logits.new_empty(logits.shape if needs_gradient else 0, dtype=dtype)
+    gradient = empty_gradient(logits, needs_gradient)
     hardness = logits.new_zeros(labels.shape, dtype=dtype) if ohem else None
 
     def passed(pixel_loss: Any, with_gradient: bool, num_tensors: int = 1) -> torch.Tensor:
@@ -308,8 +309,8 @@ def weighted_losses(
 
 @weighted_losses.register_fake
 def _(logits, *arguments):  # type: ignore
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    return logits.new_empty((), dtype=dtype), logits.new_empty(logits.shape if arguments[-1] else 0, dtype=dtype)
+    gradient = empty_gradient(logits, needs_gradient=arguments[-1])
+    return gradient.new_empty(()), gradient
 
 
 weighted_losses.register_autograd(scale_gradient, setup_context=keep_gradient)

@@ -133,6 +133,14 @@ def moderate_maps(logits: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tenso
     return maps.view(*logits.shape[1:], logits.shape[0]), is_moderate
 
 
+def empty_gradient(logits: torch.Tensor, needs_gradient: bool) -> torch.Tensor:
+    """Memory for a gradient in fp32 at least, in the order of the logits, which the decoder would otherwise bring it
+    into; empty if none is needed.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return torch.empty_like(logits, dtype=dtype) if needs_gradient else logits.new_empty(0, dtype=dtype)
+
+
 # The name is one for each copy of this file: a process may load those of several saved models.
 @torch.library.custom_op(f"{__name__.replace('.', '_')}::summed_cross_entropy", mutates_args=())
 def summed_cross_entropy(
@@ -165,7 +173,7 @@ def summed_cross_entropy(
         needs_gradient=needs_gradient,
     )
     sums = []
-    gradient = logits.new_empty(logits.shape if needs_gradient else 0, dtype=dtype)
+    gradient = empty_gradient(logits, needs_gradient)
     with torch.autocast(logits.device.type, enabled=False):
         for index, (image_logits, image_labels) in enumerate(zip(logits, labels)):
             maps, is_moderate = moderate_maps(image_logits, dtype)
@@ -184,8 +192,8 @@ def summed_cross_entropy(
 
 @summed_cross_entropy.register_fake
 def _(logits, labels, height, width, ignore_index, weight, label_smoothing, needs_gradient):  # type: ignore
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    return logits.new_empty((), dtype=dtype), logits.new_empty(logits.shape if needs_gradient else 0, dtype=dtype)
+    gradient = empty_gradient(logits, needs_gradient)
+    return gradient.new_empty(()), gradient
 
 
 def keep_gradient(ctx, inputs, output):  # type: ignore

@@ -40,7 +40,7 @@ from .plain_backbone_setr import (
     load_weights,
     read_backbone_config,
 )
-from .recomputation_setr import recomputed
+from .recomputation_setr import recomputed, rectified
 from .upsampled_convolution_setr import upsample, upsampled_convolution
 
 
@@ -296,13 +296,13 @@ class SetrLayer(GradientCheckpointingLayer):
 
 
 def is_bare(module: nn.Module) -> bool:
-    """Whether calling a convolution or BatchNorm is no more than its formula: no adapter, quantization, offloading or
-    hook has come between.
+    """Whether calling a convolution, BatchNorm or ReLU is no more than its formula: no adapter, quantization,
+    offloading or hook has come between.
     """
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    is_plain = type(module) in (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm) and "forward" not in vars(module)
-    # Quantization by torchao leaves the module, and puts a tensor that stands for several ones into it.
-    return is_plain and not hasattr(module.weight, "__tensor_flatten__") and not any(hooks)
+    is_plain = type(module) in (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU) and "forward" not in vars(module)
+    # Quantization by torchao leaves the module, and puts tensors that stand for several ones into it.
+    return is_plain and not any(hooks) and not any(hasattr(p, "__tensor_flatten__") for p in module.parameters())
 
 
 def convolve_upsampled(
@@ -331,6 +331,16 @@ class SetrConvLayer(nn.Module):
         bias = norm.bias - norm.running_mean * scale
         return (weight * scale[:, None, None, None]).to(weight.dtype), bias.to(weight.dtype)
 
+    def is_recomputable(self) -> bool:
+        """Whether BatchNorm, by the statistics of the batch, and ReLU may be computed again in the backward pass."""
+        norm = self.normalization
+        return type(norm) is nn.BatchNorm2d and norm.training and is_bare(norm) and is_bare(self.activation)
+
+    def normalize_again(self, maps: torch.Tensor) -> torch.Tensor:
+        """What BatchNorm has returned in training; the running statistics stay as they are."""
+        norm = self.normalization
+        return F.batch_norm(maps, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
     def forward(self, maps: torch.Tensor, scale_factor: int = 1, classifier: nn.Conv2d | None = None) -> torch.Tensor:
         """Takes maps that are to be upsampled first, and returns class scores if there is a classifier."""
 
@@ -340,7 +350,13 @@ class SetrConvLayer(nn.Module):
 
         is_folded = is_bare(self.convolution) and is_bare(self.normalization) and not self.normalization.training
         if not is_folded or torch.compiler.is_exporting():
-            return activate_and_classify(self.normalization(convolve_upsampled(self.convolution, maps, scale_factor)))
+            maps = convolve_upsampled(self.convolution, maps, scale_factor)
+            normalized = self.normalization(maps)
+            if classifier is None or not self.is_recomputable():
+                return activate_and_classify(normalized)
+            activated = rectified(normalized, self.normalize_again, maps)
+            with recomputed(activated, lambda maps: self.normalize_again(maps).relu_(), maps):
+                return convolve_upsampled(classifier, activated)
         then = activate_and_classify if classifier is None or is_bare(classifier) else None
         maps = upsampled_convolution(maps, *self.fold(), scale_factor, then=then)
         return maps if then else activate_and_classify(maps)
