@@ -52,6 +52,8 @@ def sum_over_tiles(
     tile_pixels = max(tile_scores // (numbers_per_pixel or num_labels), 1)
     tile_width = min(max(tile_pixels // TILE_ROWS, 1), width)
     tile_height = max(tile_pixels // tile_width, 1)
+    # The same memory for all tiles: between the sums, which stay, the allocator would find new places again and again.
+    tile = maps.new_empty(tile_height * tile_width * num_labels)
     sums = []
     gradient = torch.zeros_like(maps) if needs_gradient else None
     for columns in slices(0, width, tile_width):
@@ -63,7 +65,8 @@ def sum_over_tiles(
         for rows in slices(0, height, tile_height):
             source_rows = slice(*source_range(rows.start, rows.stop, source_height, size[0]))
             row_weights = all_rows[rows, source_rows]
-            scores = torch.mm(row_weights, stretched[source_rows])
+            scores = tile[: len(row_weights) * stretched.shape[1]].view(len(row_weights), -1)
+            torch.mm(row_weights, stretched[source_rows], out=scores)
             sums.append(pixel_loss(scores.view(-1, num_labels), *(plane[rows, columns] for plane in planes)))
             if needs_gradient:
                 stretched_gradient[source_rows].addmm_(row_weights.T, scores)
