@@ -168,7 +168,7 @@ def test_what_is_given_up_in_which_order():
 
 
 def test_what_is_given_up_for_less_and_less_memory(tmp_path, monkeypatch):
-    arguments = arguments_of(tmp_path, per_device_train_batch_size=4, optim="sgd")
+    arguments = arguments_of(tmp_path, per_device_train_batch_size=4, optim="sgd", eval_window_batch_size=32)
     config = SetrConfig(**SMALL | {"num_hidden_layers": 1}, decoder_type="naive")
     plenty = plan_on(10**12, arguments, monkeypatch, config, memory="1TB")
     assert plenty.options == {

@@ -28,7 +28,7 @@ class ProtocolArguments:
 
     protocol: str = field(default="single", metadata=PROTOCOL)
     scales: list[float] | None = field(default=None, metadata=SCALES)
-    window_batch_size: int = field(default=32, metadata=WINDOWS)
+    window_batch_size: int = field(default=8, metadata=WINDOWS)
     dtype: str = field(default="float32", metadata=DTYPE)
     quantization: str | None = field(default=None, metadata=QUANTIZATION)
 

@@ -355,7 +355,7 @@ def segment_large_picture(
     processor: BaseImageProcessor,
     path: str | Path,
     output: str | Path,
-    window_batch_size: int = 32,
+    window_batch_size: int = 8,
     show_progress: bool = False,
 ) -> np.ndarray:
     """Segments a picture of any size at its own resolution, and writes its label map.
@@ -373,7 +373,7 @@ def segment_large_picture(
             by GDAL, whose pixels differ a little from Pillow's.
         output (`str` or `Path`): The TIFF file to write, tiled and compressed without loss (deflate), of class ids
             of 8 bits, or 16 for more than 256 classes. It has the georeference of the picture, if there is one.
-        window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time.
+        window_batch_size (`int`, *optional*, defaults to 8): How many windows the model takes at a time.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a bar with the time that is left.
 
     Returns:

@@ -33,7 +33,7 @@ class Segmenter:
     model: PreTrainedModel
     processor: BaseImageProcessor
     scales: tuple[float, ...] | None = None
-    window_batch_size: int = 32
+    window_batch_size: int = 8
 
     def __post_init__(self) -> None:
         if self.scales is not None:

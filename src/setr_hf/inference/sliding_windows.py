@@ -200,7 +200,7 @@ def segment(
     processor: BaseImageProcessor,
     photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
-    window_batch_size: int = 32,
+    window_batch_size: int = 8,
     return_confidence: Literal[False] = False,
 ) -> list[torch.Tensor]: ...
 
@@ -211,7 +211,7 @@ def segment(
     processor: BaseImageProcessor,
     photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
-    window_batch_size: int = 32,
+    window_batch_size: int = 8,
     *,
     return_confidence: Literal[True],
 ) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
@@ -222,7 +222,7 @@ def segment(
     processor: BaseImageProcessor,
     photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
-    window_batch_size: int = 32,
+    window_batch_size: int = 8,
     return_confidence: bool = False,
 ) -> list[torch.Tensor] | list[tuple[torch.Tensor, torch.Tensor]]:
     """Segments photos by the paper's test protocol.
@@ -236,7 +236,7 @@ def segment(
         scales (`tuple[float, ...]`, *optional*): Ratios of the multi-scale protocol, each with its mirror image, see
             [`published_scales`]. By default one scale, the processor's `size`, without a mirror image: then the label
             map is that of `pipeline("image-segmentation")`.
-        window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time, of all
+        window_batch_size (`int`, *optional*, defaults to 8): How many windows the model takes at a time, of all
             photos or of all scales of a photo.
         return_confidence (`bool`, *optional*, defaults to `False`): Whether to return how sure the model is of each
             pixel's class: the largest probability in the softmax of its scores divided by the processor's

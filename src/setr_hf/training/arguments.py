@@ -101,7 +101,7 @@ class SetrTrainingArguments(TrainingArguments):
             has a mirror image at most, what it makes of them is computed once and kept, see [`FrozenEncoder`].
         feature_folder (`str`, *optional*): Where a frozen encoder's features are kept; by default in the folder
             `_features` of `output_dir`, which is not uploaded. "none" computes them at each step.
-        eval_window_batch_size (`int`, *optional*, defaults to 32): How many windows the model takes at a time in
+        eval_window_batch_size (`int`, *optional*, defaults to 8): How many windows the model takes at a time in
             evaluation.
         num_prediction_pictures (`int`, *optional*, defaults to 4): How many photos of the evaluation set are drawn
             beside ground truth and prediction at each evaluation.
@@ -138,7 +138,7 @@ class SetrTrainingArguments(TrainingArguments):
     num_frozen_layers: int = option(0, "first layers whose weights stay as they are")
     freeze_encoder: bool = option(False, "train the heads alone; features are kept where photos do not vary")
     feature_folder: str | None = option(None, "where these features are kept, if not in the output folder, or none")
-    eval_window_batch_size: int = option(32, "windows that the model takes at a time in evaluation")
+    eval_window_batch_size: int = option(8, "windows that the model takes at a time in evaluation")
     num_prediction_pictures: int = option(4, "predictions drawn at each evaluation")
     logging_steps: float | None = option(None, f"steps between losses in the log, if not {LOGGING_STEPS} or fewer")
     remove_unused_columns: bool = option(False, "must stay off: photos are not model inputs")
