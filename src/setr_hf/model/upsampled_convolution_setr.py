@@ -115,19 +115,22 @@ class Bands:
         )
         # The same memory for all bands: it stays in the caches, and the system need not clear new memory. Products of
         # a row take the place of those `old_rows` above, which no band needs any more.
-        products = pixels.new_zeros(old_rows, self.kernel_size, self.columns.length, self.taps.shape[2])
+        products = pixels.new_zeros(self.kernel_size, old_rows, self.columns.length, self.taps.shape[2])
         mixed = pixels.new_empty(new_rows, self.columns.length * self.kernel_size, self.out_channels)
         result = pixels.new_empty(new_rows, self.columns.new_length, self.out_channels)
         computed = 0
         for band in bands:
-            for row in range(computed, band.source.stop):
-                for row_products, row_taps in zip(products[row % old_rows], self.taps):
-                    torch.mm(pixels[row], row_taps, out=row_products)
-            computed = band.source.stop
+            while computed < band.source.stop:
+                place = computed % old_rows
+                count = min(band.source.stop - computed, old_rows - place)
+                rows = pixels[computed : computed + count].flatten(0, 1)
+                for tap_products, taps in zip(products, self.taps):
+                    torch.mm(rows, taps, out=tap_products[place : place + count].flatten(0, 1))
+                computed += count
             band_mixed, band_result = mixed[: len(band.weights)], result[: len(band.weights)]
-            weights = pixels.new_zeros(len(band.weights), old_rows, self.kernel_size)
+            weights = pixels.new_zeros(len(band.weights), self.kernel_size, old_rows)
             places = torch.arange(band.source.start, band.source.stop) % old_rows
-            weights[:, places] = band.weights.unflatten(1, (-1, self.kernel_size))
+            weights[:, :, places] = band.weights.unflatten(1, (-1, self.kernel_size)).transpose(1, 2)
             torch.mm(weights.flatten(1), products.flatten(0, 1).flatten(1), out=band_mixed.flatten(1))
             for tile in columns:
                 band_result[:, tile.place] = torch.matmul(tile.weights, band_mixed[:, self.products_of(tile)])
