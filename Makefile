@@ -59,7 +59,7 @@ test-hostile: $(VENV)/installed  ## try 20,000 hostile inputs, and those that co
 	$(BIN)/python -m pytest -n auto -m hostile tests/hostile
 
 test-long: $(VENV)/installed  ## run what takes hours: jobs interrupted and killed at many random moments, thousands of photos
-	$(BIN)/python -m pytest -n auto --dist loadfile -rP -m long tests/long
+	$(BIN)/python -m pytest -n auto --dist loadfile -rP -m long
 
 test-oldest: $(OLDEST)/installed  ## run the core of the tests with the oldest versions that pyproject.toml admits
 	$(OLDEST)/bin/python -m pytest -n auto -m 'not slow' tests/model tests/checkpoints tests/data tests/training

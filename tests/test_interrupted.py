@@ -57,7 +57,7 @@ def test_any_code_ends_at_once(tmp_path, text, line, number):
     assert lines[-1].strip() == line and "Traceback" not in "".join(lines)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.long)])
 def test_workers_of_a_data_loader_end_with_the_job_and_say_nothing(inputs, tmp_path, method):
     (tmp_path / "data").symlink_to(inputs / "data")
     command = [sys.executable, str(SCRIPTS / "train.py"), *JOBS["train"], "--max-steps", "4000"]
@@ -97,7 +97,13 @@ def test_what_is_being_written_is_deleted(tmp_path):
     assert not os.path.exists((tmp_path / "begun").read_text())
 
 
-@pytest.mark.parametrize("launcher", [["torch.distributed.run"], ["accelerate.commands.launch", "--multi_gpu"]])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run"],
+        pytest.param(["accelerate.commands.launch", "--multi_gpu"], marks=pytest.mark.long),
+    ],
+)
 def test_launchers_end_with_the_line_too(inputs, tmp_path, launcher):
     """Two processes are interrupted when there is a checkpoint; afterwards their folder holds another run."""
     (tmp_path / "data").symlink_to(inputs / "data")

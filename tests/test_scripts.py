@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from transformers import pipeline
 
 from setr_hf import SetrImageProcessor
+from setr_hf.cli import run_job
+from setr_hf_cli import load_script
 
 
 def run(*command, status=0):
@@ -56,13 +59,20 @@ def test_predict_writes_map_overlay_and_table_and_names_a_bad_file(model_folder,
         assert overlay.height > label_map.shape[0]
 
 
-def test_predict_without_photographs_or_model_says_so(model_folder, tmp_path):
+def test_predict_without_photographs_or_model_says_so(model_folder, scene_folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    run("scripts/predict.py", tmp_path / "empty", "--model", model_folder, "--output", tmp_path / "o", status=2)
-    result = run(
-        "scripts/predict.py", model_folder, "--model", tmp_path / "nowhere", "--output", tmp_path / "o", status=2
-    )
-    assert result.stderr
+    predict = load_script(ROOT / "scripts/predict.py").main
+    for inputs, model, message in (
+        (tmp_path / "empty", model_folder, f"no photos found in {tmp_path / 'empty'}"),
+        (
+            scene_folder / "images/val",
+            tmp_path / "nowhere",
+            f"{tmp_path / 'nowhere'} is neither a folder here nor a model on the Hub",
+        ),
+    ):
+        arguments = [str(inputs), "--model", str(model), "--output", str(tmp_path / "out")]
+        assert run_job(partial(predict, arguments)) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_demo_runs_from_photos_to_picture_sheet(scene_folder, tmp_path):

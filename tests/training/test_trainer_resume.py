@@ -57,7 +57,7 @@ def num_examples_made(folder):
     return len(record.read_text().splitlines()) if record.exists() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path):
     arguments = ARGUMENTS | WORKERS_THAT_STAY
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
