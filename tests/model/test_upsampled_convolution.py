@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from setr_hf import SetrForSemanticSegmentation
 from setr_hf.model import upsampled_convolution_setr
 from setr_hf.model.modeling_setr import SetrConvLayer, is_bare
-from setr_hf.model.upsampled_convolution_setr import upsampled_convolution
+from setr_hf.model.upsampled_convolution_setr import upsampled_convolution, upsampled_convolution_and_relu
 
 
 DECODERS = ["naive", "pup", "mla"]
@@ -50,9 +50,15 @@ def test_results_and_gradients_are_those_of_the_definition(
         torch.testing.assert_close(result, expected, atol=1e-12, rtol=1e-12)
         cotangent = torch.randn_like(expected)
         gradients = torch.autograd.grad(result, tensors, cotangent)
-        with torch.no_grad():
-            banded = upsampled_convolution(*tensors, *options, then=lambda maps: maps.relu().sum(1, keepdim=True))
-    torch.testing.assert_close(banded, expected.relu().sum(1, keepdim=True), atol=1e-12, rtol=1e-12)
+        rectified = F.interpolate(tensors[0], scale_factor=scale_factor, mode="bilinear")
+        rectified = F.conv2d(rectified, *tensors[1:], padding=kernel_size // 2).relu()
+        classifier = torch.randn(5, 3, 1, 1, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+        for with_gradients in (False, True):
+            with torch.set_grad_enabled(with_gradients):
+                activated = upsampled_convolution_and_relu(*tensors, scale_factor)
+                scores = upsampled_convolution_and_relu(*tensors, scale_factor, classifier)
+            torch.testing.assert_close(activated, rectified, atol=1e-12, rtol=1e-12)
+            torch.testing.assert_close(scores, F.conv2d(rectified, *classifier), atol=1e-11, rtol=1e-11)
     expected_gradients = torch.autograd.grad(expected, tensors, cotangent)
     torch.testing.assert_close(gradients, expected_gradients, atol=1e-11, rtol=1e-11)
 
@@ -88,7 +94,7 @@ def test_half_precision_and_autocast_are_as_exact_as_the_definition():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(upsampled_convolution(*tensors, 2), result)
         with torch.no_grad():
-            assert torch.equal(upsampled_convolution(*tensors, 2, then=torch.relu), result.relu())
+            assert torch.equal(upsampled_convolution_and_relu(*tensors, 2), result.relu())
 
 
 def random_statistics(model):

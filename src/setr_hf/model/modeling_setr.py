@@ -41,7 +41,7 @@ from .plain_backbone_setr import (
     read_backbone_config,
 )
 from .recomputation_setr import recomputed, rectified
-from .upsampled_convolution_setr import upsample, upsampled_convolution
+from .upsampled_convolution_setr import upsample, upsampled_convolution, upsampled_convolution_and_relu
 
 
 # The segmentation pipeline looks class names up in these tables, which `AutoModel….register` does not extend.
@@ -344,22 +344,22 @@ class SetrConvLayer(nn.Module):
     def forward(self, maps: torch.Tensor, scale_factor: int = 1, classifier: nn.Conv2d | None = None) -> torch.Tensor:
         """Takes maps that are to be upsampled first, and returns class scores if there is a classifier."""
 
-        def activate_and_classify(maps: torch.Tensor) -> torch.Tensor:
-            maps = self.activation(maps)
-            return maps if classifier is None else convolve_upsampled(classifier, maps)
+        def classify(activated: torch.Tensor) -> torch.Tensor:
+            return activated if classifier is None else convolve_upsampled(classifier, activated)
 
         is_folded = is_bare(self.convolution) and is_bare(self.normalization) and not self.normalization.training
-        if not is_folded or torch.compiler.is_exporting():
-            maps = convolve_upsampled(self.convolution, maps, scale_factor)
-            normalized = self.normalization(maps)
-            if classifier is None or not self.is_recomputable():
-                return activate_and_classify(normalized)
-            activated = rectified(normalized, self.normalize_again, maps)
-            with recomputed(activated, lambda maps: self.normalize_again(maps).relu_(), maps):
-                return convolve_upsampled(classifier, activated)
-        then = activate_and_classify if classifier is None or is_bare(classifier) else None
-        maps = upsampled_convolution(maps, *self.fold(), scale_factor, then=then)
-        return maps if then else activate_and_classify(maps)
+        if is_folded and is_bare(self.activation) and not torch.compiler.is_exporting():
+            if classifier is None or not is_bare(classifier):
+                return classify(upsampled_convolution_and_relu(maps, *self.fold(), scale_factor))
+            parameters = (classifier.weight, classifier.bias)
+            return upsampled_convolution_and_relu(maps, *self.fold(), scale_factor, parameters)
+        maps = convolve_upsampled(self.convolution, maps, scale_factor)
+        normalized = self.normalization(maps)
+        if classifier is None or not self.is_recomputable():
+            return classify(self.activation(normalized))
+        activated = rectified(normalized, self.normalize_again, maps)
+        with recomputed(activated, lambda maps: self.normalize_again(maps).relu_(), maps):
+            return classify(activated)
 
 
 class SetrChannelNorm(nn.LayerNorm):

@@ -6,7 +6,8 @@ At twice the size that is a quarter of the multiplications. Upsampling and shift
 and one for the columns, in which the edges and the zero padding are as exact as the rest.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -136,12 +137,12 @@ class Bands:
                 band_result[:, tile.place] = torch.matmul(tile.weights, band_mixed[:, self.products_of(tile)])
             yield band.place, band_result if bias is None else band_result.add_(bias)
 
-    def gradients(self, image: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradients of an image and of `taps`, from that of the result, `(out_channels, rows, columns)`."""
+    def backpropagate(self, image: torch.Tensor, gradient: torch.Tensor, taps_gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of an image, from that of its result, `(out_channels, rows, columns)`. That of the taps is
+        added to `taps_gradient`.
+        """
         pixels, gradient = image.permute(1, 2, 0), gradient.permute(1, 2, 0)
-        dtype = torch.promote_types(image.dtype, torch.float32)
-        pixels_gradient = torch.zeros_like(pixels, dtype=dtype, memory_format=torch.contiguous_format)
-        taps_gradient = torch.zeros_like(self.taps, dtype=dtype)
+        pixels_gradient = torch.zeros_like(pixels, dtype=taps_gradient.dtype, memory_format=torch.contiguous_format)
         bands, columns = self.source_tiles
         for band in bands:
             mixed = gradient.new_empty(len(band.weights), self.columns.length * self.kernel_size, self.out_channels)
@@ -154,60 +155,107 @@ class Bands:
             for tap_products, taps, tap_gradient in zip(products, self.taps, taps_gradient):
                 source_gradient += torch.mm(tap_products, taps.T)
                 tap_gradient += torch.mm(source.T, tap_products)
-        return pixels_gradient.permute(2, 0, 1), taps_gradient
+        return pixels_gradient.permute(2, 0, 1)
 
 
-class UpsampledConvolution(torch.autograd.Function):
-    """Keeps the maps for the backward pass, and nothing of their upsampled size."""
-
-    @staticmethod
-    def forward(ctx, maps, weight, bias, scale_factor, align_corners):  # type: ignore
-        ctx.save_for_backward(maps, weight)
-        ctx.options = (scale_factor, align_corners)
-        bands = Bands(maps, weight, scale_factor, align_corners)
-        size = (len(maps), bands.out_channels, *bands.new_size)
-        result = torch.empty(size, dtype=maps.dtype, memory_format=torch.channels_last)
-        for image, image_result in zip(maps, result):
-            for rows, band in bands.convolve(image, bias):
-                image_result[:, rows] = band.permute(2, 0, 1)
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):  # type: ignore
-        maps, weight = ctx.saved_tensors
-        bands = Bands(maps, weight, *ctx.options)
-        maps_gradients, taps_gradients = zip(*map(bands.gradients, maps, gradient))
-        taps_gradient = sum(taps_gradients).unflatten(2, (bands.kernel_size, -1))
-        bias_gradient = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return (
-            torch.stack(maps_gradients).to(maps.dtype),
-            taps_gradient.permute(3, 1, 0, 2).to(weight.dtype),
-            bias_gradient,
-            None,
-            None,
-        )
+# Two operators of their own, which fake tensors need not look into; the name is one for each copy of this file. The
+# weight is flat, `(out_channels, channels * kernel_size**2)`.
+LIBRARY = __name__.replace(".", "_")
 
 
-def convolve_then(
+def bands_of(maps: torch.Tensor, weight: torch.Tensor, scale_factor: int, align_corners: bool) -> Bands:
+    kernel_size = math.isqrt(weight.shape[1] // maps.shape[1])
+    return Bands(maps, weight.unflatten(1, (-1, kernel_size, kernel_size)), scale_factor, align_corners)
+
+
+def empty_result(maps: torch.Tensor, num_channels: int, scale_factor: int) -> torch.Tensor:
+    height, width = (side * scale_factor for side in maps.shape[-2:])
+    size = (len(maps), num_channels, height, width)
+    return torch.empty(size, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op(f"{LIBRARY}::convolve", mutates_args=())
+def convolve(
     maps: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     scale_factor: int,
     align_corners: bool,
-    then: Callable[[torch.Tensor], torch.Tensor],
+    rectify: bool,
+    classifier: torch.Tensor | None,
+    classifier_bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """As [`upsampled_convolution`], with no more than a band of the upsampled convolution at a time."""
-    bands = Bands(maps, weight, scale_factor, align_corners)
-    result = None
-    for index, image in enumerate(maps):
+    """The convolution, if wanted its ReLU, and if there is a 1×1 `classifier` `(num_labels, out_channels)`, what that
+    makes of it: no more than a band of what precedes the result is held.
+    """
+    bands = bands_of(maps, weight, scale_factor, align_corners)
+    result = empty_result(maps, len(weight if classifier is None else classifier), scale_factor)
+    for image, image_result in zip(maps, result.permute(0, 2, 3, 1)):
         for rows, band in bands.convolve(image, bias):
-            finished = then(band[None].permute(0, 3, 1, 2))
-            if result is None:
-                size = (len(maps), finished.shape[1], *bands.new_size)
-                result = torch.empty(size, dtype=finished.dtype, memory_format=torch.channels_last)
-            result[index, :, rows] = finished[0]
+            if rectify:
+                band.relu_()
+            image_result[rows] = band if classifier is None else F.linear(band, classifier, classifier_bias)
     return result
+
+
+@convolve.register_fake
+def _(maps, weight, bias, scale_factor, align_corners, rectify, classifier, classifier_bias):  # type: ignore
+    return empty_result(maps, len(weight if classifier is None else classifier), scale_factor)
+
+
+@torch.library.custom_op(f"{LIBRARY}::convolve_backward", mutates_args=())
+def convolve_backward(
+    maps: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, scale_factor: int, align_corners: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of the maps and of the weight."""
+    bands = bands_of(maps, weight, scale_factor, align_corners)
+    maps_gradient = torch.empty_like(maps)
+    taps_gradient = torch.zeros_like(bands.taps, dtype=torch.promote_types(maps.dtype, torch.float32))
+    for image, image_gradient, own in zip(maps, maps_gradient, gradient):
+        image_gradient.copy_(bands.backpropagate(image, own, taps_gradient))
+    weight_gradient = taps_gradient.unflatten(2, (bands.kernel_size, -1)).permute(3, 1, 0, 2).flatten(1)
+    return maps_gradient, weight_gradient.to(weight.dtype)
+
+
+@convolve_backward.register_fake
+def _(maps, weight, gradient, scale_factor, align_corners):  # type: ignore
+    return torch.empty_like(maps), torch.empty_like(weight)
+
+
+def keep_maps(ctx, inputs, output):  # type: ignore
+    maps, weight, _, *ctx.options = inputs[:5]
+    # Nothing of the upsampled size.
+    ctx.save_for_backward(maps, weight)
+
+
+@once_differentiable
+def gradients_of_inputs(ctx, gradient):  # type: ignore
+    bias_gradient = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+    return *convolve_backward(*ctx.saved_tensors, gradient, *ctx.options), bias_gradient, *[None] * 5
+
+
+convolve.register_autograd(gradients_of_inputs, setup_context=keep_maps)
+
+
+def in_autocast(maps: torch.Tensor, *others: torch.Tensor | None) -> Iterator[torch.Tensor | None]:
+    """Tensors in the precision of autocast, if it is on."""
+    # Tensors without data have no autocast, and may not be asked for it.
+    is_on = maps.device.type != "meta" and torch.is_autocast_enabled(maps.device.type)
+    dtype = torch.get_autocast_dtype(maps.device.type) if is_on else None
+    for tensor in (maps, *others):
+        yield tensor if tensor is None or dtype is None else tensor.to(dtype)
+
+
+def is_ours(maps: torch.Tensor) -> bool:
+    """Whether convolutions of these maps are computed here. Other devices than a CPU, and graphs that are compiled or
+    exported, have their own ways.
+    """
+    return maps.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def is_banded(maps: torch.Tensor, weight: torch.Tensor, scale_factor: int) -> bool:
+    """Whether a convolution is computed by [`Bands`]."""
+    return is_ours(maps) and scale_factor > 1 and weight.shape[-1] > 1
 
 
 def upsampled_convolution(
@@ -216,39 +264,45 @@ def upsampled_convolution(
     bias: torch.Tensor | None,
     scale_factor: int,
     align_corners: bool = False,
-    then: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The convolution, with as much zero padding as keeps the size, of maps upsampled bilinearly by a whole factor.
-
-    On other devices than a CPU, and in graphs that are compiled or exported, it is one convolution of the upsampled
-    maps, for which they have their own ways.
 
     Args:
         maps (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`): Before the upsampling.
         weight (`torch.FloatTensor` of shape `(out_channels, channels, kernel_size, kernel_size)`): Of an odd size.
-        then (`Callable`, *optional*): A function of each pixel on its own, from `(batch_size, out_channels, …)` to
-            `(batch_size, …)`, that the result goes through. Without gradients it takes a band of rows at a time, and
-            the result before it is never held whole.
     """
+    maps, weight, bias = in_autocast(maps, weight, bias)
     kernel_size = weight.shape[-1]
-    # Tensors without data have no autocast, and may not be asked for it.
-    if maps.device.type != "meta" and torch.is_autocast_enabled(maps.device.type):
-        dtype = torch.get_autocast_dtype(maps.device.type)
-        maps, weight, bias = (tensor if tensor is None else tensor.to(dtype) for tensor in (maps, weight, bias))
-    if maps.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        # A 1×1 convolution is the same before the upsampling: bilinear weights sum to 1.
-        before, after = (1, scale_factor) if kernel_size == 1 else (scale_factor, 1)
-        result = F.conv2d(upsample(maps, before, align_corners), weight, bias, padding=kernel_size // 2)
-        result = upsample(result, after, align_corners)
-    elif kernel_size == 1:
-        # With one thread, torch's convolution would copy the maps to another layout.
-        pixels = F.linear(maps.permute(0, 2, 3, 1), weight.flatten(1), bias)
-        result = upsample(pixels.permute(0, 3, 1, 2), scale_factor, align_corners)
-    elif scale_factor == 1:
-        result = F.conv2d(maps, weight, bias, padding=kernel_size // 2)
-    elif then is None or torch.is_grad_enabled():
+    if is_banded(maps, weight, scale_factor):
         with torch.autocast("cpu", enabled=False):
-            result = UpsampledConvolution.apply(maps, weight, bias, scale_factor, align_corners)
+            return convolve(maps, weight.flatten(1), bias, scale_factor, align_corners, False, None, None)
+    if kernel_size > 1:
+        return F.conv2d(upsample(maps, scale_factor, align_corners), weight, bias, padding=kernel_size // 2)
+    # A 1×1 convolution is the same before the upsampling: bilinear weights sum to 1.
+    if is_ours(maps):
+        # With one thread, torch's convolution would copy the maps to another layout.
+        result = F.linear(maps.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
     else:
-        return convolve_then(maps, weight, bias, scale_factor, align_corners, then)
-    return result if then is None else then(result)
+        result = F.conv2d(maps, weight, bias)
+    return upsample(result, scale_factor, align_corners)
+
+
+def upsampled_convolution_and_relu(
+    maps: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale_factor: int,
+    classifier: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+) -> torch.Tensor:
+    """ReLU of [`upsampled_convolution`], corners not aligned, and what a 1×1 `classifier` of this weight and bias
+    makes of it. Without gradients, no more than a band of rows is held before the result.
+    """
+    if torch.is_grad_enabled() or not is_banded(maps, weight, scale_factor):
+        result = upsampled_convolution(maps, weight, bias, scale_factor).relu_()
+        return result if classifier is None else upsampled_convolution(result, *classifier, scale_factor=1)
+    tensors = (maps, weight.flatten(1), bias, *(classifier or (None, None)))
+    maps, weight, bias, classifier_weight, classifier_bias = in_autocast(*tensors)
+    if classifier_weight is not None:
+        classifier_weight = classifier_weight.flatten(1)
+    with torch.autocast("cpu", enabled=False):
+        return convolve(maps, weight, bias, scale_factor, False, True, classifier_weight, classifier_bias)

@@ -74,11 +74,12 @@ class LiveBytes(TorchDispatchMode):
     in `operations` the floating-point operations.
 
     Inside custom operators their implementation is run, as the fake one that stands for it knows their results only.
-    Each takes one sample of a batch after the other: `held_inside` notes what one takes, by operator and shapes.
+    Each takes one sample of a batch after the other: `held_inside` notes bytes and operations of one, by operator and
+    shapes.
     Numbers and conditions read from contents, which fake tensors have none of, are 0 and false.
     """
 
-    def __init__(self, block_bytes: int, held_inside: dict[tuple, int]):
+    def __init__(self, block_bytes: int, held_inside: dict[tuple, tuple[int, int]]):
         super().__init__()
         self.block_bytes = block_bytes
         self.held_inside = held_inside
@@ -97,8 +98,8 @@ class LiveBytes(TorchDispatchMode):
                 self.now += num_bytes
         self.peak = max(self.peak, self.now)
 
-    def _bytes_inside(self, name: str, args: Any, kwargs: dict[str, Any]) -> int:
-        """What a custom operator takes beyond its results."""
+    def _run_inside(self, name: str, args: Any, kwargs: dict[str, Any]) -> int:
+        """Counts the operations of a custom operator, and returns the bytes that it takes beyond its results."""
 
         def one_sample(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[:1] if tensor.ndim > 2 else tensor
@@ -106,6 +107,7 @@ class LiveBytes(TorchDispatchMode):
         def described(tensor: torch.Tensor) -> tuple:
             return tensor.shape, tensor.dtype, tensor.device
 
+        batch_size = len(args[0])
         args, kwargs = tree_map_only(torch.Tensor, one_sample, (args, kwargs))
         key = (name, str(tree_map_only(torch.Tensor, described, (args, kwargs))))
         if key not in self.held_inside:
@@ -115,13 +117,15 @@ class LiveBytes(TorchDispatchMode):
             )
             with inside:
                 results = OPDEFS[name]._init_fn(*args, **kwargs)
-            self.held_inside[key] = inside.peak - inside.now
+            self.held_inside[key] = inside.peak - inside.now, inside.operations
             del results
-        return self.held_inside[key]
+        num_bytes, operations = self.held_inside[key]
+        self.operations += batch_size * operations
+        return num_bytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inside = self._bytes_inside(func.name(), args, kwargs) if func.name() in OPDEFS else 0
+        inside = self._run_inside(func.name(), args, kwargs) if func.name() in OPDEFS else 0
         try:
             results = func(*args, **kwargs)
         except DataDependentOutputException:
@@ -178,7 +182,7 @@ class Simulation:
     arguments: SetrTrainingArguments
     device_type: str
     adapt: Callable[[SetrForSemanticSegmentation], Any] | None = None
-    held_inside: dict[tuple, int] = field(default_factory=dict)
+    held_inside: dict[tuple, tuple[int, int]] = field(default_factory=dict)
     known: dict[tuple, int] = field(default_factory=dict)
     operations: dict[StepSettings, int] = field(default_factory=dict)
 
