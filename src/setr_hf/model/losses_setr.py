@@ -51,7 +51,7 @@ def sum_over_tiles(
     tile_scores = CPU_TILE_SCORES if maps.device.type == "cpu" else DEVICE_TILE_SCORES
     tile_pixels = max(tile_scores // (numbers_per_pixel or num_labels), 1)
     tile_width = min(max(tile_pixels // TILE_ROWS, 1), width)
-    tile_height = max(tile_pixels // tile_width, 1)
+    tile_height = min(max(tile_pixels // tile_width, 1), height)
     # The same memory for all tiles: between the sums, which stay, the allocator would find new places again and again.
     tile = maps.new_empty(tile_height * tile_width * num_labels)
     sums = []
