@@ -24,13 +24,12 @@ TINY = {
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves the long runs to `-m long`: `-m "not slow"` must not take them in."""
-    if "long" in config.option.markexpr:
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    """Leaves the large runs to `-m long` and `-m hostile`: `-m "not slow"` must not take them in."""
+    large = [marker for marker in ("long", "hostile") if marker not in config.option.markexpr]
+    left_out = [item for item in items if any(map(item.get_closest_marker, large))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

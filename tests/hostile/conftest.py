@@ -1,18 +1,8 @@
-"""Leaves the large run to `-m hostile`, and says at the end how the inputs of each family ended."""
+"""Says at the end how the inputs of each family ended."""
 
 from collections import Counter, defaultdict
 
 import pytest
-
-
-def pytest_collection_modifyitems(config, items):
-    """`-m "not slow"` must not take the large run in."""
-    if "hostile" in config.option.markexpr:
-        return
-    large = [item for item in items if item.get_closest_marker("hostile")]
-    if large:
-        config.hook.pytest_deselected(items=large)
-        items[:] = [item for item in items if item not in large]
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -203,5 +203,5 @@ def test_processes_join_by_summing_their_matrices(tmp_path):
     )
     script = tmp_path / "count.py"
     script.write_text(code)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3", str(script)]
     subprocess.run([sys.executable, *command], check=True)

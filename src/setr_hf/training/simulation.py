@@ -79,8 +79,7 @@ class LiveBytes(TorchDispatchMode):
 
     Inside custom operators their implementation is run, as the fake one that stands for it knows their results only.
     Each takes one sample of a batch after the other: `held_inside` notes bytes and operations of one, by operator and
-    shapes.
-    Numbers and conditions read from contents, which fake tensors have none of, are 0 and false.
+    shapes. Numbers and conditions read from contents, which fake tensors have none of, are 0 and false.
     """
 
     def __init__(self, block_bytes: int, held_inside: dict[tuple, tuple[int, int]]):
