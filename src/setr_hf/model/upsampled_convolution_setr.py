@@ -100,6 +100,21 @@ class Bands:
         """The bands of the maps, and the tiles of their columns."""
         return self.rows.source_tiles(self.old_rows), self.columns.source_tiles(TILE_COLUMNS)
 
+    @cached_property
+    def slot_weights(self) -> list[torch.Tensor]:
+        """For each band of the result the weights `(new rows, kernel_size, slots)` of the products with each tap, of
+        which there are slots for as many rows as any band needs. A row takes the slot of its number modulo theirs.
+        """
+        bands, _ = self.tiles
+        num_slots = max(band.source.stop - band.source.start for band in bands)
+        result = []
+        for band in bands:
+            weights = band.weights.new_zeros(len(band.weights), self.kernel_size, num_slots)
+            slots = torch.arange(band.source.start, band.source.stop) % num_slots
+            weights[:, :, slots] = band.weights.unflatten(1, (-1, self.kernel_size)).transpose(1, 2)
+            result.append(weights)
+        return result
+
     def products_of(self, tile: AxisTile) -> slice:
         """Where the products of the old columns of a tile are among those of all columns."""
         return slice(tile.source.start * self.kernel_size, tile.source.stop * self.kernel_size)
@@ -110,28 +125,22 @@ class Bands:
         """
         pixels = image.permute(1, 2, 0)
         bands, columns = self.tiles
-        old_rows, new_rows = (
-            max(part.stop - part.start for part in parts)
-            for parts in zip(*((tile.source, tile.place) for tile in bands))
-        )
-        # The same memory for all bands: it stays in the caches, and the system need not clear new memory. Products of
-        # a row take the place of those `old_rows` above, which no band needs any more.
-        products = pixels.new_zeros(self.kernel_size, old_rows, self.columns.length, self.taps.shape[2])
+        new_rows, num_slots = max(map(len, self.slot_weights)), self.slot_weights[0].shape[2]
+        # The same memory for all bands: it stays in the caches, and the system need not clear new memory. The slots
+        # that the first and last band do not use have weights of 0, by which no more than numbers may be multiplied.
+        products = pixels.new_zeros(self.kernel_size, num_slots, self.columns.length, self.taps.shape[2])
         mixed = pixels.new_empty(new_rows, self.columns.length * self.kernel_size, self.out_channels)
         result = pixels.new_empty(new_rows, self.columns.new_length, self.out_channels)
         computed = 0
-        for band in bands:
+        for band, weights in zip(bands, self.slot_weights):
             while computed < band.source.stop:
-                place = computed % old_rows
-                count = min(band.source.stop - computed, old_rows - place)
+                slot = computed % num_slots
+                count = min(band.source.stop - computed, num_slots - slot)
                 rows = pixels[computed : computed + count].flatten(0, 1)
                 for tap_products, taps in zip(products, self.taps):
-                    torch.mm(rows, taps, out=tap_products[place : place + count].flatten(0, 1))
+                    torch.mm(rows, taps, out=tap_products[slot : slot + count].flatten(0, 1))
                 computed += count
-            band_mixed, band_result = mixed[: len(band.weights)], result[: len(band.weights)]
-            weights = pixels.new_zeros(len(band.weights), self.kernel_size, old_rows)
-            places = torch.arange(band.source.start, band.source.stop) % old_rows
-            weights[:, :, places] = band.weights.unflatten(1, (-1, self.kernel_size)).transpose(1, 2)
+            band_mixed, band_result = mixed[: len(weights)], result[: len(weights)]
             torch.mm(weights.flatten(1), products.flatten(0, 1).flatten(1), out=band_mixed.flatten(1))
             for tile in columns:
                 band_result[:, tile.place] = torch.matmul(tile.weights, band_mixed[:, self.products_of(tile)])
