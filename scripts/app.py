@@ -13,6 +13,7 @@ import torch
 from setr_hf.app.segmenting import Limits, Segmenting, model_names
 from setr_hf.cli import JobParser, positive, usable_device
 from setr_hf.errors import SetrError
+from setr_hf.inference.arguments import WINDOW_BATCH_SIZE
 from setr_hf.repositories import check_model
 
 
@@ -32,7 +33,9 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     option("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 lets other computers in")
     option("--port", type=port, default=7860, help="port to serve at")
     option("--device", type=usable_device, default=device, help="where models compute: cpu, cuda, cuda:1, mps")
-    option("--window-batch-size", type=positive, default=8, help="windows that a model takes at a time")
+    option(
+        "--window-batch-size", type=positive, default=WINDOW_BATCH_SIZE, help="windows that a model takes at a time"
+    )
     option("--max-megabytes", type=positive, default=Limits.megabytes, help="largest file that is taken")
     option("--max-megapixels", type=positive, default=int(Limits.megapixels), help="largest photo that is taken")
     option("--max-seconds", type=positive, default=int(Limits.seconds), help="longest time for a photo and a model")

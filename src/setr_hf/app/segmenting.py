@@ -13,7 +13,7 @@ from PIL import Image
 from ..data.public_datasets import protocol_scales
 from ..errors import SetrError
 from ..evaluation.segmenter import load_segmenter
-from ..inference.arguments import ConfidenceArguments, ProtocolArguments
+from ..inference.arguments import WINDOW_BATCH_SIZE, ConfidenceArguments, ProtocolArguments
 from ..inference.photos import read_photo
 from ..inference.predictions import Prediction
 from ..inference.segmenter import Segmenter
@@ -55,7 +55,7 @@ class Segmenting:
     models: dict[str, str]
     limits: Limits
     device: str = "cpu"
-    window_batch_size: int = 8
+    window_batch_size: int = WINDOW_BATCH_SIZE
     loaded: dict[str, Segmenter] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 

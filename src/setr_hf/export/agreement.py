@@ -15,10 +15,6 @@ from .precision import lossy_layers, one_layer_reduced
 from .running import ExportedModel
 
 
-# Windows at a time: large models fill the memory of small machines.
-WINDOW_BATCH_SIZE = 8
-
-
 class Agreement(NamedTuple):
     """Of an exported model and the original: the share of pixels of the same class in each photo, and in all."""
 
@@ -27,7 +23,7 @@ class Agreement(NamedTuple):
 
 
 def label_maps(model: PreTrainedModel, processor: BaseImageProcessor, photos: list[Image.Image]) -> list[torch.Tensor]:
-    return [segment(model, processor, [photo], window_batch_size=WINDOW_BATCH_SIZE)[0] for photo in photos]
+    return [segment(model, processor, [photo])[0] for photo in photos]
 
 
 def agreement(label_maps: list[torch.Tensor], others: list[torch.Tensor]) -> Agreement:

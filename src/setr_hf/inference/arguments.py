@@ -12,6 +12,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 PROTOCOL = {"help": "one scale, or several with mirror images", "choices": PROTOCOLS}
 SCALES = {"help": "for --protocol multi, if not the published ones", "metavar": "RATIO"}
 WINDOWS = {"help": "windows that a model takes at a time"}
+# More at a time fill the memory of small machines, and on a CPU are slower.
+WINDOW_BATCH_SIZE = 8
 CONFIDENCE = {"help": "write how sure the model is of each pixel, as a map and a picture"}
 IGNORE_BELOW = {"help": "no class where the model is less sure than this, more than 0 to 1", "metavar": "SHARE"}
 DTYPE = {"help": "precision that models compute in", "choices": DTYPES}
@@ -28,7 +30,7 @@ class ProtocolArguments:
 
     protocol: str = field(default="single", metadata=PROTOCOL)
     scales: list[float] | None = field(default=None, metadata=SCALES)
-    window_batch_size: int = field(default=8, metadata=WINDOWS)
+    window_batch_size: int = field(default=WINDOW_BATCH_SIZE, metadata=WINDOWS)
     dtype: str = field(default="float32", metadata=DTYPE)
     quantization: str | None = field(default=None, metadata=QUANTIZATION)
 

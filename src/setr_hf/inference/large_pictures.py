@@ -25,6 +25,7 @@ from ..model.image_processing_setr import check_logits, window_starts
 from ..model.label_maps_setr import AxisWeights, WindowGrid, best_labels, score_tiles
 from ..model.photos_setr import Photo, reason_of
 from ..progress import progress_bar
+from .arguments import WINDOW_BATCH_SIZE
 from .loading import read_object
 from .output_folder import photo_state
 from .settings import check_settings, model_settings
@@ -355,7 +356,7 @@ def segment_large_picture(
     processor: BaseImageProcessor,
     path: str | Path,
     output: str | Path,
-    window_batch_size: int = 8,
+    window_batch_size: int = WINDOW_BATCH_SIZE,
     show_progress: bool = False,
 ) -> np.ndarray:
     """Segments a picture of any size at its own resolution, and writes its label map.

@@ -12,7 +12,7 @@ from ..errors import SetrError
 from ..model.confidence_setr import logits_of
 from ..model.label_maps_setr import ScoreTile
 from ..model.photos_setr import Photo
-from .arguments import ConfidenceArguments
+from .arguments import WINDOW_BATCH_SIZE, ConfidenceArguments
 from .predictions import Prediction, prediction_of
 from .quantization import quantization_of
 from .settings import model_settings
@@ -33,7 +33,7 @@ class Segmenter:
     model: PreTrainedModel
     processor: BaseImageProcessor
     scales: tuple[float, ...] | None = None
-    window_batch_size: int = 8
+    window_batch_size: int = WINDOW_BATCH_SIZE
 
     def __post_init__(self) -> None:
         if self.scales is not None:

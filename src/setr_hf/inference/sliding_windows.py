@@ -19,6 +19,7 @@ from ..model.image_processing_setr import check_logits
 from ..model.label_maps_setr import ScoreTile, grid_of, label_map_of, mean_probability_tiles, score_tiles
 from ..model.modeling_setr import SetrSemanticSegmenterOutput
 from ..model.photos_setr import Photo, decoded, size_of_photo, upright
+from .arguments import WINDOW_BATCH_SIZE
 from .photos import upright_rgb
 
 
@@ -200,7 +201,7 @@ def segment(
     processor: BaseImageProcessor,
     photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
-    window_batch_size: int = 8,
+    window_batch_size: int = WINDOW_BATCH_SIZE,
     return_confidence: Literal[False] = False,
 ) -> list[torch.Tensor]: ...
 
@@ -211,7 +212,7 @@ def segment(
     processor: BaseImageProcessor,
     photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
-    window_batch_size: int = 8,
+    window_batch_size: int = WINDOW_BATCH_SIZE,
     *,
     return_confidence: Literal[True],
 ) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
@@ -222,7 +223,7 @@ def segment(
     processor: BaseImageProcessor,
     photos: Sequence[Photo],
     scales: tuple[float, ...] | None = None,
-    window_batch_size: int = 8,
+    window_batch_size: int = WINDOW_BATCH_SIZE,
     return_confidence: bool = False,
 ) -> list[torch.Tensor] | list[tuple[torch.Tensor, torch.Tensor]]:
     """Segments photos by the paper's test protocol.

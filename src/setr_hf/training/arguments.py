@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from ..data.arguments import option
 from ..errors import SetrError
+from ..inference.arguments import WINDOW_BATCH_SIZE
 
 
 # The scores of an evaluation, one of which decides on the best checkpoint.
@@ -138,7 +139,7 @@ class SetrTrainingArguments(TrainingArguments):
     num_frozen_layers: int = option(0, "first layers whose weights stay as they are")
     freeze_encoder: bool = option(False, "train the heads alone; features are kept where photos do not vary")
     feature_folder: str | None = option(None, "where these features are kept, if not in the output folder, or none")
-    eval_window_batch_size: int = option(8, "windows that the model takes at a time in evaluation")
+    eval_window_batch_size: int = option(WINDOW_BATCH_SIZE, "windows that the model takes at a time in evaluation")
     num_prediction_pictures: int = option(4, "predictions drawn at each evaluation")
     logging_steps: float | None = option(None, f"steps between losses in the log, if not {LOGGING_STEPS} or fewer")
     remove_unused_columns: bool = option(False, "must stay off: photos are not model inputs")
